@@ -6,7 +6,7 @@ record decoded and fitted to the model's input, every annotation moved along.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -56,6 +56,7 @@ class Example:
     landmarks: Float[np.ndarray, "parts 3"] | None = None
 
 
+@runtime_checkable
 class Source(Protocol):
     """A data set: classes, records, and `load`.
 

@@ -1,0 +1,73 @@
+"""Concrete dropout: relaxed Bernoulli masks that gradients pass through.
+
+Both samplers draw the same masks from the same key; they differ in how many
+exponentials and logarithms stand between the parameter and the mask.
+
+References:
+  Korsch et al., Simplified Concrete Dropout, 2023 (Eqs. 5-8).
+  Gal et al., Concrete Dropout, 2017.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+
+def _logistic_noise(
+    key: Key[Array, ""], shape: tuple[int, ...], dtype, antithetic: bool
+) -> Float[Array, "samples *s"]:
+    """log(η / (1 - η)) for uniform η; with `antithetic`, the second half negates the first."""
+    if not antithetic:
+        return jax.random.logistic(key, shape, dtype)
+    if shape[0] % 2:
+        raise ValueError(f"antithetic noise comes in pairs: samples must be even, got {shape[0]}")
+    half = jax.random.logistic(key, (shape[0] // 2, *shape[1:]), dtype)
+    return jnp.concatenate([half, -half])
+
+
+def concrete_dropout(
+    key: Key[Array, ""],
+    theta: Float[Array, "*s"],
+    temperature: float,
+    samples: int,
+    *,
+    antithetic: bool = False,
+) -> Float[Array, "samples *s"]:
+    """Samples relaxed Bernoulli masks from their rates (Eq. 5).
+
+    z = σ((log(θ / (1 - θ)) + log(η / (1 - η))) / t), η uniform on (0, 1).
+
+    Args:
+      theta: rate of z = 1 ("replaced"), in (0, 1). Clipped one rounding step inside, so
+        that a rate that rounded to 0 or 1 gives a mask and a zero gradient, not a NaN.
+      temperature: t > 0; masks become binary as t falls to 0.
+      samples: how many masks.
+      antithetic: draw η and 1 - η in pairs. `samples` must be even.
+
+    Returns:
+      z in [0, 1]; 1 = replaced by the infill.
+    """
+    eps = jnp.finfo(theta.dtype).epsneg
+    theta = jnp.clip(theta, eps, 1 - eps)
+    noise = _logistic_noise(key, (samples, *theta.shape), theta.dtype, antithetic)
+    odds = jnp.log(theta / (1 - theta))
+    return jax.nn.sigmoid((odds[None] + noise) / temperature)
+
+
+def simplified_concrete_dropout(
+    key: Key[Array, ""],
+    logits: Float[Array, "*s"],
+    temperature: float,
+    samples: int,
+    *,
+    antithetic: bool = False,
+) -> Float[Array, "samples *s"]:
+    """Samples relaxed Bernoulli masks from the logits ϑ of their rates (Eq. 8).
+
+    z = σ((ϑ + log(η / (1 - η))) / t). Equal to `concrete_dropout` with θ = σ(ϑ) and the
+    same key, without the detour through θ. Its gradient is z(1 - z)/t.
+
+    Args and returns: as `concrete_dropout`, but `logits` is any real number.
+    """
+    noise = _logistic_noise(key, (samples, *logits.shape), logits.dtype, antithetic)
+    return jax.nn.sigmoid((logits[None] + noise) / temperature)

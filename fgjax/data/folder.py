@@ -1,0 +1,213 @@
+"""Any folder of images, with or without class folders and masks."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from fgjax.data.images import Fit, read_image, read_mask
+from fgjax.data.pipeline import take
+from fgjax.data.types import DataError, Example, Record, Split
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+
+
+class _File(NamedTuple):
+    """An image file: its name below the root, and what its folders say of it."""
+
+    name: str
+    class_name: str | None
+    split: Split | None
+
+
+class FolderSource:
+    """A folder of images as a data set.
+
+    The folder holds one of:
+    - class folders: each first-level folder is a class, its images are found at any
+      depth. A folder without images is no class. Each class is split by a hash of
+      its file names.
+    - `train/` and `test/` (or `val/`), each with class folders: the split is theirs.
+      Where both `test/` and `val/` are there, `val/` counts as train.
+    - images and no class folders: no labels, no classes, all of them "test".
+    - `images/` with any of these, and nothing else or `masks/` beside it: then
+      `images/` is read, with those masks unless others are given.
+
+    Images are files ending in jpg, jpeg, png, webp, bmp, tif, tiff or gif, in any
+    case; hidden files and folders and all other files are ignored. Links to folders
+    are followed, each folder once. EXIF orientation is applied. Record names are the
+    paths below the folder that was read, with "/".
+
+    Args:
+      path: the folder.
+      size, crop: how images are fitted, see `fgjax.data.images.Fit`.
+      masks: a folder of object masks, `<masks>/<image path without suffix>.png`, of
+        the image's (oriented) size; an image without one is not annotated.
+      test_share: share of each class that becomes "test". Below 1 a class with two
+        images or more keeps at least one in train, and above 0 one in test; a single
+        image trains. At 1 everything is test.
+      seed: another seed, another split.
+      limit: at most so many images of each split, spread evenly over the classes.
+
+    Raises:
+      DataError: the folder is missing, a file, unreadable or without images; images
+        lie beside class folders; a file name is not Unicode; the mask folder is
+        missing or fits no image.
+    """
+
+    classes: tuple[str, ...]
+    landmark_names: tuple[str, ...] = ()
+    records: tuple[Record, ...]
+
+    def __init__(
+        self,
+        path: str | Path,
+        size: int = 224,
+        crop: float = 0.875,
+        masks: str | Path | None = None,
+        test_share: float = 0.5,
+        seed: int = 0,
+        limit: int | None = None,
+    ):
+        if not 0 <= test_share <= 1:
+            raise ValueError(f"test_share must lie in [0, 1], not {test_share}")
+        self.fit = Fit(size, crop)
+        self._root, self._masks = _find_root(Path(path), None if masks is None else Path(masks))
+
+        files = _find_images(self._root, self._masks)
+        if all(file.class_name is None for file in files):
+            self.classes = ()
+            records = [Record(file.name, None, file.split or "test") for file in files]
+        else:
+            _refuse_loose(self._root, files)
+            self.classes = tuple(sorted({file.class_name for file in files}))
+            label = {class_name: i for i, class_name in enumerate(self.classes)}
+            split = _hash_split(files, test_share, seed)
+            records = [
+                Record(file.name, label[file.class_name], file.split or split[file.name])
+                for file in files
+            ]
+        if self._masks is not None and not any(self._mask_file(r).is_file() for r in records):
+            raise DataError(
+                f"{self._masks}: no mask fits an image; the mask of {records[0].name} "
+                f"would be {self._mask_file(records[0])}"
+            )
+        self.records = take(records, limit)
+
+    def file(self, record: Record) -> Path:
+        """The image file of a record."""
+        return self._root / record.name
+
+    def load(self, record: Record) -> Example:
+        """Decodes and fits one image, and its mask where there is one."""
+        image = read_image(self.file(record), orient=True)
+        mask = None
+        if self._masks is not None and (mask_file := self._mask_file(record)).exists():
+            mask = self.fit.mask(read_mask(mask_file, image.shape[:2]))
+        return Example(image=self.fit.image(image), label=record.label, mask=mask)
+
+    def _mask_file(self, record: Record) -> Path:
+        return (self._masks / record.name).with_suffix(".png")
+
+
+def _find_root(path: Path, masks: Path | None) -> tuple[Path, Path | None]:
+    wanted = "data.path wants a folder of images or of class folders with images"
+    if not path.exists():
+        raise DataError(f"{path}: no such folder; {wanted}")
+    if not path.is_dir():
+        raise DataError(f"{path}: is a file; {wanted}")
+    if masks is not None and not masks.is_dir():
+        raise DataError(f"{masks}: no such folder of masks")
+    folders, files = _entries(path)
+    if "images" in folders and set(folders) <= {"images", "masks"} and not files:
+        if masks is None and "masks" in folders:
+            masks = path / "masks"
+        return path / "images", masks
+    return path, masks
+
+
+def _find_images(root: Path, masks: Path | None) -> list[_File]:
+    seen = {_identity(folder) for folder in (root, masks) if folder is not None}
+    names, loose = _entries(root)
+    folders = [name for name in names if _identity(root / name) not in seen]
+    files = [_File(name, None, None) for name in loose]
+    if folders and set(folders) <= {"train", "val", "test"}:
+        for name in folders:
+            # Beside a test folder, val trains: what is reported comes from test alone.
+            is_test = name == "test" or (name == "val" and "test" not in folders)
+            split = "test" if is_test else "train"
+            class_folders, flat = _entries(root / name)
+            files += [_File(f"{name}/{image}", None, split) for image in flat]
+            for class_name in class_folders:
+                path = f"{name}/{class_name}"
+                files += [_File(image, class_name, split) for image in _walk(root, path, {*seen})]
+    else:
+        for class_name in folders:
+            files += [_File(image, class_name, None) for image in _walk(root, class_name, {*seen})]
+    if not files:
+        raise DataError(
+            f"{root}: holds no images; data.path wants a folder of images or of class folders "
+            f"with images ({' '.join(sorted(SUFFIXES))})"
+        )
+    return sorted(files)
+
+
+def _walk(root: Path, folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
+    """Names of all images below a folder, each real folder once: links may form loops."""
+    identity = _identity(root / folder)
+    if identity in seen:
+        return
+    seen.add(identity)
+    folders, images = _entries(root / folder)
+    for image in images:
+        yield f"{folder}/{image}"
+    for name in folders:
+        yield from _walk(root, f"{folder}/{name}", seen)
+
+
+def _entries(folder: Path) -> tuple[list[str], list[str]]:
+    """Sorted names of the visible folders and of the visible image files in a folder."""
+    try:
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder}: the folder may not be read ({error.strerror})") from error
+    folders = [path.name for path in paths if path.is_dir()]
+    images = [
+        path.name for path in paths if path.suffix.lower() in SUFFIXES and not path.is_dir()
+    ]
+    for name in folders + images:
+        if not name.isprintable():  # bytes that are no Unicode come as lone surrogates
+            raise DataError(f"{folder}: the name {name!a} has unprintable characters; rename it")
+    return folders, images
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _refuse_loose(root: Path, files: list[_File]) -> None:
+    loose = [file.name for file in files if file.class_name is None]
+    if loose:
+        names = ", ".join(loose[:3]) + (", …" if len(loose) > 3 else "")
+        raise DataError(
+            f"{root}: {len(loose)} images lie beside the class folders, in none of them ({names}); "
+            "move them into a class folder or away"
+        )
+
+
+def _hash_split(files: list[_File], test_share: float, seed: int) -> dict[str, Split]:
+    by_class: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        by_class[file.class_name].append(file.name)
+    split: dict[str, Split] = {}
+    for names in by_class.values():
+        names.sort(key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+        tests = int(test_share * len(names) + 0.5)
+        if 0 < test_share < 1:
+            tests = min(max(tests, 1), len(names) - 1)
+        for rank, name in enumerate(names):
+            split[name] = "test" if rank < tests else "train"
+    return split

@@ -1,0 +1,283 @@
+"""From an image file to the model's input.
+
+`read_image` and `read_mask` decode a file or say why it cannot be used; `Fit`
+turns an image of any size into a square one and moves its annotations along.
+
+Coordinates are continuous: x to the right, y down, (0, 0) the outer corner of
+the first pixel, so pixel centres lie at +0.5.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from fgjax.data.types import DataError
+
+MAX_PIXELS = 100_000_000
+MIN_SIDE = 16
+
+# Called one by one instead of through `Image.open`, whose own bomb limit is another
+# one, is global to the process, and speaks through a warning.
+_DECODERS: dict[str, Callable[..., Image.Image]] = {
+    "JPEG": JpegImagePlugin.jpeg_factory,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+}
+
+
+def read_image(path: str | Path, orient: bool = False) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes a JPEG, PNG, WebP, BMP, TIFF or GIF file to 8-bit RGB.
+
+    Greyscale, palette and CMYK become RGB. 16-bit values are scaled (65535 to 255),
+    not clipped; float pixels must lie in [0, 1]. Transparent pixels are composited
+    over white. Of an animation the first frame is taken.
+
+    Args:
+      path: the file.
+      orient: turn the image as its EXIF orientation says. Leave it off where
+        annotations are given in raw pixels (CUB-200-2011).
+
+    Raises:
+      DataError: the file is missing, unreadable, empty, not an image, damaged or
+        truncated, has more than `MAX_PIXELS` pixels (found in the header, before
+        decoding), or its shorter side is below `MIN_SIDE` pixels.
+    """
+    return np.array(_decode(Path(path), _to_rgb, orient))
+
+
+def read_mask(path: str | Path, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """Decodes an object mask: True where any channel is at least half of white.
+
+    So 1-bit masks, 8-bit masks (128 and above) and palette masks whose background
+    is dark all work. Alpha is ignored.
+
+    Args:
+      path: the file; the same formats as `read_image`.
+      shape: height and width of the image the mask belongs to.
+
+    Raises:
+      DataError: as `read_image`; the mask has another size than its image; or it is
+        not black but has no pixel of 128 or more (a mask written as 0 and 1).
+    """
+    path = Path(path)
+    values = np.array(_decode(path, _without_alpha, orient=False)).max(axis=-1)
+    if values.shape != tuple(shape):
+        raise DataError(
+            f"{path}: the mask is {_size(values.shape)} pixels but its image is {_size(shape)}; "
+            "save the mask at the image's own size"
+        )
+    if 0 < values.max() < 128:
+        raise DataError(
+            f"{path}: the brightest mask value is {values.max()}, so no pixel counts as object; "
+            "write the object as 255 and the background as 0"
+        )
+    return values >= 128
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How an image of any size becomes `size` × `size` pixels, annotations included.
+
+    Mode "crop": the shorter side is resized to round(size / crop), the aspect kept,
+    and the central square cut out (size 224, crop 0.875: shorter side 256). Mode
+    "squash": both sides are resized to it, then the same cut; with crop 1 nothing
+    of the image is lost.
+
+    Attributes:
+      size: side of the result in pixels.
+      crop: share of the shorter side that stays, in (0, 1].
+      mode: "crop" or "squash".
+    """
+
+    size: int
+    crop: float = 1.0
+    mode: Literal["crop", "squash"] = "crop"
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1 pixel, not {self.size}")
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"crop must lie in (0, 1], not {self.crop}")
+        if self.mode not in ("crop", "squash"):
+            raise ValueError(f'mode must be "crop" or "squash", not {self.mode!r}')
+
+    def window(self, shape: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The rectangle x0, y0, x1, y1 of an h × w image that becomes the result."""
+        height, width = shape
+        side = round(self.size / self.crop)
+        scale = side / min(height, width)
+        if self.mode == "squash":
+            new_height = new_width = side
+        else:
+            new_height, new_width = round(height * scale), round(width * scale)
+        top, left = (new_height - self.size) // 2, (new_width - self.size) // 2
+        x, y = width / new_width, height / new_height
+        return left * x, top * y, (left + self.size) * x, (top + self.size) * y
+
+    def image(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "size size 3"]:
+        """The image, resized by an antialiased bicubic filter and cropped."""
+        return self._resize(image, Image.Resampling.BICUBIC)
+
+    def mask(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "size size"]:
+        """The mask, resized to the nearest pixel and cropped."""
+        return self._resize(mask.astype(np.uint8), Image.Resampling.NEAREST).astype(bool)
+
+    def box(
+        self, box: Float[np.ndarray, "4"], shape: tuple[int, int]
+    ) -> Float[np.ndarray, "4"] | None:
+        """The box x0, y0, x1, y1 of an h × w image, moved and clipped to the result.
+
+        None when the box lies wholly outside the crop.
+        """
+        corners = self._move(np.asarray(box, np.float64).reshape(2, 2), shape)
+        corners = np.clip(corners, 0, self.size).astype(np.float32)
+        if (corners[1] <= corners[0]).any():
+            return None
+        return corners.reshape(4)
+
+    def landmarks(
+        self, landmarks: Float[np.ndarray, "parts 3"], shape: tuple[int, int]
+    ) -> Float[np.ndarray, "parts 3"]:
+        """The landmarks x, y, visible of an h × w image, moved to the result.
+
+        One that falls outside the crop is not visible; those not visible are 0, 0, 0.
+        """
+        points = self._move(np.asarray(landmarks[:, :2], np.float64), shape).astype(np.float32)
+        inside = ((points >= 0) & (points < self.size)).all(axis=1)
+        visible = (landmarks[:, 2] > 0) & inside
+        points = np.concatenate([points, np.ones_like(points[:, :1])], axis=1)
+        return np.where(visible[:, None], points, np.float32(0))
+
+    def _resize(self, pixels: np.ndarray, filter: Image.Resampling) -> np.ndarray:
+        # Only the window is computed: the same numbers as resize, then crop, without
+        # the large image in between (a panorama's may be enormous).
+        window = self.window(pixels.shape[:2])
+        image = Image.fromarray(pixels)
+        return np.array(image.resize((self.size, self.size), filter, box=window))
+
+    def _move(self, points: Float[np.ndarray, "p 2"], shape) -> Float[np.ndarray, "p 2"]:
+        x0, y0, x1, y1 = self.window(shape)
+        return (points - [x0, y0]) * self.size / [x1 - x0, y1 - y0]
+
+
+def _decode(path: Path, convert: Callable[[Image.Image], Image.Image], orient: bool) -> Image.Image:
+    """Opens, checks and decodes a file; whatever goes wrong becomes a DataError."""
+    try:
+        if path.is_dir():
+            raise DataError(f"{path}: is a folder, not an image file")
+        if not path.is_file():
+            raise DataError(f"{path}: no such image file; is the data set complete?")
+        with path.open("rb") as stream:
+            image = _open(path, stream)
+            image.load()
+            return convert(_oriented(image) if orient else image)
+    except DataError:
+        raise
+    except PermissionError as error:
+        raise DataError(f"{path}: may not be read; give yourself read permission") from error
+    except Exception as error:
+        # Decoders raise anything from SyntaxError to struct.error on damaged files.
+        raise DataError(
+            f"{path}: cannot be decoded ({_reason(error)}); the file is damaged, truncated or "
+            "of an unusual kind: get it again, or save it as 8-bit PNG or JPEG"
+        ) from error
+
+
+def _open(path: Path, stream: BinaryIO) -> Image.Image:
+    """The image with its header read and checked, nothing decoded."""
+    if not stream.read(1):
+        raise DataError(f"{path}: the file is empty; get it again")
+    for decoder in _DECODERS.values():
+        stream.seek(0)
+        try:
+            image = decoder(stream)
+        except Exception:
+            continue  # not of this format, or its header is broken
+        _check_size(path, image)
+        if isinstance(image, PngImagePlugin.PngImageFile):
+            # Decoding skips the checksums, so a half-downloaded file padded with
+            # zeros would come out half black. Checking ends the decoder.
+            image.verify()
+            stream.seek(0)
+            image = decoder(stream)
+        return image
+    raise DataError(
+        f"{path}: is not an image in a known format, or its header is damaged; "
+        f"save it as one of {', '.join(_DECODERS)}"
+    )
+
+
+def _check_size(path: Path, image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"{path}: {width}×{height} pixels are more than the allowed "
+            f"{MAX_PIXELS // 1_000_000} million; shrink the image"
+        )
+    if min(width, height) < MIN_SIDE:
+        raise DataError(
+            f"{path}: {width}×{height} pixels are too few; "
+            f"the shorter side must have at least {MIN_SIDE}"
+        )
+
+
+def _oriented(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image  # EXIF that cannot be read says nothing
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image = _eight_bit(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    image = _eight_bit(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")  # straight from a palette with alpha Pillow warns
+    return image.convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Scales 16-bit grey (65535 is white) and float grey (1 is white) to 8 bits."""
+    if image.mode == "F":
+        values = np.asarray(image)
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise ValueError("float pixels outside [0, 1]")
+        return Image.fromarray(np.round(values * np.float32(255)).astype(np.uint8))
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("integer pixels outside [0, 65535]")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    return image
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}×{shape[0]}"
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,74 @@
+"""Calling any model as a pure function, compiled once.
+
+A model is any callable pytree `images -> logits`. Its arrays travel through `jit` as
+arguments; whatever else hangs on it (functions, numbers, strings) is static. So a
+Linen `Partial`, an Equinox module, an `fgjax` classifier and a plain function are
+all called the same way, and the same model object compiles once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+
+@dataclass(frozen=True)
+class Static:
+    """What is left of a model when its arrays are taken out: hashable, so `jit` can key on it."""
+
+    treedef: Any
+    leaves: tuple[Any, ...]
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
+
+
+def partition(model: Any) -> tuple[tuple[Any, ...], Static]:
+    """Splits a model into its arrays and the rest.
+
+    Returns:
+      arrays: the array leaves, None where a leaf is not an array.
+      static: the rest; hashable. `combine(arrays, static)` gives the model back.
+
+    Raises:
+      TypeError: the model cannot be called, or a part of it that is not an array
+        cannot be hashed.
+    """
+    if not callable(model):
+        raise TypeError(
+            f"a model must be callable as images -> logits; got {type(model).__name__}. "
+            "Wrap it: jax.tree_util.Partial(net.apply, variables)"
+        )
+    leaves, treedef = jax.tree.flatten(model)
+    arrays = tuple(leaf if _is_array(leaf) else None for leaf in leaves)
+    static = Static(treedef, tuple(None if _is_array(leaf) else leaf for leaf in leaves))
+    try:
+        hash(static)
+    except TypeError as error:
+        raise TypeError(
+            f"the model holds something that is neither an array nor hashable ({error}); "
+            "jit needs one or the other"
+        ) from None
+    return arrays, static
+
+
+def combine(arrays: tuple[Any, ...], static: Static) -> Callable:
+    """Puts a model together again. See `partition`."""
+    leaves = [a if a is not None else s for a, s in zip(arrays, static.leaves, strict=True)]
+    return jax.tree.unflatten(static.treedef, leaves)
+
+
+@partial(jax.jit, static_argnames="static")
+def _forward(arrays, static, images):
+    return combine(arrays, static)(images)
+
+
+def compiled(model: Any) -> Callable[[Float[Array, "n h w c"]], Float[Array, "n k"]]:
+    """The model as a jitted function `images -> logits`, its parameters passed as arguments."""
+    arrays, static = partition(model)
+    return lambda images: _forward(arrays, static, images)

@@ -1,0 +1,108 @@
+"""A network together with its weights and its idea of a normalised image."""
+
+import difflib
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Key
+
+from fgjax.models.mobilenet import MobileNetV2
+from fgjax.models.resnet import ResNet
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+NETWORKS = {
+    "resnet_tiny": partial(ResNet, depths=(1, 1, 1, 1), width=16, small_stem=True),
+    "resnet18": ResNet,
+    "resnet34": partial(ResNet, depths=(3, 4, 6, 3)),
+    "resnet50": partial(ResNet, depths=(3, 4, 6, 3), bottleneck=True),
+    "resnet101": partial(ResNet, depths=(3, 4, 23, 3), bottleneck=True),
+    "mobilenet_v2": MobileNetV2,
+}
+"""Architectures by name: functions of `num_classes`, `padding` and `dtype`."""
+
+
+@struct.dataclass
+class Classifier:
+    """Images in [0, 1] -> logits. A pytree: its weights are arguments of every compiled step.
+
+    Attributes:
+      variables: Flax variables (params and batch statistics).
+      network: the Linen module.
+      mean, std: what normalises an image, per channel.
+      classes: the name of each output; empty when unknown.
+      size: side of the square images it was made for.
+    """
+
+    variables: Any
+    network: nn.Module = struct.field(pytree_node=False)
+    mean: tuple[float, float, float] = struct.field(pytree_node=False, default=IMAGENET_MEAN)
+    std: tuple[float, float, float] = struct.field(pytree_node=False, default=IMAGENET_STD)
+    classes: tuple[str, ...] = struct.field(pytree_node=False, default=())
+    size: int = struct.field(pytree_node=False, default=224)
+
+    def normalise(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
+        """(image - mean) / std."""
+        mean = jnp.asarray(self.mean, images.dtype)[None, None, None]
+        std = jnp.asarray(self.std, images.dtype)[None, None, None]
+        return (images - mean) / std
+
+    def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n k"]:
+        """Logits, float32."""
+        return self.network.apply(self.variables, self.normalise(images))
+
+    def features(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n H W d"]:
+        """The last feature map; `head(features(images))` equals the logits."""
+        return self.network.apply(self.variables, self.normalise(images), method="features")
+
+    def head(self, features: Float[Array, "n H W d"]) -> Float[Array, "n k"]:
+        """Logits of a feature map."""
+        return self.network.apply(self.variables, features, method="head")
+
+    def intermediates(self, images: Float[Array, "n h w 3"]) -> dict[str, Float[Array, "n ..."]]:
+        """Every stage's output, by name."""
+        return self.network.apply(self.variables, self.normalise(images), method="intermediates")
+
+
+def make_network(name: str, num_classes: int, **options: Any) -> nn.Module:
+    """The Linen module called `name` (see `NETWORKS`).
+
+    Raises:
+      ValueError: an unknown name, with the nearest known one.
+    """
+    if name not in NETWORKS:
+        near = difflib.get_close_matches(name, NETWORKS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"model.name={name!r}: one of {', '.join(NETWORKS)}.{hint}")
+    return NETWORKS[name](num_classes=num_classes, **options)
+
+
+def create_model(
+    name: str,
+    num_classes: int,
+    *,
+    key: Key[Array, ""] | None = None,
+    size: int = 224,
+    classes: tuple[str, ...] = (),
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+    **options: Any,
+) -> Classifier:
+    """A classifier with fresh weights.
+
+    Args:
+      name: a key of `NETWORKS`.
+      num_classes: outputs.
+      key: of the weights; the same key gives the same weights. None: key 0.
+      size: side of the images it is meant for.
+      options: passed to the network: `padding`, `dtype`.
+    """
+    network = make_network(name, num_classes, **options)
+    key = jax.random.key(0) if key is None else key
+    # Parameter shapes do not depend on the image size: a small one makes this quick.
+    variables = jax.jit(network.init)(key, jnp.zeros((1, 64, 64, 3), jnp.float32))
+    return Classifier(variables, network, mean, std, classes, size)

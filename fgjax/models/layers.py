@@ -1,0 +1,157 @@
+"""Layers that the networks share."""
+
+from functools import partial
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Padding = Literal["symmetric", "same"]
+"""How a convolution pads: "symmetric" as PyTorch does, k // 2 on both sides; "same" as
+TensorFlow does, so that with stride 2 the odd pixel goes to the right and below."""
+
+
+def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
+    """Pixels to add before and after a line of `size` pixels."""
+    if padding == "symmetric":
+        return kernel // 2, kernel // 2
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+class Conv(nn.Module):
+    """A bias-free convolution, NHWC, with PyTorch's or TensorFlow's padding.
+
+    A 1x1 convolution is written as the matrix product it is: XLA's CPU backend runs
+    that several times faster, and accelerators do not care.
+    """
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    padding: Padding = "symmetric"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W d"]:
+        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.kernel == 1:
+            return jnp.einsum("nhwc,cd->nhwd", x[:, :: self.stride, :: self.stride], kernel[0, 0])
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (self.stride, self.stride),
+            [pads(s, self.kernel, self.stride, self.padding) for s in x.shape[1:3]],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+
+def _windows(x, kernel: int, height: int, width: int, stride: int):
+    """The k² views of a padded map that a depthwise kernel multiplies, row by row."""
+    down, across = (height - 1) * stride + 1, (width - 1) * stride + 1
+    for i in range(kernel):
+        for j in range(kernel):
+            yield i, j, x[:, i : i + down : stride, j : j + across : stride]
+
+
+def _sum_of_products(x, kernel, height, width, stride):
+    total = 0
+    for i, j, window in _windows(x, kernel.shape[0], height, width, stride):
+        total = total + window * kernel[i, j][None, None, None]
+    return total
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _shifted_depthwise(x, kernel, stride, edge):
+    size = kernel.shape[0]
+    height, width = (
+        (s + sum(e) - size) // stride + 1 for s, e in zip(x.shape[1:3], edge, strict=True)
+    )
+    # Without the barriers XLA fuses what comes before into each of the k² products, and
+    # computes it k² times.
+    x = jax.lax.optimization_barrier(jnp.pad(x, [(0, 0), *edge, (0, 0)]))
+    return _sum_of_products(x, kernel, height, width, stride)
+
+
+def _shifted_forward(x, kernel, stride, edge):
+    return _shifted_depthwise(x, kernel, stride, edge), (x, kernel)
+
+
+def _shifted_backward(stride, edge, saved, grad):
+    x, kernel = saved
+    size, (height, width) = kernel.shape[0], grad.shape[1:3]
+    grad = jax.lax.optimization_barrier(grad)
+    padded = jnp.pad(x, [(0, 0), *edge, (0, 0)])
+    d_kernel = [
+        (window * grad).sum((0, 1, 2)) for *_, window in _windows(padded, size, height, width, stride)
+    ]
+    d_kernel = jnp.stack(d_kernel).reshape(kernel.shape)
+    # The transposed convolution: spread the gradient to the stride, then slide the flipped
+    # kernel over it.
+    spread = []
+    for length, out, (before, _) in zip(x.shape[1:3], (height, width), edge, strict=True):
+        low = size - 1 - before
+        spread.append((low, length + size - 1 - low - ((out - 1) * stride + 1), stride - 1))
+    zero = jnp.zeros((), grad.dtype)
+    wide = jax.lax.pad(grad, zero, [(0, 0, 0), *spread, (0, 0, 0)])
+    wide = jax.lax.optimization_barrier(wide)
+    return _sum_of_products(wide, kernel[::-1, ::-1], *x.shape[1:3], 1), d_kernel
+
+
+_shifted_depthwise.defvjp(_shifted_forward, _shifted_backward)
+
+
+class DepthwiseConv(nn.Module):
+    """A convolution of each channel by itself.
+
+    On a CPU it is computed as the sum of shifted products: there XLA's grouped
+    convolution is several times slower than that.
+    """
+
+    kernel: int = 3
+    stride: int = 1
+    padding: Padding = "symmetric"
+    dtype: Any = jnp.float32
+    shifted: bool | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W c"]:
+        channels = x.shape[-1]
+        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal", in_axis=(), out_axis=-1)
+        kernel = self.param("kernel", init, (self.kernel, self.kernel, 1, channels), jnp.float32)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        edge = [pads(s, self.kernel, self.stride, self.padding) for s in x.shape[1:3]]
+        shifted = jax.default_backend() == "cpu" if self.shifted is None else self.shifted
+        if not shifted:
+            return jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.stride, self.stride),
+                edge,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=channels,
+            )
+        return _shifted_depthwise(x, kernel[:, :, 0], self.stride, tuple(edge))
+
+
+class Norm(nn.Module):
+    """Batch normalisation with float32 statistics; ε and momentum as in PyTorch."""
+
+    dtype: Any = jnp.float32
+    scale_init: Any = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h w c"]:
+        return nn.BatchNorm(
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=self.dtype,
+            scale_init=self.scale_init,
+            name="norm",
+        )(x)
