@@ -1,0 +1,399 @@
+"""What a run can be told: frozen dataclasses, a YAML file, and `key=value` words.
+
+`resolve` turns words from the command line into one checked `Config`. OmegaConf reads,
+merges and checks types; this file says what went wrong in the user's words.
+"""
+
+import dataclasses
+import difflib
+import re
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
+
+from fgjax.attribution import CONFIGS, PRESETS
+
+STAGES = ("train", "explain", "evaluate", "report")
+
+
+class ConfigError(ValueError):
+    """A wrong option. The message says which, what it was given, and what it takes."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images.
+
+    Attributes:
+      source: species (drawn by fgjax), cub (the official CUB-200-2011 layout) or folder
+        (class folders, or a flat folder of images).
+      path: the folder of a cub or folder source.
+      masks: folder of object masks, for a folder source.
+      size: side of the square images the model sees, in pixels.
+      crop: share of the shorter side that the centre crop keeps.
+      limit: explain and evaluate at most so many test images, spread over the classes.
+      test_share: share of each class that is test, for a folder without a split.
+      train_images: how many to draw, for the species source.
+      test_images: how many to draw, for the species source.
+      shortcut: species: in training, the background goes with the class.
+      workers: threads that decode.
+    """
+
+    source: Literal["species", "cub", "folder"] = "species"
+    path: str | None = None
+    masks: str | None = None
+    size: int = 224
+    crop: float = 0.875
+    limit: int | None = None
+    test_share: float = 0.5
+    train_images: int = 3000
+    test_images: int = 500
+    shortcut: bool = False
+    workers: int = 4
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which classifier.
+
+    Attributes:
+      name: architecture; left out with weights, the file says it.
+      weights: a .safetensors file of a trained classifier, with torchvision's or timm's names.
+      labels: which output is which class: a text file with a line per output, or a CSV
+        with the columns class_name,model_index.
+      checkpoint: a finished run's checkpoint folder, used instead of training.
+    """
+
+    name: str | None = None
+    weights: str | None = None
+    labels: str | None = None
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a classifier is trained when none is given.
+
+    Attributes:
+      epochs: passes over the training part.
+      batch_size: images per step.
+      learning_rate: the highest, after the warm-up; cosine from there to 0.
+      warmup: share of the steps over which the rate rises.
+      weight_decay: of AdamW, on kernels only.
+      adam_eps: ε of AdamW.
+      label_smoothing: share of the target spread over the other classes.
+      validation: share of the training images that picks the best epoch.
+      shift: random shifts by at most this share of the side.
+      light: random brightness and contrast by at most this factor.
+    """
+
+    epochs: int = 60
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    adam_eps: float = 1e-8
+    label_smoothing: float = 0.1
+    validation: float = 0.1
+    shift: float = 0.08
+    light: float = 0.1
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How maps are judged.
+
+    Attributes:
+      threshold: a pixel is in the mask when its importance is above this.
+    """
+
+    threshold: float = 0.5
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What the page shows.
+
+    Attributes:
+      images: at most so many in the gallery.
+      figures: at most so many pictures in figures/.
+    """
+
+    images: int = 300
+    figures: int = 32
+
+
+@dataclass(frozen=True)
+class ExplainConfig:
+    """Which attribution method, on which class.
+
+    Attributes:
+      method: name of the method.
+      preset: published settings of the method; what you set yourself goes on top.
+      target: explain the labelled class (predicted where there is none), or the predicted.
+    """
+
+    method: str = "fido"
+    preset: str = "default"
+    target: Literal["label", "predicted"] = "label"
+    settings: Any = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run can be told.
+
+    Attributes:
+      run_dir: where results go; runs/NAME when left out.
+      seed: of every random choice.
+      stages: which of train, explain, evaluate, report to do.
+      dry_run: only say what would be done, and about how long it takes.
+      parallel: auto (all devices), none (one), or jit (one program over a mesh).
+    """
+
+    run_dir: str | None = None
+    seed: int = 0
+    stages: tuple[str, ...] = STAGES
+    dry_run: bool = False
+    parallel: Literal["auto", "none", "jit"] = "auto"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    explain: ExplainConfig = field(default_factory=ExplainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+
+def config_folder() -> Path:
+    """Where the named configs lie: inside the wheel, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def list_configs() -> dict[str, str]:
+    """Name -> the first comment line of each config."""
+    lines = {}
+    for path in sorted(config_folder().glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        lines[path.stem] = first.lstrip("# ")
+    return lines
+
+
+def _near(word: str, known) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def _plain(annotation: Any) -> Any:
+    """The type OmegaConf checks; what it cannot know (arrays, functions) is text in a config."""
+    simple = (int, float, bool, str)
+    parts = typing.get_args(annotation) or (annotation,)
+    literal = typing.get_origin(annotation) is Literal
+    if literal or all(part in (*simple, type(None)) for part in parts):
+        return annotation
+    return str
+
+
+def _explain_schema(method: str, preset: str) -> type:
+    """`explain.*`: the fields above and those of the method, at the preset's values."""
+    if method not in CONFIGS:
+        hint = _near(method, CONFIGS)
+        raise ConfigError(f"explain.method={method}: one of {', '.join(CONFIGS)}.{hint}")
+    if preset not in PRESETS[method]:
+        hint = _near(preset, PRESETS[method])
+        raise ConfigError(f"explain.preset={preset}: one of {', '.join(PRESETS[method])}.{hint}")
+    common = [
+        (f.name, f.type, field(default=f.default))
+        for f in dataclasses.fields(ExplainConfig)
+        if f.name != "settings"
+    ]
+    hints = typing.get_type_hints(CONFIGS[method])
+    own = [
+        (f.name, _plain(hints[f.name]), field(default=PRESETS[method][preset].get(f.name, f.default)))
+        for f in dataclasses.fields(CONFIGS[method])
+    ]
+    return dataclasses.make_dataclass("Explain", common + own, frozen=True)
+
+
+def _schema(method: str, preset: str) -> Any:
+    parts = [
+        (f.name, f.type, field(default=f.default))
+        if f.default is not dataclasses.MISSING
+        else (f.name, f.type, field(default_factory=f.default_factory))
+        for f in dataclasses.fields(Config)
+        if f.name != "explain"
+    ]
+    explain = _explain_schema(method, preset)
+    parts.append(("explain", explain, field(default_factory=explain)))
+    return OmegaConf.structured(dataclasses.make_dataclass("Schema", parts, frozen=True))
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}, in order."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _say(error: OmegaConfBaseException, known: list[str], where: str) -> ConfigError:
+    """OmegaConf's error, in the user's words."""
+    option = error.full_key or ""
+    if isinstance(error, ConfigKeyError):
+        return ConfigError(f"{where}: there is no option {option}.{_near(option, known)}")
+    first = str(error).splitlines()[0]
+    return ConfigError(f"{where}: {option}: {first}")
+
+
+def _read(name: str) -> tuple[str, Any]:
+    path = Path(name)
+    if not (path.suffix in (".yaml", ".yml") or path.is_file()):
+        path = config_folder() / f"{name}.yaml"
+        if not path.is_file():
+            hint = _near(name, list_configs())
+            known = ", ".join(list_configs())
+            raise ConfigError(f"config={name}: there is no such config. Known: {known}.{hint}")
+    if not path.is_file():
+        raise ConfigError(f"config={name}: no such file")
+    try:
+        loaded = OmegaConf.load(path)
+    except (YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config={path}: not readable as YAML: {error}") from None
+    if not OmegaConf.is_dict(loaded):
+        raise ConfigError(f"config={path}: must hold `option: value` lines")
+    return path.stem, loaded
+
+
+def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
+    """Reads `config=NAME key=value …`.
+
+    Returns:
+      the config's name, the checked `Config`, and the same as a plain dict to be stored.
+
+    Raises:
+      ConfigError: a word that is not key=value, an unknown config or option (with the
+        nearest known one), a value of the wrong type, or a setting out of its range.
+    """
+    given = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not re.fullmatch(r"[a-z_][a-z0-9_.]*", key):
+            raise ConfigError(f"{word!r}: options are written key=value, for example seed=1")
+        given[key] = value
+    if "config" not in given:
+        raise ConfigError(f"config=NAME is missing. Known: {', '.join(list_configs())}")
+    name, file = _read(given.pop("config"))
+    dots = [f"{key}={value}" for key, value in given.items()]
+    try:
+        line = OmegaConf.from_dotlist(dots)
+        both = OmegaConf.merge(file, line)
+        method = OmegaConf.select(both, "explain.method", default=ExplainConfig.method)
+        preset = OmegaConf.select(both, "explain.preset", default=ExplainConfig.preset)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"cannot read {' '.join(dots)}: {error}") from None
+    schema = _schema(str(method), str(preset))
+    known = list(flatten(OmegaConf.to_container(schema)))
+    for part, where in ((file, f"config={name}"), (line, "command line")):
+        try:
+            schema = OmegaConf.merge(schema, part)
+        except OmegaConfBaseException as error:
+            raise _say(error, known, where) from None
+    try:
+        plain = OmegaConf.to_container(schema, resolve=True)
+    except OmegaConfBaseException as error:
+        raise _say(error, known, f"config={name}") from None
+    plain["run_dir"] = plain["run_dir"] or f"runs/{name}"
+    return name, _build(plain), plain
+
+
+def _build(plain: dict[str, Any]) -> Config:
+    """The frozen dataclasses of a checked dict; ranges are checked here."""
+    explain = dict(plain["explain"])
+    method = explain["method"]
+    own = {f.name: explain.pop(f.name) for f in dataclasses.fields(CONFIGS[method])}
+    try:
+        settings = CONFIGS[method](**own)
+    except ValueError as error:
+        raise ConfigError(f"explain.{error}") from None
+    config = Config(
+        run_dir=plain["run_dir"],
+        seed=plain["seed"],
+        stages=tuple(plain["stages"]),
+        dry_run=plain["dry_run"],
+        parallel=plain["parallel"],
+        data=DataConfig(**plain["data"]),
+        model=ModelConfig(**plain["model"]),
+        train=TrainConfig(**plain["train"]),
+        explain=ExplainConfig(**explain, settings=settings),
+        evaluate=EvaluateConfig(**plain["evaluate"]),
+        report=ReportConfig(**plain["report"]),
+    )
+    _check(config)
+    return config
+
+
+def _check(config: Config) -> None:
+    for stage in config.stages:
+        if stage not in STAGES:
+            raise ConfigError(f"stages: no stage {stage!r}; {', '.join(STAGES)}.{_near(stage, STAGES)}")
+    data, model, train = config.data, config.model, config.train
+    positive = {
+        "data.size": data.size,
+        "data.limit": data.limit,
+        "data.workers": data.workers,
+        "data.train_images": data.train_images,
+        "data.test_images": data.test_images,
+        "train.epochs": train.epochs,
+        "train.batch_size": train.batch_size,
+        "train.learning_rate": train.learning_rate,
+    }
+    for name, value in positive.items():
+        if value is not None and not value > 0:
+            raise ConfigError(f"{name}={value}: must be above 0")
+    if config.seed < 0 or config.seed >= 2**32:
+        raise ConfigError(f"seed={config.seed}: a whole number from 0 to 2**32 - 1")
+    if data.size < 32:
+        raise ConfigError(f"data.size={data.size}: at least 32 pixels")
+    if not 0 < data.crop <= 1:
+        raise ConfigError(f"data.crop={data.crop}: above 0 and at most 1")
+    if not 0 < config.evaluate.threshold < 1:
+        raise ConfigError(f"evaluate.threshold={config.evaluate.threshold}: between 0 and 1")
+    if not 0 < train.validation < 1:
+        raise ConfigError(f"train.validation={train.validation}: between 0 and 1")
+    if model.weights and model.checkpoint:
+        raise ConfigError("model.weights and model.checkpoint: give one of them, not both")
+    if model.labels and not (model.weights or model.checkpoint):
+        raise ConfigError("model.labels belongs to model.weights: it names that file's outputs")
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """Every option: its name, its default, and what it is (from the docstrings above)."""
+    rows = []
+
+    def add(cls: type, prefix: str, skip: tuple[str, ...] = ()):
+        text = cls.__doc__ or ""
+        for f in dataclasses.fields(cls):
+            if f.name in skip or dataclasses.is_dataclass(f.type):
+                continue
+            found = re.search(rf"^ +{f.name}: (.*?)(?=^ +\w+: |\Z)", text, re.S | re.M)
+            about = " ".join(found[1].split()) if found else ""
+            default = ",".join(f.default) if isinstance(f.default, tuple) else f.default
+            rows.append((f"{prefix}{f.name}", "" if default is None else str(default), about))
+
+    add(Config, "")
+    for f in dataclasses.fields(Config):
+        if dataclasses.is_dataclass(f.type):
+            add(f.type, f"{f.name}.", skip=("settings",))
+            if f.name == "explain":
+                for cls in CONFIGS.values():
+                    add(cls, "explain.")
+    return rows

@@ -1,0 +1,193 @@
+"""Does the model itself need what the map shows?
+
+The model is any callable, images `n h w c` in [0, 1] -> logits `n k`. It is called as it
+is, on whole batches of one shape and from Python: hand in a jitted one.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from fgjax.evaluation.order import pixel_ranks
+
+BLUR_SIGMA = 10.0
+BASELINES = {
+    "blur": f"the image blurred by a Gaussian of {BLUR_SIGMA:g} px",
+    "mean": "the image's mean colour",
+    "zero": "black (0 in pixel space)",
+}
+
+
+class KeptAndDeleted(NamedTuple):
+    """Class probabilities, one per image; `._asdict()` is a part of a results row.
+
+    Attributes:
+      p_full: of the image as it is.
+      p_kept: when only the map's region is kept.
+      p_deleted: when the map's region is replaced.
+    """
+
+    p_full: Float[Array, "n"]
+    p_kept: Float[Array, "n"]
+    p_deleted: Float[Array, "n"]
+
+
+def kept_and_deleted(
+    model: Callable,
+    images: Float[Array, "n h w c"],
+    targets: Int[Array, "n"],
+    maps: Float[Array, "n h w"] | Bool[Array, "n h w"],
+    infill_images: Float[Array, "n h w c"],
+) -> KeptAndDeleted:
+    """The class probability with only the map's region kept, and with it replaced.
+
+    Both are φ(x, z) = (1 − z)·x + z·x̂ (seed 000, Eq. 1) with the infill x̂: z = 1 − map
+    keeps the region, z = map deletes it. A soft map (importance in [0, 1]) blends.
+    An empty map keeps nothing, so p_kept is then the probability of the infill.
+
+    NaN for a map with a NaN, and for a target that the model does not have.
+    """
+    importance = maps.astype(jnp.float32)
+    return KeptAndDeleted(
+        p_full=target_probability(model(images), targets),
+        p_kept=target_probability(model(_fill(images, 1.0 - importance, infill_images)), targets),
+        p_deleted=target_probability(model(_fill(images, importance, infill_images)), targets),
+    )
+
+
+def insertion(
+    model: Callable,
+    images: Float[Array, "n h w c"],
+    targets: Int[Array, "n"],
+    maps: Float[Array, "n h w"],
+    *,
+    steps: int = 50,
+    baseline: str | Float[Array, "n h w c"] = "blur",
+) -> Float[Array, "n"]:
+    """Area under the class probability as the image's pixels are put into a baseline.
+
+    Most important pixels first, a `steps`-th of the image at a time (steps + 1 forward
+    passes), over the share of pixels put in, by the trapezoid rule; in [0, 1], higher is
+    better. Of equally important pixels the one first in the image, row by row, goes first.
+
+    Args:
+      baseline: "blur" (a Gaussian of 10 px, weights renormalised at the border), "mean" (each
+        image's mean colour), "zero" (black), or images to use.
+
+    Returns:
+      A value per image; NaN for a map with a NaN and a target the model does not have.
+
+    Raises:
+      ValueError: steps below 1; an unknown baseline.
+
+    References:
+      Petsiuk et al., RISE, BMVC 2018. (There the blur is an 11 px window with a Gaussian of
+      5 px; pass such images to compare with its numbers.)
+    """
+    base = baseline_images(images, baseline)
+    return _area_under_curve(model, base, images, targets, maps, steps)
+
+
+def deletion(
+    model: Callable,
+    images: Float[Array, "n h w c"],
+    targets: Int[Array, "n"],
+    maps: Float[Array, "n h w"],
+    *,
+    steps: int = 50,
+    baseline: str | Float[Array, "n h w c"] = "mean",
+) -> Float[Array, "n"]:
+    """Area under the class probability as the image's pixels are replaced by a baseline.
+
+    As `insertion`, the other way round: lower is better.
+
+    References:
+      Petsiuk et al., RISE, BMVC 2018. (There the baseline is 0 *after* normalisation, the
+      data set's mean colour.)
+    """
+    base = baseline_images(images, baseline)
+    return _area_under_curve(model, images, base, targets, maps, steps)
+
+
+def curve_protocol(steps: int, baseline: str) -> str:
+    """What a number of `insertion` or `deletion` was measured with, to print beside it."""
+    return (
+        f"trapezoid area under the class probability, {steps} equal steps, highest pixel first, "
+        f"ties in row order, baseline {BASELINES.get(baseline, baseline)}"
+    )
+
+
+def baseline_images(
+    images: Float[Array, "n h w c"], baseline: str | Float[Array, "n h w c"]
+) -> Float[Array, "n h w c"]:
+    """The images that know nothing of the class: see `insertion`."""
+    if not isinstance(baseline, str):
+        return baseline
+    if baseline == "blur":
+        return _blur(images)
+    if baseline == "mean":
+        return jnp.broadcast_to(jnp.mean(images, axis=(1, 2), keepdims=True), images.shape)
+    if baseline == "zero":
+        return jnp.zeros_like(images)
+    raise ValueError(
+        f"baseline={baseline!r} is unknown; choose one of {', '.join(BASELINES)}, "
+        f"or pass images of shape {images.shape}"
+    )
+
+
+@jax.jit
+def target_probability(
+    logits: Float[Array, "n k"], targets: Int[Array, "n"]
+) -> Float[Array, "n"]:
+    """softmax(logits) at the target; NaN for a target outside [0, k)."""
+    probabilities = jax.nn.softmax(logits.astype(jnp.float32))
+    known = (targets >= 0) & (targets < logits.shape[1])
+    index = jnp.where(known, targets, 0)
+    chosen = jnp.take_along_axis(probabilities, index[:, None], axis=1)[:, 0]
+    return jnp.where(known, chosen, jnp.nan)
+
+
+def _area_under_curve(model, before, after, targets, maps, steps):
+    """`before` turns into `after`, most important pixels first."""
+    if steps < 1:
+        raise ValueError(f"steps={steps}: the curve needs at least 1 step")
+    ranks = pixel_ranks(maps)
+    pixels = ranks.shape[1] * ranks.shape[2]
+    # Whole pixels change: where the steps do not divide them, the trapezoids' widths say so.
+    changed = [step * pixels // steps for step in range(steps + 1)]
+    # A Python loop, not lax.scan: XLA's CPU convolutions are many times slower inside one.
+    area = jnp.zeros(maps.shape[0], jnp.float32)
+    previous = target_probability(model(before), targets)
+    for low, high in zip(changed, changed[1:]):
+        current = target_probability(model(_change(before, after, ranks, high)), targets)
+        area += (previous + current) * ((high - low) / pixels / 2)
+        previous = current
+    return jnp.where(jnp.any(jnp.isnan(maps), axis=(1, 2)), jnp.nan, area)
+
+
+@jax.jit
+def _change(before, after, ranks, count):
+    """The first `count` pixels taken from `after`."""
+    return jnp.where((ranks < count)[..., None], after, before)
+
+
+@jax.jit
+def _fill(images, z, infill):
+    """Seed 000, Eq. 1: z = 1 is replaced by the infill."""
+    return (1.0 - z[..., None]) * images + z[..., None] * infill
+
+
+@jax.jit
+def _blur(images: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    def weights(size):
+        offset = jnp.arange(size)[:, None] - jnp.arange(size)[None, :]
+        kernel = jnp.exp(-0.5 * (offset.astype(jnp.float32) / BLUR_SIGMA) ** 2)
+        return kernel / jnp.sum(kernel, axis=1, keepdims=True)
+
+    _, height, width, _ = images.shape
+    return jnp.einsum(
+        "nhwc,ih,jw->nijc", images, weights(height), weights(width), precision="highest"
+    )

@@ -1,0 +1,218 @@
+"""Does the map lie where the annotation says the evidence is?
+
+Contract of every function here: one value per image, float32, jit-able.
+`maps` and `truth` are boolean masks, `heatmap` is importance in [0, 1]. Boxes are
+x0, y0, x1, y1 in pixels with exclusive right and bottom edges; pixel centres lie at
++0.5. What is not annotated is said by a truth mask that is False everywhere, or by a
+box with a NaN in it. A value that is not defined is NaN, never a guess.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+POINTING_PROTOCOLS = {
+    "argmax": "the pixel of the highest value (mean place of ties) lies in the truth",
+    "argmax_15px": "the truth has a pixel within 15 px of the pixel of the highest value "
+    "(mean place of ties)",
+    "blob_centroid": "the centroid of the largest 8-connected blob above 0.95 of the maximum "
+    "lies in the truth",
+}
+
+
+def threshold(
+    heatmap: Float[Array, "n h w"], level: float | Float[Array, ""] = 0.5
+) -> Bool[Array, "n h w"]:
+    """The pixels strictly above `level` (a NaN pixel is not)."""
+    return heatmap > level
+
+
+def area(maps: Bool[Array, "n h w"]) -> Float[Array, "n"]:
+    """The share of the image that the mask covers, in [0, 1]."""
+    return _count(maps) / (maps.shape[1] * maps.shape[2])
+
+
+def iou(maps: Bool[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Float[Array, "n"]:
+    """Intersection over union, |maps ∩ truth| / |maps ∪ truth|, in [0, 1].
+
+    One of the two empty is 0, both empty is NaN. (A truth that is empty because
+    nobody annotated it is the caller's to leave out; `evaluate_maps` does.)
+    """
+    return _count(maps & truth) / _count(maps | truth)
+
+
+def share_inside(maps: Bool[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Float[Array, "n"]:
+    """The share of the mask that lies in the truth (precision), |maps ∩ truth| / |maps|.
+
+    NaN for an empty mask, and for an empty truth (not annotated).
+    """
+    return _if_annotated(_count(maps & truth) / _count(maps), truth)
+
+
+def false_detection_rate(
+    maps: Bool[Array, "n h w"], truth: Bool[Array, "n h w"]
+) -> Float[Array, "n"]:
+    """The share of the mask that lies outside the truth, FP / (FP + TP).
+
+    This is 1 − `share_inside`, and NaN where that is.
+    """
+    return 1.0 - share_inside(maps, truth)
+
+
+def covered(maps: Bool[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Float[Array, "n"]:
+    """The share of the truth that the mask covers (recall), |maps ∩ truth| / |truth|.
+
+    0 for an empty mask, NaN for an empty truth (not annotated).
+    """
+    return _count(maps & truth) / _count(truth)
+
+
+def energy_inside(
+    heatmap: Float[Array, "n h w"], truth: Bool[Array, "n h w"]
+) -> Float[Array, "n"]:
+    """The share of the heat that lies in the truth, Σ_truth heat / Σ heat, in [0, 1].
+
+    NaN for a map without heat, a map with a NaN, and an empty truth (not annotated).
+
+    References:
+      Wang et al., Score-CAM, CVPR workshops 2020 (the energy-based pointing game).
+    """
+    inside = jnp.sum(heatmap, axis=(1, 2), where=truth)
+    return _if_annotated(inside / jnp.sum(heatmap, axis=(1, 2)), truth)
+
+
+def box_of(maps: Bool[Array, "n h w"]) -> Float[Array, "n 4"]:
+    """The tightest box around a mask, x0 y0 x1 y1 in pixels; four NaN for an empty mask."""
+    x0, x1 = _extent(jnp.any(maps, axis=1))
+    y0, y1 = _extent(jnp.any(maps, axis=2))
+    boxes = jnp.stack([x0, y0, x1, y1], axis=1).astype(jnp.float32)
+    return jnp.where(jnp.any(maps, axis=(1, 2))[:, None], boxes, jnp.nan)
+
+
+def box_iou(a: Float[Array, "n 4"], b: Float[Array, "n 4"]) -> Float[Array, "n"]:
+    """Intersection over union of two boxes, by area.
+
+    NaN where either box has a NaN, or both have no area.
+    """
+    low, high = jnp.maximum(a[:, :2], b[:, :2]), jnp.minimum(a[:, 2:], b[:, 2:])
+    both = jnp.prod(jnp.maximum(high - low, 0.0), axis=1)
+    return both / (_box_area(a) + _box_area(b) - both)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def box_mask(boxes: Float[Array, "n 4"], height: int, width: int) -> Bool[Array, "n h w"]:
+    """The pixels whose centre lies in the box; none where the box has a NaN."""
+    x0, y0, x1, y1 = (boxes[:, i, None, None] for i in range(4))
+    y, x = _pixel_centres(height, width)
+    annotated = ~jnp.any(jnp.isnan(boxes), axis=1)[:, None, None]
+    return annotated & (x0 <= x) & (x < x1) & (y0 <= y) & (y < y1)
+
+
+def pointing_game(
+    maps: Float[Array, "n h w"], truth: Bool[Array, "n h w"], *, protocol: str
+) -> Float[Array, "n"]:
+    """Does the map point at the truth? 1 = hit, 0 = miss, NaN = not annotated (empty truth).
+
+    The map names one point (`point_of`), and the pixel it falls into decides: it lies in the
+    truth ("argmax", "blob_centroid"), or a pixel of the truth is within 15 px of it, between
+    pixel centres ("argmax_15px", the margin of excitation backprop's protocol).
+    A constant map, and one with a NaN or an infinity, names no point: a miss.
+
+    Raises:
+      ValueError: an unknown protocol.
+
+    References:
+      Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016.
+      GLAS (seed 002), "Evaluation on target localization".
+    """
+    return points_at(point_of(maps, protocol=protocol), truth, protocol=protocol)
+
+
+@partial(jax.jit, static_argnames="protocol")
+def point_of(maps: Float[Array, "n h w"], *, protocol: str) -> Float[Array, "n 2"]:
+    """The one place that a map points at: x, y in pixels.
+
+    - "argmax", "argmax_15px": the centre of the highest pixel; of several equally high ones
+      their mean place (which makes a 0/1 box point at its middle, and favours no corner).
+    - "blob_centroid": the centroid of the largest 8-connected blob of pixels strictly above
+      0.95 of the maximum; of equal blobs the one that starts first, row by row.
+
+    NaN for a constant map, and for one with a NaN or an infinity.
+    """
+    if protocol not in POINTING_PROTOCOLS:
+        raise ValueError(
+            f"pointing game: protocol={protocol!r} is unknown; "
+            f"choose one of {', '.join(POINTING_PROTOCOLS)}"
+        )
+    top = jnp.max(maps, axis=(1, 2), keepdims=True)
+    chosen = _largest_blob(maps > 0.95 * top) if protocol == "blob_centroid" else maps == top
+    y, x = _pixel_centres(*maps.shape[1:])
+    place = [jnp.sum(jnp.where(chosen, v, 0.0), axis=(1, 2)) / _count(chosen) for v in (x, y)]
+    varies = top > jnp.min(maps, axis=(1, 2), keepdims=True)
+    defined = jnp.all(jnp.isfinite(maps) & varies, axis=(1, 2))
+    return jnp.where(defined[:, None], jnp.stack(place, axis=1), jnp.nan)
+
+
+@partial(jax.jit, static_argnames="protocol")
+def points_at(
+    points: Float[Array, "n 2"], truth: Bool[Array, "n h w"], *, protocol: str
+) -> Float[Array, "n"]:
+    """`pointing_game` for points already found; a NaN point is a miss."""
+    x, y = (jnp.floor(points[:, i, None, None]) + 0.5 for i in range(2))
+    rows, columns = _pixel_centres(*truth.shape[1:])
+    margin = 15.0 if protocol == "argmax_15px" else 0.0
+    near = (columns - x) ** 2 + (rows - y) ** 2 <= margin**2  # never, for NaN
+    return _if_annotated(jnp.any(truth & near, axis=(1, 2)).astype(jnp.float32), truth)
+
+
+def _count(maps: Bool[Array, "n h w"]) -> Float[Array, "n"]:
+    return jnp.sum(maps, axis=(1, 2), dtype=jnp.float32)
+
+
+def _if_annotated(
+    values: Float[Array, "n"], truth: Bool[Array, "n h w"]
+) -> Float[Array, "n"]:
+    return jnp.where(jnp.any(truth, axis=(1, 2)), values, jnp.nan)
+
+
+def _pixel_centres(
+    height: int, width: int
+) -> tuple[Float[Array, "1 h 1"], Float[Array, "1 1 w"]]:
+    y = jnp.arange(height, dtype=jnp.float32) + 0.5
+    x = jnp.arange(width, dtype=jnp.float32) + 0.5
+    return y[None, :, None], x[None, None, :]
+
+
+def _extent(line: Bool[Array, "n s"]) -> tuple[Int[Array, "n"], Int[Array, "n"]]:
+    """First True and one past the last True."""
+    return jnp.argmax(line, axis=1), line.shape[1] - jnp.argmax(line[:, ::-1], axis=1)
+
+
+def _box_area(boxes: Float[Array, "n 4"]) -> Float[Array, "n"]:
+    return jnp.prod(jnp.maximum(boxes[:, 2:] - boxes[:, :2], 0.0), axis=1)
+
+
+def _largest_blob(maps: Bool[Array, "n h w"]) -> Bool[Array, "n h w"]:
+    """The largest 8-connected blob; of equal ones the one that starts first, row by row."""
+    n, height, width = maps.shape
+    background = height * width  # one past the last pixel index
+    index = jnp.arange(background, dtype=jnp.int32).reshape(1, height, width)
+
+    # Every pixel carries the smallest pixel index known in its blob, and hands it on to its
+    # neighbours; following the index to what *that* pixel knows makes it go in leaps.
+    def spread(state):
+        labels, _ = state
+        nearest = jax.lax.reduce_window(
+            labels, jnp.int32(background), jax.lax.min, (1, 3, 3), (1, 1, 1), "SAME"
+        )
+        flat = jnp.where(maps, nearest, background).reshape(n, -1)
+        known = jnp.pad(flat, ((0, 0), (0, 1)), constant_values=background)
+        leapt = jnp.take_along_axis(known, flat, axis=1).reshape(labels.shape)
+        return leapt, jnp.any(leapt != labels)
+
+    start = jnp.where(maps, index, background)
+    labels, _ = jax.lax.while_loop(lambda state: state[1], spread, (start, jnp.array(True)))
+    sizes = jax.vmap(lambda one: jnp.bincount(one.ravel(), length=background + 1))(labels)
+    return labels == jnp.argmax(sizes[:, :background], axis=1)[:, None, None]

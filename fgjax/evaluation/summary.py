@@ -1,0 +1,184 @@
+"""From maps and annotations to named numbers, and from numbers to a mean with an interval.
+
+    values = evaluate_maps(heatmap, boxes=boxes, masks=masks, cues=cues)   # name -> n values
+    print(summarise(values["iou_mask"]), protocols()["iou_mask"])
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from fgjax.evaluation.coherence import total_variation
+from fgjax.evaluation.localization import (
+    POINTING_PROTOCOLS,
+    area,
+    box_iou,
+    box_mask,
+    box_of,
+    covered,
+    energy_inside,
+    false_detection_rate,
+    iou,
+    point_of,
+    points_at,
+    share_inside,
+)
+from fgjax.evaluation.localization import threshold as above
+
+
+@partial(jax.jit, static_argnames="pointing")
+def evaluate_maps(
+    heatmap: Float[Array, "n h w"],
+    *,
+    boxes: Float[Array, "n 4"] | None = None,
+    masks: Bool[Array, "n h w"] | None = None,
+    cues: Bool[Array, "n h w"] | None = None,
+    threshold: float | Float[Array, ""] = 0.5,
+    pointing: str = "blob_centroid",
+) -> dict[str, Float[Array, "n"]]:
+    """Every number that needs no model: metric name -> a value per image.
+
+    Args:
+      heatmap: importance in [0, 1].
+      boxes: of the objects, x0 y0 x1 y1 in pixels; a NaN in it: not annotated.
+      masks: True on the object; all False: not annotated.
+      cues: True on the part that tells the class from its siblings; all False: unknown.
+      threshold: the mask is strictly above it.
+      pointing: the protocol of `pointing_game`.
+
+    Returns:
+      The names of `protocols()` except the three p_… (`kept_and_deleted` gives those).
+      NaN where an annotation is missing (None: missing for all) and, but for the pointing
+      games, where the map has a NaN or an infinity. A map with no pixel above the threshold
+      scores 0 in the overlaps (iou_…, cue_covered) and is undefined, NaN, in the shares of the
+      mask (in_…, false_detection): so look at how many values are defined, too.
+    """
+    n, height, width = heatmap.shape
+    nowhere = jnp.zeros(heatmap.shape, bool)
+    boxes = jnp.full((n, 4), jnp.nan, jnp.float32) if boxes is None else boxes
+    truths = {
+        "object": nowhere if masks is None else masks,
+        "box": box_mask(boxes, height, width),
+        "cue": nowhere if cues is None else cues,
+    }
+    mask = above(heatmap, threshold)
+
+    values = {
+        "area": area(mask),
+        "iou_mask": _known(iou(mask, truths["object"]), truths["object"]),
+        # An empty mask has no box; against an annotated one that is an overlap of 0.
+        "iou_box": jnp.where(
+            jnp.any(jnp.isnan(boxes), axis=1) | jnp.any(mask, axis=(1, 2)),
+            box_iou(box_of(mask), boxes),
+            0.0,
+        ),
+        "iou_cue": _known(iou(mask, truths["cue"]), truths["cue"]),
+        "cue_covered": covered(mask, truths["cue"]),
+        "false_detection": false_detection_rate(mask, truths["object"]),
+        "total_variation": total_variation(heatmap),
+    }
+    for name, truth in truths.items():
+        values[f"in_{name}"] = share_inside(mask, truth)
+        values[f"energy_in_{name}"] = energy_inside(heatmap, truth)
+    broken = ~jnp.all(jnp.isfinite(heatmap), axis=(1, 2))
+    values = {name: jnp.where(broken, jnp.nan, value) for name, value in values.items()}
+    # A broken map points nowhere: that is a miss, not a picture to leave out.
+    points = point_of(heatmap, protocol=pointing)
+    for name, truth in truths.items():
+        values[f"pointing_{name}"] = points_at(points, truth, protocol=pointing)
+    return values
+
+
+def protocols(*, threshold: float = 0.5, pointing: str = "blob_centroid") -> dict[str, str]:
+    """How each number is measured, one sentence per metric name, to print beside it."""
+    mask = f"mask: map > {threshold:g}"
+    point = f"pointing game, 1 or 0: {POINTING_PROTOCOLS[pointing]}"
+    energy = "share of the map's sum that lies in"
+    return {
+        "area": f"share of the image in the mask; {mask}",
+        "iou_mask": f"IoU of mask and object mask; {mask}",
+        "iou_box": f"IoU of the mask's tightest box and the annotated box; {mask}",
+        "iou_cue": f"IoU of mask and cue; {mask}",
+        "in_object": f"share of the mask's pixels in the object mask; {mask}",
+        "in_box": f"share of the mask's pixels in the annotated box; {mask}",
+        "in_cue": f"share of the mask's pixels in the cue; {mask}",
+        "cue_covered": f"share of the cue's pixels in the mask; {mask}",
+        "false_detection": f"share of the mask's pixels outside the object mask; {mask}",
+        "energy_in_object": f"{energy} the object mask",
+        "energy_in_box": f"{energy} the annotated box",
+        "energy_in_cue": f"{energy} the cue",
+        "pointing_object": f"{point} (truth: object mask)",
+        "pointing_box": f"{point} (truth: annotated box)",
+        "pointing_cue": f"{point} (truth: cue)",
+        "total_variation": "sum of squared differences of neighbouring pixels of the map",
+        "p_full": "class probability of the image",
+        "p_kept": "class probability with all but the map's region replaced by the infill",
+        "p_deleted": "class probability with the map's region replaced by the infill",
+    }
+
+
+class Summary(NamedTuple):
+    """A mean over the images where the value is defined, and how sure it is.
+
+    Attributes:
+      mean: NaN when no value is defined.
+      low, high: the interval of the mean; NaN for fewer than two defined values.
+      n_defined: images with a value.
+      n: images.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n_defined: int
+    n: int
+
+
+def summarise(
+    values: Float[Array, "n"] | Float[np.ndarray, "n"],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Summary:
+    """Mean and its percentile bootstrap interval over images; NaN values are left out.
+
+    The same values and seed give the same interval. Equal values give one of no width, which
+    says little when they are few.
+
+    References:
+      Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+    """
+    values = np.asarray(values, np.float64)
+    defined = values[~np.isnan(values)]
+    if len(defined) < 2:
+        mean = float(defined[0]) if len(defined) else float("nan")
+        return Summary(mean, float("nan"), float("nan"), len(defined), len(values))
+    rng = np.random.default_rng(seed)
+    means = [rng.choice(defined, len(defined)).mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Summary(float(defined.mean()), float(low), float(high), len(defined), len(values))
+
+
+def difference_interval(
+    a: Float[Array, "n"] | Float[np.ndarray, "n"],
+    b: Float[Array, "n"] | Float[np.ndarray, "n"],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Summary:
+    """The mean of a − b over the same images, with its paired bootstrap interval.
+
+    Images where either is NaN are left out. `low > margin` says that a beats b by that margin.
+    """
+    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    return summarise(difference, confidence=confidence, resamples=resamples, seed=seed)
+
+
+def _known(values: Float[Array, "n"], truth: Bool[Array, "n h w"]) -> Float[Array, "n"]:
+    return jnp.where(jnp.any(truth, axis=(1, 2)), values, jnp.nan)

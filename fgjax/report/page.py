@@ -1,0 +1,358 @@
+"""A finished run as one HTML page that needs nothing else: no server, no network.
+
+`write_page(path, Page(...))`. Pictures are embedded: images as JPEG, maps as 8-bit PNG.
+All words come from configs, file names and class lists, so all are escaped: in HTML by
+jinja2's autoescape, in the embedded JSON by its `tojson`.
+"""
+
+import base64
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from io import BytesIO
+from pathlib import Path
+
+import jinja2
+import matplotlib
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+
+from fgjax.report.overlay import ANNOTATION, CONTOUR, map_title, primary_map, resize_map, to_unit
+
+Number = int | float | np.number
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One line of the metrics table.
+
+    Attributes:
+      name: what is measured, e.g. "pointing game".
+      protocol: exactly how, e.g. "argmax, 15 px".
+      value: mean over the images where it is defined. None or NaN: undefined.
+      defined: on how many images it is defined.
+      images: of how many.
+      baselines: the same number for maps that know nothing: "centre box", "random", …
+      higher_is_better: True, False, or None where neither is.
+      unit: written after each number, e.g. "%".
+    """
+
+    name: str
+    protocol: str
+    value: Number | None
+    defined: int
+    images: int
+    baselines: Mapping[str, Number | None] = field(default_factory=dict)
+    higher_is_better: bool | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One explained image.
+
+    Attributes:
+      name: unique in the data set, e.g. "species/0001.jpg".
+      image: RGB, as the model saw it.
+      maps: name -> map, in the order they are shown; any resolution. [0, 1] is shown as it is,
+        anything else is scaled and the page says so; NaN is undefined and drawn grey.
+      label: the true class. None: unknown.
+      predicted: the class the model gives. None: unknown.
+      target: the class that is explained. None: unknown.
+      probability: of the target class.
+      score: of the target class, e.g. log odds.
+      metrics: name -> number for this image. None or NaN: undefined.
+      box, mask, cue: annotation in pixels of `image` (see `fgjax.data.types.Example`).
+      traces: name -> value at each step, e.g. {"p kept": [...], "p deleted": [...]}.
+    """
+
+    name: str
+    image: UInt8[np.ndarray, "h w 3"]
+    maps: Mapping[str, Float[np.ndarray, "_ _"]]
+    label: str | None = None
+    predicted: str | None = None
+    target: str | None = None
+    probability: Number | None = None
+    score: Number | None = None
+    metrics: Mapping[str, Number | None] = field(default_factory=dict)
+    box: Float[np.ndarray, "4"] | None = None
+    mask: Bool[np.ndarray, "h w"] | None = None
+    cue: Bool[np.ndarray, "h w"] | None = None
+    traces: Mapping[str, Sequence[Number]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be used: at which stage, and why."""
+
+    name: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a run's page shows.
+
+    Attributes:
+      title: the page's heading, e.g. the run's name.
+      summary: a line under it.
+      facts: versions, device, seconds, … as they shall be read.
+      settings: the resolved config, a line per key.
+      metrics, entries, failures: `entries` may be a generator; each is encoded as it comes.
+      threshold: where the threshold slider starts. 0.5 as in the figures of the FIDO papers.
+      opacity: where the opacity slider starts.
+      colormap: a name matplotlib knows.
+    """
+
+    title: str
+    summary: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    metrics: Sequence[Metric] = ()
+    entries: Iterable[Entry] = ()
+    failures: Sequence[Failure] = ()
+    threshold: float = 0.5
+    opacity: float = 0.5
+    colormap: str = "magma"
+
+
+def write_page(path: Path, page: Page, *, image_size: int = 320, map_size: int = 112) -> Path:
+    """Writes the page; a page that was there stays until the new one is whole.
+
+    Args:
+      path: the HTML file. Its folder must exist.
+      page: what to show.
+      image_size: images are stored with a longer side of at most this many pixels.
+      map_size: the same for maps. 300 images of 224 px with three maps each take about 9 MB, and
+        15 MB when the maps are noise throughout.
+
+    Returns:
+      the path.
+
+    Raises:
+      ValueError: an entry whose arrays do not fit together, an unknown colormap.
+      OSError: the file cannot be written.
+    """
+    path = Path(path)
+    html = render(page, image_size=image_size, map_size=map_size)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # A file name that is no UTF-8 reaches us with surrogates in it: show them as \udc..
+        draft.write_text(html, encoding="utf-8", errors="backslashreplace")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def render(page: Page, *, image_size: int = 320, map_size: int = 112) -> str:
+    """The page as text. Arguments and errors as `write_page`."""
+    if page.colormap not in matplotlib.colormaps:
+        raise ValueError(f"no colormap {page.colormap!r}: use one of matplotlib's, such as 'magma'")
+    cards, names, metrics, classes, numbers = [], {}, {}, set(), {}
+    for index, entry in enumerate(page.entries):
+        cards.append(_card(index, entry, image_size, map_size))
+        # Dicts keep the order in which a name was first seen.
+        names |= dict.fromkeys(entry.maps)
+        metrics |= dict.fromkeys(entry.metrics)
+        classes |= {entry.label} - {None}
+        numbers |= {n: n for n in ("probability", "score") if getattr(entry, n) is not None}
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = format_number
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    source = resources.files("fgjax.report").joinpath("page.html.j2").read_text("utf-8")
+    colors = {k: "#%02x%02x%02x" % c for k, c in (ANNOTATION | {"map": CONTOUR}).items()}
+    kinds = {kind for card in cards for kind in ANNOTATION if card["data"][kind] is not None}
+    lut = matplotlib.colormaps[page.colormap](np.arange(256), bytes=True)[:, :3]
+    return environment.from_string(source).render(
+        page=page,
+        cards=cards,
+        rows=[_row(metric, _baselines(page.metrics)) for metric in page.metrics],
+        baselines=_baselines(page.metrics),
+        maps=[(name, map_title(name)) for name in names],
+        primary=primary_map(list(names)),
+        metric_names=list(metrics),
+        numbers=sorted(numbers),
+        classes=sorted(classes),
+        statuses={card["status"] for card in cards},
+        colors={kind: color for kind, color in colors.items() if kind in kinds},
+        data={
+            "entries": [card["data"] for card in cards],
+            "lut": np.ascontiguousarray(lut).tobytes().hex(),
+            "colors": colors,
+        },
+    )
+
+
+def format_number(value: Number | None, unit: str = "") -> str:
+    """Three decimals near one, fewer for large numbers and percent; an en dash for undefined."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if isinstance(value, int | np.integer):
+        return str(value)
+    if unit == "%":
+        return f"{value:.1f}"
+    size = abs(float(value))
+    if 0 < size < 0.0005:
+        return f"{value:.1e}"
+    return f"{value:.{3 if size < 10 else 2 if size < 100 else 1}f}"
+
+
+def encode_image(image: UInt8[np.ndarray, "h w 3"], size: int) -> str:
+    """The image as a `data:` address: JPEG of quality 80, longer side at most `size`."""
+    height, width = _fit(image.shape[:2], size)
+    picture = Image.fromarray(image)
+    if (height, width) != image.shape[:2]:
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    return _address(picture, "JPEG", quality=80, optimize=True)
+
+
+def encode_map(heat: Float[np.ndarray, "_ _"], size: int) -> str:
+    """A map in [0, 1] as a `data:` address: PNG, 0 is 0 and 1 is 255, undefined is transparent."""
+    heat = resize_map(heat, *_fit(heat.shape, size))
+    defined = np.isfinite(heat)
+    grey = np.rint(255 * np.clip(np.where(defined, heat, 0), 0, 1)).astype(np.uint8)
+    if defined.all():
+        return _address(Image.fromarray(grey), "PNG", optimize=True)
+    alpha = np.where(defined, np.uint8(255), np.uint8(0))
+    return _address(Image.fromarray(np.stack([grey, alpha], -1)), "PNG", optimize=True)
+
+
+def encode_mask(mask: Bool[np.ndarray, "_ _"], size: int) -> str:
+    """A mask as a `data:` address: PNG of one bit."""
+    picture = Image.fromarray(mask.astype(np.uint8) * 255)
+    height, width = _fit(mask.shape, size)
+    return _address(picture.resize((width, height)).convert("1"), "PNG", optimize=True)
+
+
+def sparkline(traces: Mapping[str, Sequence[Number]], points: int = 64) -> list[dict]:
+    """Lines for a small picture of 100 × 28, steps to the right.
+
+    Upwards is 0 … 1 when all values are in it, else lowest … highest of all traces.
+
+    Returns:
+      a dict for each trace: name, points ("x,y x,y …"), first and last value.
+    """
+    kept = {
+        name: [(step, float(v)) for step, v in enumerate(trace) if math.isfinite(v)]
+        for name, trace in traces.items()
+    }
+    values = [v for trace in kept.values() for _, v in trace]
+    low, high = min(values, default=0), max(values, default=1)
+    if 0 <= low and high <= 1:
+        low, high = 0, 1
+    longest = max((len(t) for t in traces.values()), default=0)
+    lines = []
+    for name, trace in kept.items():
+        if not trace:
+            continue
+        first, last = trace[0][1], trace[-1][1]
+        stride = max(1, math.ceil(len(trace) / points))
+        trace = trace[::stride] + ([trace[-1]] if (len(trace) - 1) % stride else [])
+        if len(trace) == 1:  # a point is no line
+            trace = [(0, first), (longest, first)]
+        path = " ".join(
+            f"{100 * min(1, i / max(1, longest - 1)):.1f},"
+            f"{26 - 24 * (v - low) / ((high - low) or 1):.1f}"
+            for i, v in trace
+        )
+        lines.append({"name": name, "points": path, "first": first, "last": last})
+    return lines
+
+
+def _card(index: int, entry: Entry, image_size: int, map_size: int) -> dict:
+    """What the template writes for an entry, and under "data" what its script draws."""
+    _check(entry)
+    height, width = entry.image.shape[:2]
+    maps, notes = {}, []
+    for name, heat in entry.maps.items():
+        unit, note = to_unit(heat)
+        maps[name] = encode_map(unit, map_size)
+        if note:
+            notes.append(f"{map_title(name)}: {note}")
+    known = entry.label is not None and entry.predicted is not None
+    status = "unknown" if not known else "right" if entry.label == entry.predicted else "wrong"
+    box = None
+    if entry.box is not None:
+        box = (np.asarray(entry.box, float) / [width, height, width, height]).tolist()
+    return {
+        "entry": entry,
+        "height": height,
+        "width": width,
+        "image": encode_image(entry.image, image_size),
+        "status": status,
+        "notes": notes,
+        "lines": sparkline(entry.traces),
+        "data": {
+            "name": entry.name,
+            "label": entry.label,
+            "text": " ".join(
+                filter(None, (entry.name, entry.label, entry.predicted, entry.target))
+            ).lower(),
+            "status": status,
+            "probability": _finite(entry.probability),
+            "score": _finite(entry.score),
+            "metrics": {name: _finite(value) for name, value in entry.metrics.items()},
+            "maps": maps,
+            "object": None if entry.mask is None else encode_mask(entry.mask, image_size),
+            "cue": None if entry.cue is None else encode_mask(entry.cue, image_size),
+            "box": box,
+        },
+    }
+
+
+def _row(metric: Metric, baselines: list[str]) -> dict:
+    """A metric's numbers, its own first, the best of them, and their places on a 0…100 line."""
+    numbers = [_finite(metric.value), *(_finite(metric.baselines.get(name)) for name in baselines)]
+    finite = [v for v in numbers if v is not None]
+    best = None
+    if metric.higher_is_better is not None and len(finite) > 1:
+        best = max(finite) if metric.higher_is_better else min(finite)
+    low, high = min([0.0, *finite]), max(finite, default=1.0)
+    high = 1.0 if 0 <= low and high <= 1 else 100.0 if metric.unit == "%" and high <= 100 else high
+    span = (high - low) or 1.0
+    places = [None if v is None else round(100 * (v - low) / span, 1) for v in numbers]
+    return {"metric": metric, "numbers": numbers, "best": best, "places": places}
+
+
+def _baselines(metrics: Sequence[Metric]) -> list[str]:
+    return list(dict.fromkeys(name for metric in metrics for name in metric.baselines))
+
+
+def _finite(value: Number | None) -> float | None:
+    """JSON has no NaN."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _fit(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    scale = min(1.0, size / max(shape))
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def _address(picture: Image.Image, form: str, **options) -> str:
+    file = BytesIO()
+    picture.save(file, form, **options)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _check(entry: Entry) -> None:
+    """Raises a ValueError that names the entry when its arrays do not fit together."""
+    image = entry.image
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+        raise ValueError(f"{entry.name}: image is {image.dtype} {image.shape}, not uint8 (h, w, 3)")
+    for name, heat in entry.maps.items():
+        if heat.ndim != 2:
+            raise ValueError(f"{entry.name}: map {name!r} is {heat.shape}, not one (h, w)")
+    for name, mask in (("mask", entry.mask), ("cue", entry.cue)):
+        if mask is not None and (mask.dtype != bool or mask.shape != image.shape[:2]):
+            raise ValueError(
+                f"{entry.name}: {name} is {mask.dtype} {mask.shape}, not bool {image.shape[:2]}"
+            )
+    if entry.box is not None and not np.all(np.isfinite(entry.box)):
+        raise ValueError(f"{entry.name}: box {entry.box} is not finite: pass None for no box")

@@ -1,0 +1,154 @@
+"""A run on disk: what it was told, what it has done, and what failed.
+
+    config.yaml    the resolved config
+    run.json       versions, device, data fingerprint, seconds per stage
+    failures.csv   images that could not be used, with stage and reason
+"""
+
+import csv
+import io
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fgjax.config import ConfigError, flatten
+
+# A finished part of a run does not depend on these: they may change when it goes on.
+FREE = ("run_dir", "stages", "dry_run", "parallel", "data.workers", "explain.images_per_step")
+LATE = ("evaluate.", "report.")
+
+
+class ConfigChanged(ConfigError):
+    """The folder holds results of another config. The message names the keys that differ."""
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def to_csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
+    """Rows as CSV text with a header line."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def settled(plain: dict[str, Any]) -> dict[str, Any]:
+    """The options that maps depend on."""
+    return {
+        key: value
+        for key, value in flatten(plain).items()
+        if key not in FREE and not key.startswith(LATE)
+    }
+
+
+class RunFolder:
+    """One run's folder. Opening it makes it, or checks that it is the same run's.
+
+    Raises:
+      ConfigChanged: it holds results of another config or of other data.
+      ConfigError: it cannot be written, or holds something else.
+    """
+
+    def __init__(self, path: str | Path, plain: dict[str, Any], fingerprint: str):
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"run_dir={path}: cannot be made: {error.strerror}") from None
+        if self._file("config.yaml").exists():
+            self._refuse_changes(plain, fingerprint)
+        elif any(self.path.iterdir()) and not self._file("run.json").exists():
+            raise ConfigError(f"run_dir={path}: not empty, and not the folder of a run")
+        self.facts = self._read_facts()
+        self.facts |= {"data_fingerprint": fingerprint, "seed": plain["seed"], **_versions()}
+        self.facts.setdefault("stages", {})
+        try:
+            self.save_facts()
+            write_atomic(self._file("config.yaml"), yaml.safe_dump(plain, sort_keys=False))
+        except OSError as error:
+            raise ConfigError(f"run_dir={path}: cannot be written: {error.strerror}") from None
+
+    def _file(self, name: str) -> Path:
+        return self.path / name
+
+    def _read_facts(self) -> dict[str, Any]:
+        try:
+            return json.loads(self._file("run.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{self._file('run.json')}: cannot be read: {error}") from None
+
+    def _refuse_changes(self, plain: dict[str, Any], fingerprint: str) -> None:
+        try:
+            old = yaml.safe_load(self._file("config.yaml").read_text(encoding="utf-8"))
+            before, now = settled(old), settled(json.loads(json.dumps(plain)))
+        except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{self._file('config.yaml')}: cannot be read: {error}") from None
+        keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+        if keys:
+            changes = ", ".join(f"{k} (was {before.get(k)}, is {now.get(k)})" for k in keys)
+            raise ConfigChanged(
+                f"{self.path} holds results of another config: {changes}. "
+                "Give another run_dir=…, or delete that folder"
+            )
+        known = self._read_facts().get("data_fingerprint")
+        if known not in (None, fingerprint):
+            raise ConfigChanged(
+                f"{self.path} holds results of other data: the images have changed since. "
+                "Give another run_dir=…, or delete that folder"
+            )
+
+    def save_facts(self) -> None:
+        """Writes run.json."""
+        write_atomic(self._file("run.json"), json.dumps(self.facts, indent=1) + "\n")
+
+    def stage(self, name: str) -> dict[str, Any]:
+        """What run.json says of a stage; empty when it has not been done."""
+        return self.facts["stages"].get(name, {})
+
+    def finish(self, name: str, **facts: Any) -> None:
+        """Records a stage as done."""
+        self.facts["stages"][name] = facts
+        self.save_facts()
+
+    def failures(self) -> list[dict[str, str]]:
+        """The rows of failures.csv: name, stage, reason."""
+        try:
+            with self._file("failures.csv").open(encoding="utf-8", newline="") as file:
+                return list(csv.DictReader(file))
+        except FileNotFoundError:
+            return []
+
+    def set_failures(self, stage: str, failed: dict[str, str]) -> None:
+        """Replaces the stage's rows of failures.csv by `failed` (name -> reason)."""
+        rows = [row for row in self.failures() if row["stage"] != stage]
+        rows += [{"name": n, "stage": stage, "reason": r} for n, r in failed.items()]
+        write_atomic(self._file("failures.csv"), to_csv(rows, ["name", "stage", "reason"]))
+
+
+def _versions() -> dict[str, Any]:
+    import jax
+
+    device = jax.devices()[0]
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("fgjax", "jax", "flax", "numpy")},
+        },
+        "device": f"{len(jax.devices())} x {device.device_kind}",
+    }

@@ -1,0 +1,110 @@
+"""Maps on disk: a zarr v3 folder, one chunk per image, so that each image is written once.
+
+    run/maps.zarr/heatmap   n h w   float16
+    run/maps.zarr/ssr …     n h w   float16   what else the method made
+    run/maps.zarr/trace/…   n steps float32
+    run/maps.zarr/target    n       int32     the explained output; -1: not done yet
+
+`target` is written last: an image whose target stands there is whole.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorstore as ts
+from jaxtyping import Int
+
+
+def _open(path: Path, shape: tuple[int, ...], dtype: str, fill: float) -> ts.TensorStore:
+    chunk = (1, *shape[1:])
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": str(path)},
+        "metadata": {
+            "shape": list(shape),
+            "data_type": dtype,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
+            "fill_value": "NaN" if np.isnan(fill) else fill,
+        },
+    }
+    return ts.open(spec, open=True, create=True).result()
+
+
+def _read(path: Path) -> np.ndarray:
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
+    return ts.open(spec, open=True).result().read().result()
+
+
+class MapStore:
+    """The maps of one run, written an image at a time, in any order, by any process."""
+
+    def __init__(self, folder: Path, images: int):
+        self.folder, self.images = Path(folder), images
+        self._arrays: dict[str, ts.TensorStore] = {}
+        self._target = _open(self.folder / "target", (images,), "int32", -1)
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype: str) -> ts.TensorStore:
+        if name not in self._arrays:
+            path = self.folder.joinpath(*name.split("/"))
+            self._arrays[name] = _open(path, (self.images, *shape), dtype, np.nan)
+        return self._arrays[name]
+
+    def targets(self) -> Int[np.ndarray, "n"]:
+        """The explained model output of each image; -1 where there are no maps yet."""
+        return self._target.read().result()
+
+    def write(
+        self,
+        index: int,
+        target: int,
+        maps: Mapping[str, np.ndarray],
+        traces: Mapping[str, np.ndarray],
+    ) -> None:
+        """Writes one image's maps (`h w`) and traces (`steps`), and marks it as done."""
+        writes = [
+            self._array(name, m.shape, "float16")[index].write(m.astype(np.float16))
+            for name, m in maps.items()
+        ]
+        writes += [
+            self._array(f"trace/{name}", t.shape, "float32")[index].write(t.astype(np.float32))
+            for name, t in traces.items()
+        ]
+        for write in writes:
+            write.result()
+        self._target[index].write(target).result()
+
+
+def map_names(folder: Path) -> list[str]:
+    """The maps in a `maps.zarr`, the heat map first."""
+    names = [p.parent.name for p in Path(folder).glob("*/zarr.json") if p.parent.name != "target"]
+    return sorted(names, key=lambda name: (name != "heatmap", name))
+
+
+def read_maps(folder: Path, index: int | slice = slice(None)) -> dict[str, np.ndarray]:
+    """The maps of one image (`h w`) or of a slice of them (`n h w`), by name."""
+    found = {}
+    for name in map_names(folder):
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(Path(folder) / name)}}
+        found[name] = ts.open(spec, open=True).result()[index].read().result()
+    return found
+
+
+def read_traces(folder: Path) -> dict[str, np.ndarray]:
+    """All traces, `n steps`, by name."""
+    paths = sorted((Path(folder) / "trace").glob("*/zarr.json"))
+    return {path.parent.name: _read(path.parent) for path in paths}
+
+
+def load_maps(run_dir: str | Path) -> dict[str, np.ndarray]:
+    """All maps of a run, `n h w` float16, by name: "heatmap" and what else the method made.
+
+    Rows are in the order of results.csv's `index` column; images without maps are NaN.
+
+    Raises:
+      ValueError: the folder holds no maps.
+    """
+    folder = Path(run_dir) / "maps.zarr"
+    if not (folder / "target").is_dir():
+        raise ValueError(f"{run_dir}: no maps here (no maps.zarr): is this the folder of a run?")
+    return read_maps(folder)

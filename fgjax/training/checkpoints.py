@@ -1,0 +1,93 @@
+"""Orbax checkpoints: a classifier on disk, and the state of an unfinished training.
+
+A checkpoint is written under another name and moved into place, so that what a folder's
+name promises is whole, and a new one never destroys the last good one.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from orbax.checkpoint import v1 as ocp
+
+from fgjax.models.classifier import Classifier, make_network
+
+FORMAT = 1
+
+
+def save_tree(path: Path, tree: Any) -> None:
+    """Writes a pytree of JAX arrays to the folder `path`, which must not exist yet."""
+    path = Path(path).resolve()
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    ocp.save_pytree(partial, tree)
+    os.replace(partial, path)
+
+
+def load_tree(path: Path, like: Any) -> Any:
+    """Reads the pytree in `path` onto the default device; `like` gives its structure and shapes."""
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def abstract(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return ocp.load_pytree(Path(path).resolve(), jax.tree.map(abstract, like))
+
+
+def save_classifier(path: Path, name: str, model: Classifier) -> None:
+    """Writes `path`/weights (Orbax) and `path`/classifier.json (what network it is)."""
+    path = Path(path)
+    save_tree(path / "weights", model.variables)
+    about = {
+        "format": FORMAT,
+        "name": name,
+        "num_classes": model.network.num_classes,
+        "padding": model.network.padding,
+        "mean": model.mean,
+        "std": model.std,
+        "size": model.size,
+        "classes": model.classes,
+    }
+    partial = path / "classifier.json.partial"
+    partial.write_text(json.dumps(about, indent=1), encoding="utf-8")
+    os.replace(partial, path / "classifier.json")
+
+
+def load_classifier(path: str | Path) -> Classifier:
+    """The classifier that a run has trained.
+
+    Args:
+      path: the run's folder, or its `checkpoint` folder.
+
+    Raises:
+      ValueError: there is no finished checkpoint, or it cannot be read.
+    """
+    path = Path(path)
+    if not (path / "classifier.json").is_file() and (path / "checkpoint").is_dir():
+        path = path / "checkpoint"
+    if not (path / "classifier.json").is_file():
+        raise ValueError(
+            f"{path}: no checkpoint here (no classifier.json). A run that was given "
+            "model.weights trains nothing: use fgjax.load_pretrained on that file"
+        )
+    try:
+        about = json.loads((path / "classifier.json").read_text(encoding="utf-8"))
+        network = make_network(about["name"], about["num_classes"], padding=about["padding"])
+        shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+        variables = load_tree(path / "weights", shapes)
+    except Exception as error:  # Orbax raises many kinds; the user needs the folder's name
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: the checkpoint cannot be read: {first}") from error
+    return Classifier(
+        variables,
+        network,
+        tuple(about["mean"]),
+        tuple(about["std"]),
+        tuple(about["classes"]),
+        about["size"],
+    )

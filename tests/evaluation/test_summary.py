@@ -1,0 +1,161 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from fgjax import evaluation as ev
+
+NAMES = """area iou_mask iou_box in_object in_box in_cue iou_cue cue_covered energy_in_cue
+energy_in_object energy_in_box pointing_object pointing_box pointing_cue false_detection
+total_variation p_full p_kept p_deleted""".split()
+OF_MODEL = {"p_full", "p_kept", "p_deleted"}
+
+
+def drawn(y0, y1, x0, x1):
+    return jnp.zeros((1, 20, 20), bool).at[0, y0:y1, x0:x1].set(True)
+
+
+def evaluate(heat, boxes=None, masks=None, cues=None, **settings):
+    """Missing annotations and defaults as arguments, so that the tests share a compilation."""
+    settings = {"threshold": 0.5, "pointing": "blob_centroid"} | settings
+    nowhere = jnp.zeros(heat.shape, bool)
+    boxes = np.full((len(heat), 4), np.nan) if boxes is None else boxes
+    return ev.evaluate_maps(
+        jnp.asarray(heat, jnp.float32),
+        boxes=jnp.asarray(boxes, jnp.float32),
+        masks=nowhere if masks is None else masks,
+        cues=nowhere if cues is None else cues,
+        **settings,
+    )
+
+
+def test_the_names_are_fixed():
+    values = ev.evaluate_maps(jnp.zeros((2, 20, 20)))
+    assert set(values) == set(NAMES) - OF_MODEL
+    assert set(ev.protocols()) == set(NAMES)
+    assert OF_MODEL == set(ev.KeptAndDeleted._fields)
+    assert all(value.shape == (2,) and value.dtype == jnp.float32 for value in values.values())
+
+
+def test_a_case_done_by_hand():
+    # A 4×10 map of .8 on the left half of a 4×20 object; the cue is a 4×5 piece of the map.
+    heat = jnp.where(drawn(8, 12, 0, 10), 0.8, 0.0) + jnp.where(drawn(0, 4, 0, 10), 0.2, 0.0)
+    values = evaluate(
+        heat,
+        boxes=jnp.array([[0.0, 8.0, 20.0, 12.0]]),
+        masks=drawn(8, 12, 0, 20),
+        cues=drawn(8, 12, 5, 10),
+    )
+    expected = {
+        "area": 40 / 400,
+        "iou_mask": 0.5,
+        "iou_box": 0.5,
+        "in_object": 1,
+        "in_box": 1,
+        "in_cue": 0.5,
+        "iou_cue": 0.5,
+        "cue_covered": 1,
+        "energy_in_object": 0.8,
+        "energy_in_box": 0.8,
+        "energy_in_cue": 0.4,
+        "pointing_object": 1,
+        "pointing_box": 1,
+        "pointing_cue": 1,  # the centroid (10, 5) falls into pixel 5
+        "false_detection": 0,
+        # .8: 24 px of outline (4 + 10 + 10); .2: 14 px (4 + 10, two sides on the border)
+        "total_variation": 0.64 * 24 + 0.04 * 14,
+    }
+    assert {name: float(value[0]) for name, value in values.items()} == pytest.approx(expected)
+
+
+def test_threshold_and_protocol_are_settings_and_are_told():
+    heat = jnp.where(drawn(8, 12, 0, 10), 0.8, 0.0) + jnp.where(drawn(0, 4, 0, 10), 0.2, 0.0)
+    assert evaluate(heat, threshold=0.1)["area"][0] == pytest.approx(80 / 400)
+    far = drawn(8, 12, 10, 20)
+    near = [
+        evaluate(heat, masks=far, pointing=name)["pointing_object"].item()
+        for name in ("blob_centroid", "argmax_15px")
+    ]
+    assert near == [0, 1]
+    told = ev.protocols(threshold=0.1, pointing="argmax_15px")
+    assert "map > 0.1" in told["iou_cue"] and "15 px" in told["pointing_cue"]
+
+
+def test_what_is_not_annotated_is_nan_and_not_zero():
+    heat = jnp.ones((2, 20, 20))
+    masks = jnp.concatenate([drawn(2, 5, 2, 5), drawn(0, 0, 0, 0)])
+    boxes = jnp.array([[2.0, 2.0, 5.0, 5.0], [jnp.nan] * 4])
+    values = evaluate(heat, boxes=boxes, masks=masks, cues=masks)
+    for name, value in values.items():
+        if name not in ("area", "total_variation"):
+            assert jnp.isnan(value).tolist() == [False, True], name
+    without = ev.evaluate_maps(heat)
+    for name in set(values) - {"area", "total_variation"}:
+        assert jnp.isnan(without[name]).all(), name
+
+
+def test_empty_and_broken_maps():
+    # No pixel above 0.5; and a NaN.
+    heat = jnp.full((2, 20, 20), 0.25).at[0, 3, 3].set(0.3).at[1, 0, 0].set(jnp.nan)
+    truth = jnp.concatenate([drawn(2, 5, 2, 5)] * 2)
+    boxes = jnp.array([[2.0, 2.0, 5.0, 5.0]] * 2)
+    values = evaluate(heat, boxes=boxes, masks=truth, cues=truth)
+    for name, (empty, broken) in values.items():
+        if name.startswith("pointing"):
+            assert (empty, broken) == (1, 0), name
+            continue
+        assert jnp.isnan(broken), name
+        if name in ("area", "iou_mask", "iou_box", "iou_cue", "cue_covered"):
+            assert empty == 0, name
+        elif name.startswith("in_") or name == "false_detection":
+            assert jnp.isnan(empty), name
+
+
+def test_baselines_can_be_evaluated_as_they_are():
+    truth = drawn(5, 15, 5, 15)
+    found = evaluate(ev.whole_object(truth), masks=truth)
+    middle = evaluate(ev.center_box(1, 20, 20, area=0.25), masks=truth)
+    everything = evaluate(ev.constant(1, 20, 20), masks=truth)
+    assert found["iou_mask"] == middle["iou_mask"] == found["pointing_object"] == 1
+    assert everything["in_object"] == pytest.approx(0.25)
+    assert everything["pointing_object"] == 0
+
+
+def test_interval_equals_scipy():
+    values = np.random.default_rng(0).gamma(2.0, size=60)
+    ours = ev.summarise(values)
+    theirs = stats.bootstrap((values,), np.mean, method="percentile").confidence_interval
+    assert ours.mean == pytest.approx(values.mean())
+    width = theirs.high - theirs.low
+    assert ours.low == pytest.approx(theirs.low, abs=0.1 * width)
+    assert ours.high == pytest.approx(theirs.high, abs=0.1 * width)
+    assert ev.summarise(values) == ours  # seeded
+    assert ev.summarise(values, seed=1) != ours
+    narrow = ev.summarise(values, confidence=0.5)
+    assert ours.low < narrow.low < narrow.high < ours.high
+
+
+def test_interval_leaves_out_nan():
+    values = np.array([0.2, np.nan, 0.6, 0.4, np.nan])
+    ours = ev.summarise(jnp.asarray(values, jnp.float32))
+    assert ours[3:] == (3, 5) and ours.mean == pytest.approx(0.4)
+    assert ours[:3] == pytest.approx(ev.summarise(values[[0, 2, 3]])[:3], abs=1e-6)
+
+
+def test_interval_of_too_few():
+    nothing = ev.summarise(np.full(4, np.nan))
+    assert np.isnan(nothing[:3]).all() and nothing[3:] == (0, 4)
+    one = ev.summarise(np.array([0.5, np.nan]))
+    assert one.mean == 0.5 and np.isnan([one.low, one.high]).all() and one[3:] == (1, 2)
+
+
+def test_difference_is_paired():
+    # b varies far more than a − b does: only a paired interval sees that a is better.
+    rng = np.random.default_rng(0)
+    b = rng.normal(0, 10, 50)
+    a = b + rng.normal(0.5, 0.1, 50)
+    a[3], b[7] = np.nan, np.nan
+    difference = ev.difference_interval(a, b)
+    assert difference[3:] == (48, 50)
+    assert 0.4 < difference.low < 0.5 < difference.high < 0.6
+    assert ev.difference_interval(b, a).high == pytest.approx(-difference.low, abs=0.02)
