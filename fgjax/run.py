@@ -1,0 +1,197 @@
+"""The command: python -m fgjax.run config=NAME key=value …"""
+
+import json
+import os
+import stat
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import rich.table
+
+from fgjax.config import ConfigError, describe, list_configs, resolve
+from fgjax.data.types import DataError
+from fgjax.progress import console, say
+
+USAGE = "python -m fgjax.run config=NAME key=value …"
+
+
+def main(words: list[str] | None = None) -> int:
+    """Runs a config. Returns 0; 1 when images failed; 2 for a wrong option or unusable data."""
+    words = sys.argv[1:] if words is None else words
+    if not words or {"-h", "--help", "help"} & set(words):
+        print_help()
+        return 0
+    try:
+        return run(words)
+    except (ConfigError, DataError) as error:
+        print(f"fgjax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fgjax: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"fgjax: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
+
+
+def print_help() -> None:
+    """The configs with a line each, and every option with its default."""
+    say(f"usage: {USAGE}\n")
+    say("configs (a name, or the path of a YAML file):")
+    for name, line in list_configs().items():
+        say(f"  config={name:<14} {line}")
+    say("\noptions (name=default):")
+    table = rich.table.Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, default, about in describe():
+        table.add_row(rich.text.Text(f"{name}={default}"), rich.text.Text(about))
+    console.print(table, soft_wrap=False)
+    say("\nThe same command again goes on where it stopped. Results: RUN_DIR/report.html")
+
+
+def run(words: list[str]) -> int:
+    """Resolves the config and goes through its stages. See `main` for errors and results."""
+    name, config, plain = resolve(words)
+    # JAX is slow to import: wrong options are told before that.
+    from fgjax.data.pipeline import fingerprint
+    from fgjax.run_folder import RunFolder
+    from fgjax.stages.setup import explained_records, load_model, make_source, trains
+
+    _quiet()
+    _compilation_cache()
+    source = make_source(config)
+    records = explained_records(source, config)
+    if config.dry_run:
+        from fgjax.stages.dry_run import dry_run
+
+        dry_run(name, config, source, records)
+        return 0
+    folder = RunFolder(config.run_dir, plain, fingerprint(source))
+    began = time.monotonic()
+    if "train" in config.stages and trains(config):
+        from fgjax.stages.train import train_stage
+
+        train_stage(config, source, folder)
+    failed = 0
+    if set(config.stages) & {"explain", "evaluate", "report"}:
+        failed = _explain_and_judge(name, config, plain, source, records, folder, load_model)
+    failures = folder.failures()
+    if failures:
+        say(f"{len(failures)} images failed; see {folder.path / 'failures.csv'}. The first:")
+        say(f"  {failures[0]['name']} ({failures[0]['stage']}): {failures[0]['reason']}")
+    say(f"{time.monotonic() - began:.0f} s in all")
+    return 1 if failed or failures else 0
+
+
+def _explain_and_judge(name, config, plain, source, records, folder, load_model) -> int:
+    from fgjax.store import MapStore
+
+    stages, failed, model = config.stages, 0, None
+    store_path = folder.path / "maps.zarr"
+    if "explain" in stages:
+        from fgjax.stages.explain import explain_stage
+
+        if (MapStore(store_path, len(records)).targets() < 0).any():
+            model = load_model(config, source, folder.path)
+            failed = explain_stage(config, source, records, model, folder)
+        else:
+            say(f"explain: all {len(records)} images are done")
+    if not store_path.is_dir():
+        raise ConfigError(f"{folder.path}: nothing is explained yet: stages must include explain")
+    done = int((MapStore(store_path, len(records)).targets() >= 0).sum())
+    metrics = _metrics(folder, done, config)
+    fresh = metrics is None
+    if "evaluate" in stages and fresh:
+        from fgjax.stages.evaluate import evaluate_stage
+
+        model = model or load_model(config, source, folder.path)
+        metrics = evaluate_stage(config, source, records, model, folder)
+    if metrics is None:
+        return failed
+    page = folder.path / "report.html"
+    if "report" in stages:
+        if fresh or not page.is_file() or folder.stage("report").get("images") != done:
+            from fgjax.stages.report import report_stage
+
+            report_stage(config, plain, name, source, records, folder, metrics)
+    print_metrics(metrics)
+    if page.is_file():
+        say(f"report: {page}")
+    return failed
+
+
+def _metrics(folder, done: int, config) -> dict[str, Any] | None:
+    """metrics.json, when it is of the maps there are and of this threshold."""
+    about = folder.stage("evaluate")
+    if about.get("images") != done or about.get("threshold") != config.evaluate.threshold:
+        return None
+    try:
+        return json.loads((folder.path / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def print_metrics(metrics: dict[str, Any]) -> None:
+    """A short table: the mean with its 95 % interval, and the same for the baselines."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+    kinds = list(next(iter(metrics["metrics"].values()))["baselines"]) if metrics["metrics"] else []
+    for column in ("", "mean [95 %]", *(kind.replace("_", " ") for kind in kinds), "images"):
+        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
+    for name, value in metrics["metrics"].items():
+        if value["mean"] is None or name.startswith("energy"):
+            continue
+        arrow = {"higher": " ↑", "lower": " ↓", "": ""}[value["better"]]
+        low, high = value["interval_95"]
+        interval = "" if low is None else f" [{_short(low)}, {_short(high)}]"
+        others = [_short(value["baselines"].get(kind)) for kind in kinds]
+        table.add_row(
+            name.replace("_", " ") + arrow, _short(value["mean"]) + interval, *others,
+            str(value["defined"]),
+        )  # fmt: skip
+    if metrics["accuracy"] is not None:
+        right, of = metrics["accuracy"], metrics["accuracy_images"]
+        say(f"classifier: right on {right:.1%} of the {of} explained images whose class it knows")
+    console.print(table, soft_wrap=False)
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.0f}"
+
+
+def _quiet() -> None:
+    """Keeps other libraries' chatter off the console; it is of no use to a user."""
+    import logging
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"orbax\.")
+
+
+def _compilation_cache() -> None:
+    """Compiled programs are kept in the user's own cache folder, unless JAX was told another.
+
+    The folder must belong to the user and to nobody else: what lies in it is run.
+    """
+    import jax
+
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or not hasattr(os, "getuid"):
+        return
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "fgjax" / "jax"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        about = folder.stat()
+    except OSError:
+        return
+    if about.st_uid != os.getuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The chain of a run, a file per stage. Only `run.py` calls these."""

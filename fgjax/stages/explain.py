@@ -1,0 +1,135 @@
+"""Stage "explain": a heat map for every test image, each written as soon as it is done."""
+
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+import jax
+import numpy as np
+
+from fgjax.attribution import METHODS
+from fgjax.config import Config
+from fgjax.data.pipeline import load_examples
+from fgjax.data.types import DataError, Example, Record, Source
+from fgjax.parallel import make_mesh, replicate, shard
+from fgjax.progress import progress, say
+from fgjax.run_folder import RunFolder
+from fgjax.stages.setup import Explained, base_key
+from fgjax.store import MapStore
+
+
+def image_key(key: jax.Array, name: str) -> jax.Array:
+    """An image's own key: a function of the seed and its name, so no neighbour changes it."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode("utf-8", "surrogateescape")))
+
+
+def chunk_size(config: Config, devices: int) -> int:
+    """Images per compiled step: as set, else 1 on a CPU and 16 on an accelerator, per device."""
+    given = getattr(config.explain.settings, "images_per_step", None)
+    each = given or (1 if jax.default_backend() == "cpu" else 16)
+    return -(-each // devices) * devices if given else each * devices
+
+
+def _in_chunks(
+    loaded: Iterator[tuple[int, Example | DataError]], size: int, failed: dict[int, str]
+) -> Iterator[list[tuple[int, Example]]]:
+    chunk = []
+    for place, example in loaded:
+        if isinstance(example, DataError):
+            failed[place] = str(example)
+            continue
+        chunk.append((place, example))
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def choose_target(explained: Explained, label: int | None, logits: np.ndarray, how: str) -> int:
+    """The output to explain: the label's where it is wanted and known, else the predicted."""
+    known = explained.index[label] if label is not None and how == "label" else None
+    return int(logits.argmax()) if known is None else known
+
+
+def explain_stage(
+    config: Config,
+    source: Source,
+    records: tuple[Record, ...],
+    explained: Explained,
+    run: RunFolder,
+) -> int:
+    """Explains what has no maps yet. Returns how many images failed.
+
+    An image that cannot be read, or for which the model returns NaN, goes to failures.csv;
+    the others are done.
+    """
+    store = MapStore(run.path / "maps.zarr", len(records))
+    pending = np.flatnonzero(store.targets() < 0)
+    failed: dict[str, str] = {}
+    if len(pending):
+        failed = _explain(config, source, records, explained, run, store, pending)
+    run.set_failures("explain", failed)
+    return len(failed)
+
+
+def _explain(config, source, records, explained, run, store, pending) -> dict[str, str]:
+    mesh = make_mesh(config.parallel)
+    devices = mesh.devices.size
+    size = min(chunk_size(config, devices), -(-len(pending) // devices) * devices)
+    method = METHODS[config.explain.method]
+    settings = replace(config.explain.settings, images_per_step=size)
+    key = jax.random.fold_in(base_key(config), 3)
+    model = replicate(mesh, explained.model) if devices > 1 else explained.model
+    say(
+        f"explain: {config.explain.method} ({config.explain.preset}), {len(pending)} images"
+        + (f" of {len(records)}, the others are done" if len(pending) < len(records) else "")
+    )
+    began, failed, unreadable = time.monotonic(), {}, {}
+    earlier = run.stage("explain").get("seconds", 0.0)
+    loaded = load_examples(source, [records[i] for i in pending], workers=config.data.workers)
+    with progress("explain", len(pending)) as counter:
+        for chunk in _in_chunks(loaded, size, unreadable):
+            places = [pending[place] for place, _ in chunk]
+            # A short last chunk is filled up with its last image: one program serves all.
+            filled = [chunk[min(i, len(chunk) - 1)][1] for i in range(size)]
+            images = np.stack([e.image for e in filled]).astype(np.float32) / 255
+            logits = explained.predict(images)
+            targets = np.array(
+                [
+                    choose_target(explained, e.label, row, config.explain.target)
+                    for e, row in zip(filled, logits, strict=True)
+                ],
+                np.int32,
+            )
+            names = [records[place].name for place in places]
+            names += names[-1:] * (size - len(names))
+            keys = jax.numpy.stack([image_key(key, name) for name in names])
+            batch = (jax.numpy.asarray(images), jax.numpy.asarray(targets), keys)
+            if devices > 1:
+                batch = shard(mesh, batch)
+            result = method(model, batch[0], batch[1], key=batch[2], config=settings)
+            result = jax.tree.map(np.asarray, result)
+            maps = {"heatmap": result.heatmap, **result.maps}
+            for i, place in enumerate(places):
+                counter.advance()
+                if not np.isfinite(logits[i]).all() or not np.isfinite(result.heatmap[i]).all():
+                    failed[records[place].name] = (
+                        "the model returned NaN or infinity for this image or a masked copy of it"
+                    )
+                    continue
+                store.write(
+                    int(place),
+                    int(targets[i]),
+                    {name: m[i] for name, m in maps.items()},
+                    {name: t[i] for name, t in result.traces.items()},
+                )
+    failed |= {records[pending[place]].name: reason for place, reason in unreadable.items()}
+    run.finish(
+        "explain",
+        seconds=round(earlier + time.monotonic() - began, 1),
+        images=int((store.targets() >= 0).sum()),
+        failed=len(failed),
+    )
+    return failed

@@ -1,0 +1,121 @@
+"""Stage "report": report.html and figures/."""
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from fgjax.config import Config, flatten
+from fgjax.data.pipeline import load_examples
+from fgjax.data.types import DataError, Record, Source
+from fgjax.progress import say
+from fgjax.report.figures import write_figures
+from fgjax.report.page import Entry, Failure, Metric, Page, write_page
+from fgjax.run_folder import RunFolder
+from fgjax.stages.evaluate import BETTER, COLUMNS, read_results
+from fgjax.store import read_maps, read_traces
+
+SHOWN = ("p_full", "p_kept", "p_deleted", "area", "iou_cue", "in_cue", "iou_mask", "in_object",
+         "iou_box", "in_box")  # fmt: skip
+
+
+def report_stage(
+    config: Config,
+    plain: dict[str, Any],
+    name: str,
+    source: Source,
+    records: tuple[Record, ...],
+    run: RunFolder,
+    metrics: dict[str, Any],
+) -> None:
+    """Writes the page and the figures of a run that has been evaluated."""
+    began = time.monotonic()
+    rows = read_results(run)
+    say(f"report: {min(len(rows), config.report.images)} images")
+    figures = _entries(config, source, records, run, rows[: config.report.figures])
+    write_figures(run.path / "figures", figures, threshold=config.evaluate.threshold)
+    page = Page(
+        title=f"{name}: {config.explain.method}",
+        summary=_headline(metrics),
+        facts=_facts(run),
+        settings={key: str(value) for key, value in flatten(plain).items()},
+        metrics=[_metric(key, value) for key, value in metrics["metrics"].items()],
+        entries=_entries(config, source, records, run, rows[: config.report.images]),
+        failures=[Failure(**row) for row in run.failures()],
+        threshold=config.evaluate.threshold,
+    )
+    write_page(run.path / "report.html", page)
+    run.finish("report", seconds=round(time.monotonic() - began, 1), images=len(rows))
+
+
+def _headline(metrics: dict[str, Any]) -> str:
+    line = f"{metrics['evaluated']} of {metrics['images']} test images explained"
+    if metrics["accuracy"] is not None:
+        line += f"; the classifier is right on {metrics['accuracy']:.1%} of them"
+    return line
+
+
+def _facts(run: RunFolder) -> dict[str, str]:
+    facts = {name: str(value) for name, value in run.facts["versions"].items()}
+    facts["device"] = run.facts["device"]
+    facts["seed"] = str(run.facts["seed"])
+    for stage, about in run.facts["stages"].items():
+        if stage != "report":
+            facts[f"{stage}, seconds"] = str(about.get("seconds", ""))
+    return facts
+
+
+def _metric(name: str, value: dict[str, Any]) -> Metric:
+    return Metric(
+        name=name.replace("_", " "),
+        protocol=value["protocol"],
+        value=value["mean"],
+        defined=value["defined"],
+        images=value["images"],
+        baselines={kind.replace("_", " "): mean for kind, mean in value["baselines"].items()},
+        higher_is_better=BETTER.get(name, True),
+    )
+
+
+def _entries(config, source, records, run, rows) -> Iterator[Entry]:
+    folder = run.path / "maps.zarr"
+    traces = read_traces(folder)
+    wanted = [records[int(row["index"])] for row in rows]
+    loaded = load_examples(source, wanted, workers=config.data.workers)
+    for place, example in islice(loaded, len(rows)):
+        if isinstance(example, DataError):
+            continue  # it was there when it was evaluated; failures.csv will say so next time
+        row, index = rows[place], int(rows[place]["index"])
+        numbers = {k: float(v) for k, v in row.items() if k not in COLUMNS}
+        maps = read_maps(folder, index)
+        yield Entry(
+            name=row["name"],
+            image=example.image,
+            maps=_ordered(maps),
+            label=row["label"] or None,
+            predicted=row["predicted"] if row["correct"] != "1" else row["label"],
+            target=row["target"],
+            probability=numbers.get("p_full"),
+            metrics={
+                k.replace("_", " "): numbers[k]
+                for k in SHOWN
+                if k in numbers and np.isfinite(numbers[k])
+            },
+            box=example.box,
+            mask=example.mask,
+            cue=example.cue,
+            traces={
+                k.replace("_", " "): traces[k][index].tolist()
+                for k in ("p_kept", "p_deleted")
+                if k in traces
+            },
+        )
+
+
+def _ordered(maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the method made first, then the heat map, which for FIDO is the joint mask."""
+    title = "joint" if "ssr" in maps and "sdr" in maps else "heatmap"
+    order = sorted(maps, key=lambda k: (k == "heatmap", k != "ssr", k))
+    return {title if k == "heatmap" else k: maps[k] for k in order}
