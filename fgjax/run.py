@@ -15,6 +15,10 @@ from fgjax.config import ConfigError, describe, list_configs, resolve
 from fgjax.data.types import DataError
 from fgjax.progress import console, say
 
+COLUMNS = {"centre_box": "centre", "constant": "all", "whole_object": "object"}
+"""Short column heads of the baselines: a centre box, a random map, the whole image, the object."""
+SHORT = ("iou_cue", "in_cue", "pointing_cue", "iou_mask", "in_object", "iou_box", "in_box", "area",
+         "p_full", "p_kept", "p_deleted", "p_kept_sampled", "p_deleted_sampled")  # fmt: skip
 USAGE = "python -m fgjax.run config=NAME key=value …"
 
 
@@ -137,22 +141,19 @@ def _metrics(folder, done: int, config) -> dict[str, Any] | None:
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    """A short table: the mean with its 95 % interval, and the same for the baselines."""
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-    kinds = list(next(iter(metrics["metrics"].values()))["baselines"]) if metrics["metrics"] else []
-    for column in ("", "mean [95 %]", *(kind.replace("_", " ") for kind in kinds), "images"):
-        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
-    for name, value in metrics["metrics"].items():
-        if value["mean"] is None or name.startswith("energy"):
-            continue
+    """A short table: means with their 95 % intervals, beside the baselines' means."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown = {k: v for k, v in metrics["metrics"].items() if v["mean"] is not None and k in SHORT}
+    kinds = list(next(iter(shown.values()))["baselines"]) if shown else []
+    for column in ("", "mean", "95 % interval", *(COLUMNS.get(kind, kind) for kind in kinds), "n"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for name, value in shown.items():
         arrow = {"higher": " ↑", "lower": " ↓", "": ""}[value["better"]]
         low, high = value["interval_95"]
-        interval = "" if low is None else f" [{_short(low)}, {_short(high)}]"
+        interval = "" if low is None else f"{_short(low)}..{_short(high)}"
         others = [_short(value["baselines"].get(kind)) for kind in kinds]
-        table.add_row(
-            name.replace("_", " ") + arrow, _short(value["mean"]) + interval, *others,
-            str(value["defined"]),
-        )  # fmt: skip
+        row = (name.replace("_", " ") + arrow, _short(value["mean"]), interval, *others)
+        table.add_row(*row, str(value["defined"]))
     if metrics["accuracy"] is not None:
         right, of = metrics["accuracy"], metrics["accuracy_images"]
         say(f"classifier: right on {right:.1%} of the {of} explained images whose class it knows")

@@ -17,7 +17,7 @@ from fgjax.run_folder import RunFolder
 from fgjax.stages.evaluate import BETTER, COLUMNS, read_results
 from fgjax.store import read_maps, read_traces
 
-SHOWN = ("p_full", "p_kept", "p_deleted", "area", "iou_cue", "in_cue", "iou_mask", "in_object",
+SHOWN = ("p_kept", "p_deleted", "area", "iou_cue", "in_cue", "iou_mask", "in_object",
          "iou_box", "in_box")  # fmt: skip
 
 
