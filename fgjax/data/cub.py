@@ -4,21 +4,23 @@ Wah, Branson, Welinder, Perona, Belongie: The Caltech-UCSD Birds-200-2011 Datase
 California Institute of Technology, CNS-TR-2011-001.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 from fgjax.data.images import Fit, read_image, read_mask
-from fgjax.data.labels import read_text
+from fgjax.data.index import check_same, find_root, inside, lines, numbers, read_table, some
 from fgjax.data.pipeline import take
 from fgjax.data.types import DataError, Example, Record
 
-HOMEPAGE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
+HOME = (
+    "data.path wants the folder CUB_200_2011 (the one with images.txt) or the one above it; "
+    "get CUB-200-2011 at https://www.vision.caltech.edu/datasets/cub_200_2011/"
+)
 
 T = TypeVar("T")
 
@@ -53,7 +55,7 @@ class CubSource:
         self, path: str | Path, size: int = 224, crop: float = 0.875, limit: int | None = None
     ):
         self.fit = Fit(size, crop)
-        root = _find_root(Path(path))
+        root = find_root(path, HOME, "images.txt", "CUB_200_2011")
         self._images = root / "images"
         self._masks = _find_masks(root)
 
@@ -68,7 +70,7 @@ class CubSource:
             ("train_test_split.txt", train),
             ("bounding_boxes.txt", boxes),
         ):
-            _check_ids(root / file, ids, names)
+            check_same(root / file, ids, names, "images.txt", "image numbers")
 
         self.classes = tuple(class_names.values())
         self.landmark_names = tuple(part_names.values())
@@ -106,18 +108,6 @@ class CubSource:
         )
 
 
-def _find_root(path: Path) -> Path:
-    wanted = "data.path wants the folder CUB_200_2011 (the one with images.txt) or the one above it"
-    if not path.exists():
-        raise DataError(f"{path}: no such folder; get CUB-200-2011 from {HOMEPAGE}; {wanted}")
-    if not path.is_dir():
-        raise DataError(f"{path}: is a file (an archive? unpack it first); {wanted}")
-    for root in (path, path / "CUB_200_2011"):
-        if (root / "images.txt").is_file():
-            return root
-    raise DataError(f"{path}: holds no images.txt; {wanted}; the set is at {HOMEPAGE}")
-
-
 def _find_masks(root: Path) -> Path | None:
     for folder in (root / "segmentations", root.parent / "segmentations"):
         if folder.is_dir():
@@ -127,30 +117,15 @@ def _find_masks(root: Path) -> Path | None:
 
 def _rows(path: Path) -> Iterator[tuple[str, int, str]]:
     """Where (for messages), id and the rest of each line `<id> <rest>`."""
-    if not path.is_file():
-        raise DataError(
-            f"{path}: this index file of CUB-200-2011 is missing; "
-            f"unpack the archive of {HOMEPAGE} anew"
-        )
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}: {line!r}"
-        first, _, rest = line.strip().partition(" ")
+    for where, line in lines(path, HOME):
+        first, _, rest = line.partition(" ")
         if not (first.isascii() and first.isdigit() and rest.strip()):
             raise DataError(f"{where} should be a number, a space and a value")
         yield where, int(first), rest.strip()
 
 
 def _read_table(path: Path, parse: Callable[[str, str], T]) -> dict[int, T]:
-    table = {}
-    for where, key, rest in _rows(path):
-        if key in table:
-            raise DataError(f"{where} gives number {key} a second time")
-        table[key] = parse(where, rest)
-    if not table:
-        raise DataError(f"{path}: the file is empty; unpack the archive of {HOMEPAGE} anew")
-    return table
+    return read_table(path, HOME, _rows(path), parse)
 
 
 def _read_names(path: Path) -> dict[int, str]:
@@ -158,19 +133,11 @@ def _read_names(path: Path) -> dict[int, str]:
 
 
 def _read_image_names(path: Path) -> dict[int, str]:
-    names = _read_table(path, _relative_path)
+    names = _read_table(path, lambda where, rest: inside(where, rest, "images/"))
     twice = [name for name, count in Counter(names.values()).items() if count > 1]
     if twice:
-        raise DataError(f"{path}: names images twice: {_some(twice)}")
+        raise DataError(f"{path}: names images twice: {some(twice)}")
     return names
-
-
-def _relative_path(where: str, rest: str) -> str:
-    for kind in (PurePosixPath, PureWindowsPath):
-        path = kind(rest)
-        if path.anchor or ".." in path.parts:
-            raise DataError(f"{where} leads out of the folder images/; it is refused")
-    return rest
 
 
 def _zero_or_one(where: str, rest: str) -> bool:
@@ -189,18 +156,8 @@ def _one_of(names: Collection[int], what: str) -> Callable[[str, str], int]:
     return parse
 
 
-def _numbers(where: str, rest: str, count: int) -> list[float]:
-    try:
-        values = [float(word) for word in rest.split()]
-    except ValueError:
-        values = []
-    if len(values) != count or not all(map(math.isfinite, values)):
-        raise DataError(f"{where} should hold {count} numbers after the first")
-    return values
-
-
 def _box(where: str, rest: str) -> Float[np.ndarray, "4"]:
-    x, y, width, height = _numbers(where, rest, 4)
+    x, y, width, height = numbers(where, rest, 4)
     if width <= 0 or height <= 0:
         raise DataError(f"{where}: a box (x y width height) needs a positive width and height")
     return np.array([x, y, x + width, y + height])
@@ -217,7 +174,7 @@ def _read_landmarks(
     for where, image_id, rest in _rows(path):
         part, _, rest = rest.partition(" ")
         part_id = parse_part(where, part)
-        x, y, visible = _numbers(where, rest, 3)
+        x, y, visible = numbers(where, rest, 3)
         if visible not in (0, 1):
             raise DataError(f"{where} should end in 1 (visible) or 0")
         if image_id not in landmarks:
@@ -228,23 +185,6 @@ def _read_landmarks(
             raise DataError(f"{where} gives part {part_id} of image {image_id} a second time")
         row[:] = x, y, visible
     complete = {i for i, rows in landmarks.items() if not np.isnan(rows).any()}
-    _check_ids(path, complete | strangers, names)
+    keys = [*complete, *sorted(strangers)]
+    check_same(path, keys, names, "images.txt", "image numbers")
     return landmarks
-
-
-def _check_ids(path: Path, ids: Collection[int], names: dict[int, str]) -> None:
-    missing = [name for i, name in names.items() if i not in ids]
-    if missing:
-        raise DataError(
-            f"{path}: lines are missing for {len(missing)} images of images.txt: {_some(missing)}"
-        )
-    unknown = sorted(i for i in ids if i not in names)
-    if unknown:
-        raise DataError(
-            f"{path}: has {len(unknown)} image numbers that images.txt has not: "
-            f"{_some([str(i) for i in unknown])}"
-        )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
