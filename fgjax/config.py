@@ -6,6 +6,8 @@ merges and checks types; this file says what went wrong in the user's words.
 
 import dataclasses
 import difflib
+import math
+import os
 import re
 import typing
 from dataclasses import dataclass, field
@@ -13,12 +15,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
 from yaml import YAMLError
 
 from fgjax.attribution import CONFIGS, PRESETS
 
 STAGES = ("train", "explain", "evaluate", "report")
+PATHS = {"data": ("path", "masks"), "model": ("weights", "labels", "checkpoint")}
+"""The options that are paths."""
 
 
 class ConfigError(ValueError):
@@ -221,7 +229,8 @@ def _explain_schema(method: str, preset: str) -> type:
     return dataclasses.make_dataclass("Explain", common + own, frozen=True)
 
 
-def _schema(method: str, preset: str) -> Any:
+def _schema(method: str, preset: str) -> type:
+    """The dataclass that a config file and the command line are checked against."""
     parts = [
         (f.name, f.type, field(default=f.default))
         if f.default is not dataclasses.MISSING
@@ -231,7 +240,17 @@ def _schema(method: str, preset: str) -> Any:
     ]
     explain = _explain_schema(method, preset)
     parts.append(("explain", explain, field(default_factory=explain)))
-    return OmegaConf.structured(dataclasses.make_dataclass("Schema", parts, frozen=True))
+    return dataclasses.make_dataclass("Schema", parts, frozen=True)
+
+
+def _types(schema: type, prefix: str = "") -> dict[str, Any]:
+    """Option -> its type; a group of options is there too, as its dataclass."""
+    types = {}
+    for f in dataclasses.fields(schema):
+        types[f"{prefix}{f.name}"] = f.type
+        if dataclasses.is_dataclass(f.type):
+            types |= _types(f.type, f"{prefix}{f.name}.")
+    return types
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -245,13 +264,44 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _say(error: OmegaConfBaseException, known: list[str], where: str) -> ConfigError:
-    """OmegaConf's error, in the user's words."""
-    option = error.full_key or ""
+def _wants(kind: Any, option: str) -> str:
+    """What an option takes, in words."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if kind in words:
+        return words[kind]
+    if dataclasses.is_dataclass(kind):
+        first = dataclasses.fields(kind)[0].name
+        return f"its options one by one, such as {option}.{first}=…"
+    if typing.get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, typing.get_args(kind)))}"
+    if typing.get_origin(kind) is tuple:
+        return f"a list, such as [{','.join(STAGES)}]"
+    parts = [part for part in typing.get_args(kind) if part is not type(None)]
+    return " or ".join([*(_wants(part, option) for part in parts), "null"])
+
+
+def _say(error: Exception, schema: type, part: Any, where: str) -> ConfigError:
+    """OmegaConf's error about the options of `part`, in the user's words."""
+    types = _types(schema)
+    option = getattr(error, "full_key", None) or ""
     if isinstance(error, ConfigKeyError):
-        return ConfigError(f"{where}: there is no option {option}.{_near(option, known)}")
-    first = str(error).splitlines()[0]
-    return ConfigError(f"{where}: {option}: {first}")
+        known = [name for name, kind in types.items() if not dataclasses.is_dataclass(kind)]
+        return ConfigError(f"{where}there is no option {option}.{_near(option, known)}")
+    given = OmegaConf.to_container(part)
+    if not option:  # OmegaConf does not say which group was given no group, or the reverse
+        group = {name: dataclasses.is_dataclass(types.get(name)) for name in given}
+        option = next((n for n in given if group[n] != isinstance(given[n], dict)), "")
+    if option not in types or isinstance(error, InterpolationResolutionError):
+        return ConfigError(f"{where}{option}: {str(error).splitlines()[0]}")
+    *parents, last = option.split(".")
+    for parent in parents:
+        given = given.get(parent, {})
+    value, kind = given.get(last), types[option]
+    # A choice is near when it is spelt nearly so: data.source=folders.
+    choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+    value = "null" if value is None else value
+    hint = _near(str(value), choices)
+    return ConfigError(f"{where}{option}={value}: wants {_wants(kind, option)}.{hint}")
 
 
 def _read(name: str) -> tuple[str, Any]:
@@ -298,21 +348,32 @@ def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
         both = OmegaConf.merge(file, line)
         method = OmegaConf.select(both, "explain.method", default=ExplainConfig.method)
         preset = OmegaConf.select(both, "explain.preset", default=ExplainConfig.preset)
-    except (OmegaConfBaseException, YAMLError) as error:
+    except (OmegaConfBaseException, YAMLError, TypeError) as error:
         raise ConfigError(f"cannot read {' '.join(dots)}: {error}") from None
+    # Written as the help shows it: stages=explain,evaluate
+    if isinstance(line.get("stages"), str):
+        line.stages = [word.strip() for word in line.stages.split(",") if word.strip()]
     schema = _schema(str(method), str(preset))
-    known = list(flatten(OmegaConf.to_container(schema)))
-    for part, where in ((file, f"config={name}"), (line, "command line")):
+    merged = OmegaConf.structured(schema)
+    for part, where in ((file, f"config={name}: "), (line, "")):
         try:
-            schema = OmegaConf.merge(schema, part)
-        except OmegaConfBaseException as error:
-            raise _say(error, known, where) from None
+            merged = OmegaConf.merge(merged, part)
+        except (OmegaConfBaseException, TypeError) as error:
+            raise _say(error, schema, part, where) from None
     try:
-        plain = OmegaConf.to_container(schema, resolve=True)
+        plain = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
-        raise _say(error, known, f"config={name}") from None
+        raise _say(error, schema, both, "") from None
     plain["run_dir"] = plain["run_dir"] or f"runs/{name}"
+    plain["run_dir"] = _home(plain["run_dir"])
+    for group, names in PATHS.items():
+        plain[group] |= {name: _home(plain[group][name]) for name in names}
     return name, _build(plain), plain
+
+
+def _home(path: str | None) -> str | None:
+    """A path with its ~ expanded: the shell leaves it alone in key=~/folder."""
+    return path and os.path.expanduser(path)
 
 
 def _build(plain: dict[str, Any]) -> Config:
@@ -337,6 +398,9 @@ def _build(plain: dict[str, Any]) -> Config:
         evaluate=EvaluateConfig(**plain["evaluate"]),
         report=ReportConfig(**plain["report"]),
     )
+    for name, value in flatten(plain).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name}={value}: must be finite")
     _check(config)
     return config
 
@@ -355,10 +419,29 @@ def _check(config: Config) -> None:
         "train.epochs": train.epochs,
         "train.batch_size": train.batch_size,
         "train.learning_rate": train.learning_rate,
+        "train.adam_eps": train.adam_eps,
     }
     for name, value in positive.items():
         if value is not None and not value > 0:
             raise ConfigError(f"{name}={value}: must be above 0")
+    for name, value in {
+        "train.weight_decay": train.weight_decay,
+        "train.light": train.light,
+        "report.images": config.report.images,
+        "report.figures": config.report.figures,
+    }.items():
+        if value < 0:
+            raise ConfigError(f"{name}={value}: must not be negative")
+    for name, value in {
+        "data.test_share": data.test_share,
+        "train.warmup": train.warmup,
+        "train.label_smoothing": train.label_smoothing,
+        "train.shift": train.shift,
+    }.items():
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{name}={value}: from 0 to 1")
+    if not config.stages:
+        raise ConfigError(f"stages: none given; {', '.join(STAGES)}")
     if config.seed < 0 or config.seed >= 2**32:
         raise ConfigError(f"seed={config.seed}: a whole number from 0 to 2**32 - 1")
     if data.size < 32:
@@ -387,6 +470,7 @@ def describe() -> list[tuple[str, str, str]]:
             found = re.search(rf"^ +{f.name}: (.*?)(?=^ +\w+: |\Z)", text, re.S | re.M)
             about = " ".join(found[1].split()) if found else ""
             default = ",".join(f.default) if isinstance(f.default, tuple) else f.default
+            default = str(default).lower() if isinstance(default, bool) else default
             rows.append((f"{prefix}{f.name}", "" if default is None else str(default), about))
 
     add(Config, "")

@@ -25,10 +25,13 @@ USAGE = "python -m fgjax.run config=NAME key=value …"
 def main(words: list[str] | None = None) -> int:
     """Runs a config. Returns 0; 1 when images failed; 2 for a wrong option or unusable data."""
     words = sys.argv[1:] if words is None else words
-    if not words or {"-h", "--help", "help"} & set(words):
-        print_help()
-        return 0
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without our arrows shows a "?"
+            stream.reconfigure(errors="replace")
     try:
+        if not words or {"-h", "--help", "help"} & set(words):
+            print_help()
+            return 0
         return run(words)
     except (ConfigError, DataError) as error:
         print(f"fgjax: {error}", file=sys.stderr)
@@ -64,7 +67,13 @@ def run(words: list[str]) -> int:
     # JAX is slow to import: wrong options are told before that.
     from fgjax.data.pipeline import fingerprint
     from fgjax.run_folder import RunFolder
-    from fgjax.stages.setup import explained_records, load_model, make_source, trains
+    from fgjax.stages.setup import (
+        explained_records,
+        load_model,
+        make_source,
+        model_fingerprint,
+        trains,
+    )
 
     _quiet()
     _compilation_cache()
@@ -75,7 +84,11 @@ def run(words: list[str]) -> int:
 
         dry_run(name, config, source, records)
         return 0
-    folder = RunFolder(config.run_dir, plain, fingerprint(source))
+    fingerprints = {
+        "data_fingerprint": fingerprint(source),
+        "model_fingerprint": model_fingerprint(config),
+    }
+    folder = RunFolder(config.run_dir, plain, fingerprints)
     began = time.monotonic()
     if "train" in config.stages and trains(config):
         from fgjax.stages.train import train_stage
@@ -86,7 +99,8 @@ def run(words: list[str]) -> int:
         failed = _explain_and_judge(name, config, plain, source, records, folder, load_model)
     failures = folder.failures()
     if failures:
-        say(f"{len(failures)} images failed; see {folder.path / 'failures.csv'}. The first:")
+        count = "1 image" if len(failures) == 1 else f"{len(failures)} images"
+        say(f"{count} failed; see {folder.path / 'failures.csv'}. The first:")
         say(f"  {failures[0]['name']} ({failures[0]['stage']}): {failures[0]['reason']}")
     say(f"{time.monotonic() - began:.0f} s in all")
     return 1 if failed or failures else 0
@@ -100,11 +114,14 @@ def _explain_and_judge(name, config, plain, source, records, folder, load_model)
     if "explain" in stages:
         from fgjax.stages.explain import explain_stage
 
-        if (MapStore(store_path, len(records)).targets() < 0).any():
+        # The model comes first: what is wrong with it leaves no empty store behind.
+        if not store_path.is_dir() or (MapStore(store_path, len(records)).targets() < 0).any():
             model = load_model(config, source, folder.path)
             failed = explain_stage(config, source, records, model, folder)
         else:
             say(f"explain: all {len(records)} images are done")
+    if not {"evaluate", "report"} & set(stages):
+        return failed
     if not store_path.is_dir():
         raise ConfigError(f"{folder.path}: nothing is explained yet: stages must include explain")
     done = int((MapStore(store_path, len(records)).targets() >= 0).sum())
@@ -116,12 +133,15 @@ def _explain_and_judge(name, config, plain, source, records, folder, load_model)
         model = model or load_model(config, source, folder.path)
         metrics = evaluate_stage(config, source, records, model, folder)
     if metrics is None:
-        return failed
+        raise ConfigError(
+            f"{folder.path}: its maps are not evaluated yet, or at another evaluate.threshold: "
+            "stages must include evaluate"
+        )
     page = folder.path / "report.html"
     if "report" in stages:
-        if fresh or not page.is_file() or folder.stage("report").get("images") != done:
-            from fgjax.stages.report import report_stage
+        from fgjax.stages.report import report_is_done, report_stage
 
+        if fresh or not report_is_done(config, folder, metrics):
             report_stage(config, plain, name, source, records, folder, metrics)
     print_metrics(metrics)
     if page.is_file():
@@ -181,12 +201,12 @@ def _compilation_cache() -> None:
 
     if os.environ.get("JAX_COMPILATION_CACHE_DIR") or not hasattr(os, "getuid"):
         return
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "fgjax" / "jax"
     try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "fgjax" / "jax"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         about = folder.stat()
-    except OSError:
+    except (OSError, RuntimeError):  # no such place, or a user without a home
         return
     if about.st_uid != os.getuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return

@@ -21,6 +21,12 @@ from fgjax.config import ConfigError, flatten
 # A finished part of a run does not depend on these: they may change when it goes on.
 FREE = ("run_dir", "stages", "dry_run", "parallel", "data.workers", "explain.images_per_step")
 LATE = ("evaluate.", "report.")
+RESULTS = {"training", "checkpoint", "maps.zarr", "results.csv"}
+CHANGED = {
+    "data_fingerprint": "the images of data.path",
+    "model_fingerprint": "model.weights, model.labels or model.checkpoint",
+}
+"""What to say of a fingerprint in run.json that is not that of now."""
 
 
 class ConfigChanged(ConfigError):
@@ -58,23 +64,33 @@ def settled(plain: dict[str, Any]) -> dict[str, Any]:
 class RunFolder:
     """One run's folder. Opening it makes it, or checks that it is the same run's.
 
+    Args:
+      path: the folder.
+      plain: the resolved config.
+      fingerprints: of the files that results depend on, by the names in `CHANGED`.
+
     Raises:
       ConfigChanged: it holds results of another config or of other data.
       ConfigError: it cannot be written, or holds something else.
     """
 
-    def __init__(self, path: str | Path, plain: dict[str, Any], fingerprint: str):
+    def __init__(self, path: str | Path, plain: dict[str, Any], fingerprints: dict[str, str]):
         self.path = Path(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"run_dir={path}: cannot be made: {error.strerror}") from None
-        if self._file("config.yaml").exists():
-            self._refuse_changes(plain, fingerprint)
-        elif any(self.path.iterdir()) and not self._file("run.json").exists():
+        found = [entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")]
+        if found and not {"config.yaml", "run.json"} & set(found):
             raise ConfigError(f"run_dir={path}: not empty, and not the folder of a run")
-        self.facts = self._read_facts()
-        self.facts |= {"data_fingerprint": fingerprint, "seed": plain["seed"], **_versions()}
+        if set(found) & RESULTS:
+            if "config.yaml" in found:
+                self._refuse_changes(plain, fingerprints)
+            self.facts = self._read_facts()
+        else:  # a run that stopped before its first result (a wrong path, say) binds nobody
+            self.facts = {}
+            self._file("failures.csv").unlink(missing_ok=True)
+        self.facts |= {**fingerprints, "seed": plain["seed"], **_versions()}
         self.facts.setdefault("stages", {})
         try:
             self.save_facts()
@@ -93,7 +109,7 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{self._file('run.json')}: cannot be read: {error}") from None
 
-    def _refuse_changes(self, plain: dict[str, Any], fingerprint: str) -> None:
+    def _refuse_changes(self, plain: dict[str, Any], fingerprints: dict[str, str]) -> None:
         try:
             old = yaml.safe_load(self._file("config.yaml").read_text(encoding="utf-8"))
             before, now = settled(old), settled(json.loads(json.dumps(plain)))
@@ -106,12 +122,13 @@ class RunFolder:
                 f"{self.path} holds results of another config: {changes}. "
                 "Give another run_dir=…, or delete that folder"
             )
-        known = self._read_facts().get("data_fingerprint")
-        if known not in (None, fingerprint):
-            raise ConfigChanged(
-                f"{self.path} holds results of other data: the images have changed since. "
-                "Give another run_dir=…, or delete that folder"
-            )
+        facts = self._read_facts()
+        for name, fingerprint in fingerprints.items():
+            if facts.get(name) not in (None, fingerprint):
+                raise ConfigChanged(
+                    f"{self.path} holds results of other files: {CHANGED[name]} have changed "
+                    "since. Give another run_dir=…, or delete that folder"
+                )
 
     def save_facts(self) -> None:
         """Writes run.json."""

@@ -8,15 +8,31 @@
 `target` is written last: an image whose target stands there is whole.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import tensorstore as ts
 from jaxtyping import Int
 
+from fgjax.data.types import DataError
 
-def _open(path: Path, shape: tuple[int, ...], dtype: str, fill: float) -> ts.TensorStore:
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turns tensorstore's errors into one that names the folder and says what to do."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise DataError(
+            f"{path}: these maps cannot be read or written ({first}); if they are damaged, "
+            "delete that run's maps.zarr and explain again"
+        ) from error
+
+
+def _open(path: Path, shape: tuple[int, ...], dtype: str, fill: float | int) -> ts.TensorStore:
     chunk = (1, *shape[1:])
     spec = {
         "driver": "zarr3",
@@ -28,12 +44,14 @@ def _open(path: Path, shape: tuple[int, ...], dtype: str, fill: float) -> ts.Ten
             "fill_value": "NaN" if np.isnan(fill) else fill,
         },
     }
-    return ts.open(spec, open=True, create=True).result()
+    with _told(path):
+        return ts.open(spec, open=True, create=True).result()
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(path: Path, index: int | slice = slice(None)) -> np.ndarray:
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
-    return ts.open(spec, open=True).result().read().result()
+    with _told(path):
+        return ts.open(spec, open=True).result()[index].read().result()
 
 
 class MapStore:
@@ -52,7 +70,8 @@ class MapStore:
 
     def targets(self) -> Int[np.ndarray, "n"]:
         """The explained model output of each image; -1 where there are no maps yet."""
-        return self._target.read().result()
+        with _told(self.folder / "target"):
+            return self._target.read().result()
 
     def write(
         self,
@@ -70,9 +89,10 @@ class MapStore:
             self._array(f"trace/{name}", t.shape, "float32")[index].write(t.astype(np.float32))
             for name, t in traces.items()
         ]
-        for write in writes:
-            write.result()
-        self._target[index].write(target).result()
+        with _told(self.folder):
+            for write in writes:
+                write.result()
+            self._target[index].write(target).result()
 
 
 def map_names(folder: Path) -> list[str]:
@@ -83,11 +103,7 @@ def map_names(folder: Path) -> list[str]:
 
 def read_maps(folder: Path, index: int | slice = slice(None)) -> dict[str, np.ndarray]:
     """The maps of one image (`h w`) or of a slice of them (`n h w`), by name."""
-    found = {}
-    for name in map_names(folder):
-        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(Path(folder) / name)}}
-        found[name] = ts.open(spec, open=True).result()[index].read().result()
-    return found
+    return {name: _read(Path(folder) / name, index) for name in map_names(folder)}
 
 
 def read_traces(folder: Path) -> dict[str, np.ndarray]:

@@ -67,9 +67,9 @@ class FidoConfig:
     sampler: Literal["simplified", "original"] = "simplified"
     score: Literal["log_odds", "leaking"] = "log_odds"
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 10.0
+    learning_rate: float = 40.0
     adam_eps: float = 0.1
-    l1: float = 1e-3
+    l1: float = 2e-3
     tv: float = 0.01
     tv_norm: Literal["squared", "absolute"] = "squared"
     warmup: int = 5
@@ -117,11 +117,17 @@ _CHOICES = {
 FIDO_PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # The paper as written: t = 0.1, Eq. 4, λ = 1e-3.
-    "korsch-2023": dict(temperature=0.1, l1=1e-3, tv=0.01, steps=100),
+    "korsch-2023": dict(temperature=0.1, learning_rate=10.0, l1=1e-3, tv=0.01, steps=100),
     # The released code: t = 1, a score that saturates, absolute differences in TV, and one
     # λ = 1e-3 for the mean of both masks' L1.
     "fido-pytorch": dict(
-        temperature=1.0, score="leaking", l1=5e-4, tv=0.01, tv_norm="absolute", steps=30
+        temperature=1.0,
+        score="leaking",
+        learning_rate=10.0,
+        l1=5e-4,
+        tv=0.01,
+        tv_norm="absolute",
+        steps=30,
     ),
     # Chang et al.: a coarse mask, Adam with its usual ε, the original sampler.
     "chang-2019": dict(
@@ -250,13 +256,16 @@ def fido_step(
         state.logits, combine(arrays, static), images, infill, targets, keys, state.step, config
     )
     grad = grad * (grad.shape[-2] * grad.shape[-1] / REFERENCE_SIDE**2)
-    updates, optimizer = _optimizer(config).update(grad, state.optimizer)
+    # Adam's bias correction mixes a float with an integer count; nothing else here may.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, optimizer = _optimizer(config).update(grad, state.optimizer)
     return FidoState(state.step + 1, state.logits + updates, optimizer), trace
 
 
 @partial(jax.jit, static_argnames=("height", "width"))
-def _maps(logits, height, width):
+def _maps(logits, broken, height, width):
     importance = _upsample(_importance(logits), height, width)
+    importance = jnp.where(broken[:, None, None, None], jnp.nan, importance)
     ssr, sdr = importance[:, 0], importance[:, 1]
     return {"ssr": ssr, "sdr": sdr, "joint": jnp.sqrt(ssr * sdr)}  # Eq. 9
 
@@ -305,31 +314,33 @@ def fido(
         raise ValueError(f"{keys.shape[0]} keys for {len(images)} images: one key, or one for each")
 
     infill = make_infill(config.infill, images, keys, blur_sigma=config.blur_sigma)
-    # The infill is made: what is left of the config must be hashable for jit.
-    config = replace(config, infill="blur")
     chunk = config.images_per_step or (1 if jax.default_backend() == "cpu" else 16)
     chunk = min(chunk, len(images))
+    # The infill is made: what is left of the config must be hashable for jit. How often the
+    # step is called does not change it: another number of steps is no other program.
+    steps, config = config.steps, replace(config, infill="blur", steps=1, images_per_step=None)
     parts = []
     for start in range(0, len(images), chunk):
         # The last chunk is filled up with its last image, so that one program serves all.
         index = np.minimum(np.arange(start, start + chunk), len(images) - 1)
         part = _fido_chunk(
-            arrays, static, images[index], infill[index], targets[index], keys[index], config
+            arrays, static, images[index], infill[index], targets[index], keys[index], config, steps
         )
         parts.append(jax.tree.map(lambda a: a[: len(images) - start], part))
     return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
 
 
-def _fido_chunk(arrays, static, images, infill, targets, keys, config) -> Attribution:
+def _fido_chunk(arrays, static, images, infill, targets, keys, config, steps) -> Attribution:
     height, width = images.shape[1:3]
     state = _initial_state(len(images), height, width, config)
     traces = []
     # Steps are driven from Python: XLA's CPU backend is slow on convolutions inside a scan.
-    for _ in range(config.steps):
+    for _ in range(steps):
         state, trace = fido_step(state, arrays, static, images, infill, targets, keys, config)
         traces.append(trace)
-    maps = _maps(state.logits, height, width)
     trace = jnp.stack(traces, axis=1)
+    # A NaN need not reach the logits: where the model's NaN is a constant, no gradient carries it.
+    maps = _maps(state.logits, jnp.isnan(trace).any((1, 2)), height, width)
     return Attribution(
         heatmap=maps.pop("joint"),
         maps=maps,
@@ -352,8 +363,9 @@ def check_inputs(
             "Normalisation belongs to the model"
         )
     outputs = jax.eval_shape(lambda a, x: combine(a, static)(x), arrays, images)
-    if len(outputs.shape) != 2 or outputs.shape[0] != len(images):
-        raise ValueError(f"the model must return logits n k; it returned {outputs.shape}")
+    shape = getattr(outputs, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != len(images):
+        raise ValueError(f"the model must return logits n k; it returned {shape or outputs}")
     bad = np.flatnonzero((np.asarray(targets) < 0) | (np.asarray(targets) >= outputs.shape[1]))
     if bad.size:
         raise ValueError(

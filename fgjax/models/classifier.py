@@ -10,8 +10,10 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Key
 
+from fgjax.models.inception import InceptionV3
 from fgjax.models.mobilenet import MobileNetV2
 from fgjax.models.resnet import ResNet
+from fgjax.models.vgg import VGG
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -21,6 +23,11 @@ NETWORKS = {
     "resnet34": partial(ResNet, depths=(3, 4, 6, 3)),
     "resnet50": partial(ResNet, depths=(3, 4, 6, 3), bottleneck=True),
     "resnet101": partial(ResNet, depths=(3, 4, 23, 3), bottleneck=True),
+    "vgg16": VGG,
+    "vgg19": partial(VGG, depths=(2, 2, 4, 4, 4)),
+    "vgg16_bn": partial(VGG, norm=True),
+    "vgg19_bn": partial(VGG, depths=(2, 2, 4, 4, 4), norm=True),
+    "inception_v3": InceptionV3,
     "mobilenet_v2": MobileNetV2,
 }
 """Architectures by name: functions of `num_classes`, `padding` and `dtype`."""
@@ -81,6 +88,12 @@ def make_network(name: str, num_classes: int, **options: Any) -> nn.Module:
     return NETWORKS[name](num_classes=num_classes, **options)
 
 
+def variable_shapes(network: nn.Module) -> Any:
+    """The shapes of a network's variables, without computing any."""
+    # They do not depend on the image size; 96 px is enough for every network here.
+    return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 96, 96, 3)))
+
+
 def create_model(
     name: str,
     num_classes: int,
@@ -103,6 +116,5 @@ def create_model(
     """
     network = make_network(name, num_classes, **options)
     key = jax.random.key(0) if key is None else key
-    # Parameter shapes do not depend on the image size: a small one makes this quick.
-    variables = jax.jit(network.init)(key, jnp.zeros((1, 64, 64, 3), jnp.float32))
+    variables = jax.jit(network.init)(key, jnp.zeros((1, 96, 96, 3), jnp.float32))
     return Classifier(variables, network, mean, std, classes, size)

@@ -13,8 +13,10 @@ Padding = Literal["symmetric", "same"]
 TensorFlow does, so that with stride 2 the odd pixel goes to the right and below."""
 
 
-def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
-    """Pixels to add before and after a line of `size` pixels."""
+def pads(size: int, kernel: int, stride: int, padding: Padding | int) -> tuple[int, int]:
+    """Pixels to add before and after a line of `size` pixels; a number is taken as it is."""
+    if isinstance(padding, int):
+        return padding, padding
     if padding == "symmetric":
         return kernel // 2, kernel // 2
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
@@ -22,33 +24,44 @@ def pads(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, in
 
 
 class Conv(nn.Module):
-    """A bias-free convolution, NHWC, with PyTorch's or TensorFlow's padding.
+    """A convolution, NHWC, with PyTorch's or TensorFlow's padding, or none (`padding=0`).
 
     A 1x1 convolution is written as the matrix product it is: XLA's CPU backend runs
     that several times faster, and accelerators do not care.
     """
 
     features: int
-    kernel: int = 3
+    kernel: int | tuple[int, int] = 3
     stride: int = 1
-    padding: Padding = "symmetric"
+    padding: Padding | int = "symmetric"
     dtype: Any = jnp.float32
+    bias: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n H W d"]:
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        sides = (self.kernel, self.kernel) if isinstance(self.kernel, int) else self.kernel
+        shape = (*sides, x.shape[-1], self.features)
         kernel = self.param("kernel", init, shape, jnp.float32).astype(self.dtype)
         x = x.astype(self.dtype)
-        if self.kernel == 1:
-            return jnp.einsum("nhwc,cd->nhwd", x[:, :: self.stride, :: self.stride], kernel[0, 0])
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (self.stride, self.stride),
-            [pads(s, self.kernel, self.stride, self.padding) for s in x.shape[1:3]],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        if sides == (1, 1):
+            x = x[:, :: self.stride, :: self.stride]
+            y = jnp.einsum("nhwc,cd->nhwd", x, kernel[0, 0])
+        else:
+            y = jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.stride, self.stride),
+                [
+                    pads(size, side, self.stride, self.padding)
+                    for size, side in zip(x.shape[1:3], sides, strict=True)
+                ],
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y = y + bias.astype(self.dtype)[None, None, None]
+        return y
 
 
 def _windows(x, kernel: int, height: int, width: int, stride: int):
@@ -143,15 +156,14 @@ class Norm(nn.Module):
     """Batch normalisation with float32 statistics; ε and momentum as in PyTorch."""
 
     dtype: Any = jnp.float32
-    scale_init: Any = nn.initializers.ones
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h w c"]:
         return nn.BatchNorm(
             use_running_average=not train,
             momentum=0.9,
-            epsilon=1e-5,
+            epsilon=self.epsilon,
             dtype=self.dtype,
-            scale_init=self.scale_init,
             name="norm",
         )(x)

@@ -1,90 +1,102 @@
-"""Trained weights from safetensors files, by tables of names.
+"""Trained weights from safetensors files, by the tables in `names.py`.
 
-A table is a list of (pattern, replacement): the first pattern that matches a tensor's
-whole name says where it goes. Nothing is pickled, and nothing is skipped in silence:
-missing, surplus and misshapen tensors are all named in one error.
+Nothing is pickled, and nothing is skipped in silence: missing, surplus and misshapen
+tensors are all named in one error.
 """
 
+import json
 import re
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jaxtyping import Array, Key
 from safetensors import SafetensorError, safe_open
 
-from fgjax.models.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, make_network
+from fgjax.models.classifier import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Classifier,
+    make_network,
+    variable_shapes,
+)
+from fgjax.models.names import TABLES, Table, rename
 
-NAMES: dict[str, list[tuple[str, str]]] = {
-    "mobilenet_v2": [
-        (r"conv_stem\.(.*)", r"stem/\1"),
-        (r"bn1\.(.*)", r"stem_norm/norm/\1"),
-        (r"blocks\.0\.0\.conv_dw\.(.*)", r"blocks_0_0/depthwise/\1"),
-        (r"blocks\.0\.0\.bn1\.(.*)", r"blocks_0_0/depthwise_norm/norm/\1"),
-        (r"blocks\.0\.0\.conv_pw\.(.*)", r"blocks_0_0/project/\1"),
-        (r"blocks\.0\.0\.bn2\.(.*)", r"blocks_0_0/project_norm/norm/\1"),
-        (r"blocks\.(\d+)\.(\d+)\.conv_pw\.(.*)", r"blocks_\1_\2/expand/\3"),
-        (r"blocks\.(\d+)\.(\d+)\.bn1\.(.*)", r"blocks_\1_\2/expand_norm/norm/\3"),
-        (r"blocks\.(\d+)\.(\d+)\.conv_dw\.(.*)", r"blocks_\1_\2/depthwise/\3"),
-        (r"blocks\.(\d+)\.(\d+)\.bn2\.(.*)", r"blocks_\1_\2/depthwise_norm/norm/\3"),
-        (r"blocks\.(\d+)\.(\d+)\.conv_pwl\.(.*)", r"blocks_\1_\2/project/\3"),
-        (r"blocks\.(\d+)\.(\d+)\.bn3\.(.*)", r"blocks_\1_\2/project_norm/norm/\3"),
-        (r"conv_head\.(.*)", r"last/\1"),
-        (r"bn2\.(.*)", r"last_norm/norm/\1"),
-        (r"classifier\.(.*)", r"classifier/\1"),
-    ],
-    "resnet": [
-        (r"conv1\.(.*)", r"stem/\1"),
-        (r"bn1\.(.*)", r"stem_norm/norm/\1"),
-        (r"layer1\.(\d+)\.(.*)", r"blocks_0_\1.\2"),
-        (r"layer2\.(\d+)\.(.*)", r"blocks_1_\1.\2"),
-        (r"layer3\.(\d+)\.(.*)", r"blocks_2_\1.\2"),
-        (r"layer4\.(\d+)\.(.*)", r"blocks_3_\1.\2"),
-        (r"(blocks_\d_\d+)\.conv(\d)\.(.*)", r"\1/conv\2/\3"),
-        (r"(blocks_\d_\d+)\.bn(\d)\.(.*)", r"\1/norm\2/norm/\3"),
-        (r"(blocks_\d_\d+)\.downsample\.0\.(.*)", r"\1/shortcut/\2"),
-        (r"(blocks_\d_\d+)\.downsample\.1\.(.*)", r"\1/shortcut_norm/norm/\2"),
-        (r"fc\.(.*)", r"classifier/\1"),
-    ],
+ARCHITECTURES = {
+    "mobilenetv2_100": "mobilenet_v2",
+    **{name: name for name in TABLES},
 }
-"""torchvision's and timm's names -> ours, for each family. A result that still has a dot
-goes through the table once more."""
-
-ARCHITECTURES = {"mobilenetv2_100": "mobilenet_v2"}
-"""A file's `architecture` -> our name, where they differ."""
+"""A file's word for its architecture -> ours."""
 
 
-def _family(name: str) -> str:
-    return "resnet" if name.startswith("resnet") else name
-
-
-def rename(name: str, table: list[tuple[str, str]]) -> str | None:
-    """Where the tensor `name` goes, as `module/…/tensor`; None when no pattern knows it."""
-    for pattern, replacement in table:
-        if match := re.fullmatch(pattern, name):
-            return match.expand(replacement)
-    return None
-
-
-def _place(name: str, tensor: np.ndarray, table) -> tuple[str, np.ndarray] | None:
-    """Collection and path of a tensor, and the tensor in Flax's layout."""
+def _place(name: str, tensor: np.ndarray, table: Table) -> tuple[str, np.ndarray] | None:
+    """Collection and path of a tensor, and the tensor in Flax's layout; None: not known."""
     path = rename(name, table)
-    if path is not None and "." in path:
-        path = rename(path, table) or path
-    if path is None or "/" not in path:
+    if not path:
         return None
     module, leaf = path.rsplit("/", 1)
     if leaf == "running_mean":
         return f"batch_stats/{module}/mean", tensor
     if leaf == "running_var":
         return f"batch_stats/{module}/var", tensor
-    if leaf == "weight" and tensor.ndim == 4:  # O I H W -> H W I O; depthwise has I = 1
+    if leaf != "weight" or tensor.ndim not in (2, 4):
+        return f"params/{module}/{'scale' if leaf == 'weight' else leaf}", tensor
+    if module.startswith("dense"):
+        # The first dense layer of a VGG sees a 7x7 map, flattened channels first or written
+        # as a convolution; ours is flattened channels last.
+        if tensor.ndim == 2 and tensor.shape[1] % 49 == 0 and module == "dense1":
+            tensor = tensor.reshape(len(tensor), -1, 7, 7)
+        if tensor.ndim == 4:
+            tensor = tensor.transpose(0, 2, 3, 1).reshape(len(tensor), -1)
+    if tensor.ndim == 4:  # O I H W -> H W I O; a depthwise kernel has I = 1
         return f"params/{module}/kernel", tensor.transpose(2, 3, 1, 0)
-    if leaf == "weight" and tensor.ndim == 2:
-        return f"params/{module}/kernel", tensor.transpose(1, 0)
-    return f"params/{module}/{'scale' if leaf == 'weight' else leaf}", tensor
+    return f"params/{module}/kernel", tensor.transpose(1, 0)
+
+
+def find_weights(source: str | Path) -> tuple[Path, dict[str, Any]]:
+    """A local safetensors file for `source`, and what the hub says of it.
+
+    Args:
+      source: a file, or a Hugging Face hub id `owner/name` whose `model.safetensors` (and
+        `config.json`, where there is one) is fetched, or taken from the hub's cache.
+
+    Raises:
+      ValueError: there is no such file, or the hub cannot be reached or has no such model.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path, {}
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*/[\w.-]+", str(source)) or path.suffix == ".safetensors":
+        raise ValueError(f"model.weights={source}: no such file")
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise ValueError(
+            f"model.weights={source}: no such file; if it is a Hugging Face model, "
+            'that needs huggingface_hub: pip install "fgjax[hub]"'
+        ) from None
+    try:
+        weights = Path(hf_hub_download(str(source), "model.safetensors", etag_timeout=5))
+    except LocalEntryNotFoundError:
+        raise ValueError(
+            f"model.weights={source}: no such file, and the Hugging Face hub cannot be reached "
+            "from here. Fetch its model.safetensors elsewhere and give the file"
+        ) from None
+    except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"model.weights={source}: not to be had from the hub: {first}") from None
+    try:
+        about = json.loads(Path(hf_hub_download(str(source), "config.json")).read_text("utf-8"))
+    except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError):
+        about = {}
+    return weights, about
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -106,7 +118,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
             "Other formats are not opened: convert with safetensors.torch.save_file"
         ) from None
     return {
-        name: tensor.astype(np.float32) if tensor.dtype.kind == "f" else tensor
+        name: tensor.astype(np.float32) if jnp.issubdtype(tensor.dtype, jnp.floating) else tensor
         for name, tensor in tensors.items()
     }, metadata
 
@@ -122,37 +134,45 @@ def load_pretrained(
     name: str | None,
     source: str | Path,
     *,
+    num_classes: int | None = None,
+    key: Key[Array, ""] | None = None,
     size: int = 224,
     classes: tuple[str, ...] = (),
     dtype: Any = jnp.float32,
+    say: Callable[[str], None] = warnings.warn,
 ) -> Classifier:
-    """A classifier with trained weights from a safetensors file.
+    """A classifier with trained weights from a safetensors file or the Hugging Face hub.
 
-    The file's metadata, where it has any, says the architecture (`architecture`), the
-    padding (`padding: same`) and the normalisation (`input: (rgb/255-0.5)/0.5 …`).
+    What the file's metadata (or the hub's config.json) states is honoured: the architecture,
+    the padding (`padding: same`) and the normalisation (`input: (rgb/255-0.5)/0.5 …`, `mean`,
+    `std`). Without it, images are normalised as the architecture's weights usually want.
 
     Args:
       name: a key of `NETWORKS`; None takes the file's word for it.
-      source: a .safetensors file with torchvision's or timm's parameter names.
+      source: a .safetensors file with torchvision's or timm's parameter names, or a hub id
+        such as `timm/resnet50.tv_in1k`.
+      num_classes: outputs wanted; another count than the file's replaces the classifier by a
+        fresh one, and `say` is told. None: the file's.
+      key: of a fresh classifier. None: key 0.
       size, classes, dtype: see `Classifier` and `create_model`.
 
     Raises:
       ValueError: the file cannot be read, the architecture is unknown, a tensor is
         missing, surplus or misshapen (all are listed), or a weight is not finite.
     """
-    tensors, metadata = read_safetensors(source)
-    stated = metadata.get("architecture")
+    path, about = find_weights(source)
+    tensors, metadata = read_safetensors(path)
+    stated = metadata.get("architecture") or about.get("architecture")
     name = name or ARCHITECTURES.get(stated, stated)
     if name is None:
         raise ValueError(f"{source} does not say its architecture: give model.name")
-    family = _family(name)
-    if family not in NAMES:
-        raise ValueError(f"model.name={name!r}: trained weights are read for {', '.join(NAMES)}")
+    if name not in TABLES:
+        raise ValueError(f"model.name={name!r}: trained weights are read for {', '.join(TABLES)}")
     placed, surplus = {}, []
     for tensor_name, tensor in tensors.items():
-        if tensor_name.endswith("num_batches_tracked"):
+        if tensor_name.endswith("num_batches_tracked") or rename(tensor_name, TABLES[name]) == "":
             continue
-        target = _place(tensor_name, tensor, NAMES[family])
+        target = _place(tensor_name, tensor, TABLES[name])
         if target is None:
             surplus.append(tensor_name)
         else:
@@ -161,10 +181,9 @@ def load_pretrained(
     head = placed.get("params/classifier/bias")
     if head is None:
         raise ValueError(f"{source} has no classifier that {name} knows: is it another network?")
-    padding = {"same": "same"}.get(metadata.get("padding", ""), "symmetric")
+    padding = "same" if metadata.get("padding") == "same" else "symmetric"
     network = make_network(name, len(head[1]), padding=padding, dtype=dtype)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    shapes = traverse_util.flatten_dict(shapes, sep="/")
+    shapes = traverse_util.flatten_dict(variable_shapes(network), sep="/")
     missing = [path for path in shapes if path not in placed]
     surplus += [placed[path][0] for path in placed if path not in shapes]
     misshapen = [
@@ -182,7 +201,35 @@ def load_pretrained(
         raise ValueError("\n".join(lines))
 
     variables = {path: jnp.asarray(placed[path][1]) for path in shapes}
-    half = "0.5)/0.5" in metadata.get("input", "")
-    mean, std = ((0.5,) * 3, (0.5,) * 3) if half else (IMAGENET_MEAN, IMAGENET_STD)
+    if num_classes not in (None, len(head[1])):
+        say(
+            f"{source}: its classifier of {len(head[1])} classes is replaced by a fresh one "
+            f"of {num_classes}"
+        )
+        network = make_network(name, num_classes, padding=padding, dtype=dtype)
+        variables |= _fresh_head(network, jax.random.key(0) if key is None else key)
+    mean, std = _normalisation(name, metadata, about)
     variables = traverse_util.unflatten_dict(variables, sep="/")
     return Classifier(variables, network, mean, std, classes, size)
+
+
+def _fresh_head(network: nn.Module, key: Key[Array, ""]) -> dict[str, Array]:
+    shapes = traverse_util.flatten_dict(variable_shapes(network), sep="/")
+    kernel = shapes["params/classifier/kernel"].shape
+    return {
+        "params/classifier/kernel": nn.initializers.lecun_normal()(key, kernel, jnp.float32),
+        "params/classifier/bias": jnp.zeros(kernel[1], jnp.float32),
+    }
+
+
+def _normalisation(
+    name: str, metadata: dict[str, str], about: dict[str, Any]
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and deviation per channel: what the file says, then the hub, then the custom."""
+    half = (0.5, 0.5, 0.5)
+    if "0.5)/0.5" in metadata.get("input", ""):
+        return half, half
+    known = about.get("pretrained_cfg", {})
+    if len(known.get("mean", ())) == 3 and len(known.get("std", ())) == 3:
+        return tuple(map(float, known["mean"])), tuple(map(float, known["std"]))
+    return (half, half) if name == "inception_v3" else (IMAGENET_MEAN, IMAGENET_STD)

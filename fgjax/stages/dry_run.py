@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,16 +11,14 @@ from fgjax.attribution import METHODS
 from fgjax.attribution.fido import FidoConfig
 from fgjax.config import Config
 from fgjax.data.types import Record, Source
-from fgjax.models.classifier import create_model
-from fgjax.models.pretrained import load_pretrained
 from fgjax.progress import say
 from fgjax.stages.explain import chunk_size
-from fgjax.stages.setup import trains
-from fgjax.training.checkpoints import load_classifier
+from fgjax.stages.setup import fresh_model, load_model, training_records, trains
 from fgjax.training.classifier import make_optimizer, start, train_step
 
-JUDGING = 4 * 2 + 2
-"""Forward passes per image in the evaluation: kept and deleted for a map and its baselines."""
+JUDGING = 5 * 3 + 1
+"""Forward passes per image in the evaluation: the image whole, kept and deleted, for a map and
+at most four baselines; and the prediction."""
 
 
 def dry_run(name: str, config: Config, source: Source, records: tuple[Record, ...]) -> None:
@@ -27,8 +26,11 @@ def dry_run(name: str, config: Config, source: Source, records: tuple[Record, ..
 
     Two steps are run to time them; nothing is written.
     """
-    training = [r for r in source.records if r.split == "train" and r.label is not None]
-    model = _model(config, source)
+    if trains(config):
+        training = training_records(source, config)
+        model = fresh_model(config, source)
+    else:
+        model = load_model(config, source, Path(config.run_dir)).model
     say(f"config={name} would do, in {config.run_dir}:")
     total = 0.0
     if trains(config) and "train" in config.stages:
@@ -40,28 +42,25 @@ def dry_run(name: str, config: Config, source: Source, records: tuple[Record, ..
             f"  train: {len(training)} images, {settings.epochs} epochs, "
             f"{images} forward and backward passes, about {_time(seconds)}"
         )
+    passes = config.explain.settings.steps * 2 * config.explain.settings.batch_size
+    each = _seconds_per_explained_image(model, config)
     if "explain" in config.stages:
-        steps = config.explain.settings.steps
-        passes = steps * 2 * config.explain.settings.batch_size
-        seconds = len(records) * _seconds_per_explained_image(model, config)
+        seconds = len(records) * each
         total += seconds
         say(
             f"  explain: {len(records)} images, {passes} forward and backward passes each "
             f"({len(records) * passes} in all), about {_time(seconds)}"
         )
     if "evaluate" in config.stages:
-        say(f"  evaluate: {len(records)} images, about {JUDGING} forward passes each")
-    say(f"  about {_time(total)} on {len(jax.devices())} x {jax.devices()[0].device_kind}")
-
-
-def _model(config: Config, source: Source):
-    if config.model.weights:
-        return load_pretrained(config.model.name, config.model.weights, size=config.data.size)
-    if config.model.checkpoint:
-        return load_classifier(config.model.checkpoint)
-    return create_model(
-        config.model.name or "resnet18", max(2, len(source.classes)), size=config.data.size
-    )
+        # A forward pass alone is about a third of one with its backward pass.
+        seconds = len(records) * JUDGING * each / passes / 3
+        total += seconds
+        say(
+            f"  evaluate: {len(records)} images, about {JUDGING} forward passes each "
+            f"({len(records) * JUDGING} in all), about {_time(seconds)}"
+        )
+    where = f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
+    say(f"  about {_time(total)} in all on {where}, and the time to compile; nothing is written")
 
 
 def _seconds_per_training_image(model, config: Config) -> float:
@@ -87,8 +86,8 @@ def _seconds_per_explained_image(model, config: Config) -> float:
     size = chunk_size(config, 1)
     settings: FidoConfig = replace(config.explain.settings, steps=2, images_per_step=size)
     side = config.data.size
-    images = np.full((size, side, side, 3), 0.5, np.float32)
-    targets = np.zeros(size, np.int32)
+    images = jax.numpy.full((size, side, side, 3), 0.5, np.float32)
+    targets = jax.numpy.zeros(size, np.int32)
     seconds = 0.0
     for _ in range(2):  # the first one compiles
         began = time.monotonic()

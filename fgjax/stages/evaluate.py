@@ -183,7 +183,7 @@ def _summary(config, tables, rows, images) -> dict[str, Any]:
             continue
         summary = summarise(np.array(values))
         baselines = {
-            kind: _finite(summarise(np.array(table[name])).mean)
+            kind: _mean(table[name])
             for kind, table in tables.items()
             if kind != "map" and name in table
         }
@@ -213,6 +213,11 @@ def _summary(config, tables, rows, images) -> dict[str, Any]:
         "baselines": "boxes and random maps have the area of the map's mask",
         "metrics": {name: metrics[name] for name in order},
     }
+
+
+def _mean(values: list[float]) -> float | None:
+    defined = np.array(values)[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else None
 
 
 def _finite(value: float) -> float | None:

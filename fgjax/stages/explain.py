@@ -110,11 +110,12 @@ def _explain(config, source, records, explained, run, store, pending) -> dict[st
             if devices > 1:
                 batch = shard(mesh, batch)
             result = method(model, batch[0], batch[1], key=batch[2], config=settings)
-            result = jax.tree.map(np.asarray, result)
             maps = {"heatmap": result.heatmap, **result.maps}
+            maps = {name: np.asarray(m) for name, m in maps.items()}
+            traces = {name: np.asarray(t) for name, t in result.traces.items()}
             for i, place in enumerate(places):
                 counter.advance()
-                if not np.isfinite(logits[i]).all() or not np.isfinite(result.heatmap[i]).all():
+                if not np.isfinite(logits[i]).all() or not np.isfinite(maps["heatmap"][i]).all():
                     failed[records[place].name] = (
                         "the model returned NaN or infinity for this image or a masked copy of it"
                     )
@@ -123,7 +124,7 @@ def _explain(config, source, records, explained, run, store, pending) -> dict[st
                     int(place),
                     int(targets[i]),
                     {name: m[i] for name, m in maps.items()},
-                    {name: t[i] for name, t in result.traces.items()},
+                    {name: t[i] for name, t in traces.items()},
                 )
     failed |= {records[pending[place]].name: reason for place, reason in unreadable.items()}
     run.finish(

@@ -34,6 +34,8 @@ def report_stage(
     began = time.monotonic()
     rows = read_results(run)
     say(f"report: {min(len(rows), config.report.images)} images")
+    for old in (run.path / "figures").glob("*.png"):
+        old.unlink()
     figures = _entries(config, source, records, run, rows[: config.report.figures])
     write_figures(run.path / "figures", figures, threshold=config.evaluate.threshold)
     page = Page(
@@ -47,7 +49,21 @@ def report_stage(
         threshold=config.evaluate.threshold,
     )
     write_page(run.path / "report.html", page)
-    run.finish("report", seconds=round(time.monotonic() - began, 1), images=len(rows))
+    run.finish("report", seconds=round(time.monotonic() - began, 1), **_about(config, metrics))
+
+
+def report_is_done(config: Config, run: RunFolder, metrics: dict[str, Any]) -> bool:
+    """Whether the page is there, of these numbers and with these settings."""
+    about = run.stage("report")
+    return (run.path / "report.html").is_file() and about | _about(config, metrics) == about
+
+
+def _about(config: Config, metrics: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "images": metrics["evaluated"],
+        "gallery": config.report.images,
+        "figures": config.report.figures,
+    }
 
 
 def _headline(metrics: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """From a config to a data set and a classifier: what every stage starts from."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from fgjax.data.pipeline import take
 from fgjax.data.species import SpeciesSource
 from fgjax.data.types import Record, Source
 from fgjax.functional import compiled
-from fgjax.models.classifier import Classifier
+from fgjax.models.classifier import Classifier, create_model
 from fgjax.models.pretrained import load_pretrained
 from fgjax.training.checkpoints import load_classifier
 
@@ -75,6 +76,21 @@ def explained_records(source: Source, config: Config) -> tuple[Record, ...]:
     return records
 
 
+def training_records(source: Source, config: Config) -> list[Record]:
+    """The labelled training images.
+
+    Raises:
+      ConfigError: there are none, or of one class only.
+    """
+    records = [r for r in source.records if r.split == "train" and r.label is not None]
+    if len(source.classes) < 2 or not records:
+        raise ConfigError(
+            f"data.path={config.data.path}: no labelled training images of two or more classes. "
+            "Give a trained classifier: model.weights=FILE.safetensors model.labels=FILE"
+        )
+    return records
+
+
 def trains(config: Config) -> bool:
     """Whether this run trains its own classifier."""
     return not (config.model.weights or config.model.checkpoint)
@@ -111,13 +127,19 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
       DataError: the label file does not fit.
     """
     settings = config.model
+    if trains(config) and not (run / "checkpoint" / "classifier.json").is_file():
+        raise ConfigError(
+            f"{run}: no classifier is trained yet: stages must include train "
+            "(or give model.weights or model.checkpoint)"
+        )
     try:
         if settings.weights:
             model = load_pretrained(settings.name, settings.weights, size=config.data.size)
         else:
             model = load_classifier(settings.checkpoint or run / "checkpoint")
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        option = "model.checkpoint=" if settings.checkpoint else ""
+        raise ConfigError(f"{option}{error}") from None
     count = model.network.num_classes
     if settings.labels:
         labels = read_labels(Path(settings.labels), source.classes, count)
@@ -125,6 +147,11 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
     names = model.classes or (source.classes if len(source.classes) == count else ("",) * count)
     if model.classes and source.classes:
         known = {name: i for i, name in enumerate(model.classes)}
+        if config.explain.target == "label" and not set(known) & set(source.classes):
+            raise ConfigError(
+                f"the classifier knows none of the data's {len(source.classes)} classes (such as "
+                f"{source.classes[0]!r}): give model.labels, or explain.target=predicted"
+            )
         return Explained(model, names, tuple(known.get(name) for name in source.classes))
     if source.classes and len(source.classes) != count:
         raise ConfigError(
@@ -132,6 +159,36 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
             f"{len(source.classes)} classes: model.labels must say which output is which class"
         )
     return Explained(model, names, tuple(range(len(source.classes))))
+
+
+def fresh_model(config: Config, source: Source) -> Classifier:
+    """The untrained classifier of `model.name`.
+
+    Raises:
+      ConfigError: there is no such architecture.
+    """
+    try:
+        return create_model(
+            config.model.name or "resnet18",
+            max(2, len(source.classes)),
+            key=jax.random.fold_in(base_key(config), 1),
+            size=config.data.size,
+            classes=source.classes,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def model_fingerprint(config: Config) -> str:
+    """A hash of the files the classifier is read from; of nothing when the run trains its own."""
+    digest = hashlib.sha256()
+    settings = config.model
+    checkpoint = sorted(Path(settings.checkpoint).rglob("*")) if settings.checkpoint else []
+    for path in (settings.weights, settings.labels, *checkpoint):
+        if path is not None and Path(path).is_file():
+            with Path(path).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def base_key(config: Config) -> jax.Array:

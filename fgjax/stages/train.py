@@ -13,11 +13,10 @@ from jaxtyping import Int, UInt8
 from fgjax.config import Config, ConfigError
 from fgjax.data.pipeline import epoch_order, load_batch, load_examples
 from fgjax.data.types import DataError, Record, Source
-from fgjax.models.classifier import create_model
 from fgjax.parallel import make_mesh, replicate, shard
 from fgjax.progress import progress, say
-from fgjax.run_folder import RunFolder
-from fgjax.stages.setup import base_key
+from fgjax.run_folder import RunFolder, write_atomic
+from fgjax.stages.setup import base_key, fresh_model, training_records
 from fgjax.training.checkpoints import load_tree, save_classifier, save_tree
 from fgjax.training.classifier import EpochResult, TrainState, make_optimizer, start, train
 
@@ -87,13 +86,9 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
       ConfigError: there is nothing to train on.
     """
     if (run.path / "checkpoint" / "classifier.json").is_file():
+        shutil.rmtree(run.path / "training", ignore_errors=True)
         return
-    records = [r for r in source.records if r.split == "train" and r.label is not None]
-    if len(source.classes) < 2 or not records:
-        raise ConfigError(
-            f"data.path={config.data.path}: no labelled training images of two or more classes. "
-            "Give a trained classifier: model.weights=FILE.safetensors model.labels=FILE"
-        )
+    records = training_records(source, config)
     began = time.monotonic()
     images, failed = _load(source, records, config)
     run.set_failures("train", failed)
@@ -108,13 +103,7 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
     batch = max(batch - batch % devices, devices)
     steps = len(training) // batch
     name = config.model.name or "resnet18"
-    model = create_model(
-        name,
-        len(source.classes),
-        key=jax.random.fold_in(base_key(config), 1),
-        size=config.data.size,
-        classes=source.classes,
-    )
+    model = fresh_model(config, source)
     optimizer = make_optimizer(
         steps * settings.epochs,
         settings.learning_rate,
@@ -144,9 +133,16 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
 
     metrics = run.path / "metrics.jsonl"
     done = _read_rows(metrics)[:first]
-    metrics.write_text("".join(json.dumps(row) + "\n" for row in done), encoding="utf-8")
+    write_atomic(metrics, "".join(json.dumps(row) + "\n" for row in done))
+    # A state whose row was never written is of an epoch that comes again.
+    _forget(folder, keep=set(range(first)))
 
     def on_epoch(result: EpochResult, state: TrainState) -> None:
+        if not np.isfinite([result.train_loss, result.validation_loss]).all():
+            raise ConfigError(
+                f"train.learning_rate={settings.learning_rate}: the loss of epoch "
+                f"{result.epoch + 1} is not finite; give a lower one"
+            )
         row = {**result._asdict(), "seconds": round(time.monotonic() - began, 1)}
         done.append(row)
         save_tree(folder / f"epoch_{result.epoch:04d}", state)
@@ -177,8 +173,9 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
     )
     best = _best(done)
     state = load_tree(folder / f"epoch_{best:04d}", start(model, optimizer))
+    # What is there without its classifier.json is half a checkpoint.
+    shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
     save_classifier(run.path / "checkpoint", name, model.replace(variables=state.variables))
-    shutil.rmtree(folder, ignore_errors=True)
     run.finish(
         "train",
         seconds=round(time.monotonic() - began, 1),
@@ -187,6 +184,7 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
         best_epoch=best,
         validation_accuracy=done[best]["validation_accuracy"],
     )
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _best(rows: list[dict]) -> int:
@@ -197,7 +195,13 @@ def _best(rows: list[dict]) -> int:
 def _read_rows(path: Path) -> list[dict]:
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:  # the last line of a run that was cut off while writing it
+            break
+    return rows
 
 
 def _last_state(folder: Path, fresh: TrainState) -> tuple[TrainState, int]:

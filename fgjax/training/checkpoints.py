@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from fgjax.models.classifier import Classifier, make_network
+from fgjax.models.classifier import Classifier, make_network, variable_shapes
 
 FORMAT = 1
 
@@ -78,8 +77,7 @@ def load_classifier(path: str | Path) -> Classifier:
     try:
         about = json.loads((path / "classifier.json").read_text(encoding="utf-8"))
         network = make_network(about["name"], about["num_classes"], padding=about["padding"])
-        shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-        variables = load_tree(path / "weights", shapes)
+        variables = load_tree(path / "weights", variable_shapes(network))
     except Exception as error:  # Orbax raises many kinds; the user needs the folder's name
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: the checkpoint cannot be read: {first}") from error

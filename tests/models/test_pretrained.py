@@ -1,0 +1,240 @@
+"""Weights under torchvision's and timm's names: every tensor in its place, or a clear refusal."""
+
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from safetensors.numpy import save_file
+
+from fgjax.data.cub import CubSource
+from fgjax.data.labels import read_labels
+from fgjax.models.classifier import create_model
+from fgjax.models.pretrained import load_pretrained
+
+CLASSES = 3
+
+
+def conv(theirs, ours):
+    return {f"{theirs}.weight": f"params/{ours}/kernel"}
+
+
+def norm(theirs, ours):
+    return {
+        f"{theirs}.weight": f"params/{ours}/norm/scale",
+        f"{theirs}.bias": f"params/{ours}/norm/bias",
+        f"{theirs}.running_mean": f"batch_stats/{ours}/norm/mean",
+        f"{theirs}.running_var": f"batch_stats/{ours}/norm/var",
+    }
+
+
+def dense(theirs):
+    return {
+        f"{theirs}.weight": "params/classifier/kernel",
+        f"{theirs}.bias": "params/classifier/bias",
+    }
+
+
+def resnet18_names():
+    names = conv("conv1", "stem") | norm("bn1", "stem_norm") | dense("fc")
+    for stage in range(4):
+        for block in range(2):
+            theirs, ours = f"layer{stage + 1}.{block}", f"blocks_{stage}_{block}"
+            for i in (1, 2):
+                names |= conv(f"{theirs}.conv{i}", f"{ours}/conv{i}")
+                names |= norm(f"{theirs}.bn{i}", f"{ours}/norm{i}")
+            if stage and not block:
+                names |= conv(f"{theirs}.downsample.0", f"{ours}/shortcut")
+                names |= norm(f"{theirs}.downsample.1", f"{ours}/shortcut_norm")
+    return names
+
+
+BLOCKS = [(s, i) for s, n in enumerate((1, 2, 3, 4, 3, 3, 1)) for i in range(n)]
+
+
+def mobilenet_timm_names():
+    names = conv("conv_stem", "stem") | norm("bn1", "stem_norm") | dense("classifier")
+    names |= conv("conv_head", "last") | norm("bn2", "last_norm")
+    for stage, i in BLOCKS:
+        theirs, ours = f"blocks.{stage}.{i}", f"blocks_{stage}_{i}"
+        if stage == 0:
+            layers = [("conv_dw", "bn1", "depthwise"), ("conv_pw", "bn2", "project")]
+        else:
+            layers = [
+                ("conv_pw", "bn1", "expand"),
+                ("conv_dw", "bn2", "depthwise"),
+                ("conv_pwl", "bn3", "project"),
+            ]
+        for their_conv, their_norm, layer in layers:
+            names |= conv(f"{theirs}.{their_conv}", f"{ours}/{layer}")
+            names |= norm(f"{theirs}.{their_norm}", f"{ours}/{layer}_norm")
+    return names
+
+
+def mobilenet_torchvision_names():
+    names = conv("features.0.0", "stem") | norm("features.0.1", "stem_norm")
+    names |= conv("features.18.0", "last") | norm("features.18.1", "last_norm")
+    names |= dense("classifier.1")
+    for number, (stage, i) in enumerate(BLOCKS, start=1):
+        theirs, ours = f"features.{number}.conv", f"blocks_{stage}_{i}"
+        layers = ["depthwise"] if stage == 0 else ["expand", "depthwise"]
+        for place, layer in enumerate(layers):
+            names |= conv(f"{theirs}.{place}.0", f"{ours}/{layer}")
+            names |= norm(f"{theirs}.{place}.1", f"{ours}/{layer}_norm")
+        names |= conv(f"{theirs}.{len(layers)}", f"{ours}/project")
+        names |= norm(f"{theirs}.{len(layers) + 1}", f"{ours}/project_norm")
+    return names
+
+
+def random_file(network, names):
+    """Tensors in PyTorch's layout under their names, and what our variables should be."""
+    shapes = jax.eval_shape(lambda: create_model(network, CLASSES)).variables
+    shapes = traverse_util.flatten_dict(shapes, sep="/")
+    assert sorted(names.values()) == sorted(shapes)
+    rng, tensors, expected = np.random.default_rng(0), {}, {}
+    for theirs, ours in names.items():
+        value = rng.random(shapes[ours].shape, np.float32) * 0.1 + 0.05
+        expected[ours] = value
+        if value.ndim == 4:  # ours: height, width, in, out; theirs: out, in, height, width
+            value = np.einsum("hwio->oihw", value)
+        elif value.ndim == 2:
+            value = value.T
+        tensors[theirs] = np.ascontiguousarray(value)
+    return tensors, expected
+
+
+FILES = {
+    "resnet18": ("resnet18", resnet18_names),
+    "timm": ("mobilenet_v2", mobilenet_timm_names),
+    "torchvision": ("mobilenet_v2", mobilenet_torchvision_names),
+}
+
+
+@pytest.fixture(scope="module")
+def mobilenet():
+    return random_file("mobilenet_v2", mobilenet_timm_names())[0]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_tensor_finds_its_place(tmp_path, name):
+    network, names = FILES[name]
+    tensors, expected = random_file(network, names())
+    counts = {
+        key.replace("running_mean", "num_batches_tracked"): np.int64(7).reshape(1)
+        for key in tensors
+        if key.endswith("running_mean")
+    }
+    save_file(tensors | counts, tmp_path / "weights.safetensors")
+    model = load_pretrained(network, tmp_path / "weights.safetensors")
+    loaded = traverse_util.flatten_dict(model.variables, sep="/")
+    assert set(loaded) == set(expected)
+    for path, value in expected.items():
+        np.testing.assert_array_equal(loaded[path], value, err_msg=path)
+    assert model.network.padding == "symmetric" and model.network.num_classes == CLASSES
+    assert model.mean == (0.485, 0.456, 0.406) and model.std == (0.229, 0.224, 0.225)
+
+
+def test_metadata_says_architecture_padding_and_normalisation(tmp_path, mobilenet):
+    path = tmp_path / "weights.safetensors"
+    half = {name: tensor.astype(np.float16) for name, tensor in mobilenet.items()}
+    metadata = {
+        "architecture": "mobilenetv2_100",
+        "padding": "same",
+        "input": "(rgb/255-0.5)/0.5, NHWC",
+    }
+    save_file(half, path, metadata)
+    model = load_pretrained(None, path, size=96, classes=("a", "b", "c"))
+    assert model.network.padding == "same"
+    assert model.mean == model.std == (0.5, 0.5, 0.5)
+    assert (model.size, model.classes) == (96, ("a", "b", "c"))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(model.variables))
+    normal = model.normalise(jnp.asarray([[[[0.0, 0.5, 1.0]]]]))
+    np.testing.assert_allclose(normal, [[[[-1, 0, 1]]]])
+
+
+def test_bfloat16_files_become_float32(tmp_path, mobilenet):
+    path = tmp_path / "weights.safetensors"
+    save_file({n: np.asarray(jnp.asarray(t, jnp.bfloat16)) for n, t in mobilenet.items()}, path)
+    model = load_pretrained("mobilenet_v2", path)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(model.variables))
+    bias = model.variables["params"]["classifier"]["bias"]
+    np.testing.assert_allclose(bias, mobilenet["classifier.bias"], rtol=0.01)
+
+
+def test_everything_that_does_not_fit_is_listed_at_once(tmp_path, mobilenet):
+    path = tmp_path / "weights.safetensors"
+    tensors = dict(mobilenet)
+    del tensors["conv_stem.weight"], tensors["blocks.3.1.bn2.running_var"]
+    tensors["blocks.9.0.conv_pw.weight"] = np.zeros((4, 4, 1, 1), np.float32)
+    tensors["something.else"] = np.zeros(3, np.float32)
+    tensors["bn2.bias"] = np.zeros(17, np.float32)
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match="does not fit mobilenet_v2") as error:
+        load_pretrained("mobilenet_v2", path)
+    missing, surplus, misshapen = str(error.value).splitlines()[1:]
+    assert "params/stem/kernel" in missing
+    assert "batch_stats/blocks_3_1/depthwise_norm/norm/var" in missing
+    assert "blocks.9.0.conv_pw.weight" in surplus and "something.else" in surplus
+    assert "bn2.bias (17,) instead of (1280,)" in misshapen
+
+
+def test_a_long_list_is_cut(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({"classifier.bias": np.zeros(3, np.float32)}, path)
+    with pytest.raises(ValueError, match=r"missing: .*and \d+ more"):
+        load_pretrained("mobilenet_v2", path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, mobilenet, value):
+    path = tmp_path / "weights.safetensors"
+    broken = mobilenet["blocks.2.1.bn1.weight"].copy()
+    broken[3] = value
+    save_file(mobilenet | {"blocks.2.1.bn1.weight": broken}, path)
+    with pytest.raises(ValueError, match=r"NaN or infinite:\n  in: blocks\.2\.1\.bn1\.weight$"):
+        load_pretrained("mobilenet_v2", path)
+
+
+def test_files_that_cannot_be_read(tmp_path, mobilenet):
+    with pytest.raises(ValueError, match="none.safetensors: no such file"):
+        load_pretrained("resnet18", tmp_path / "none.safetensors")
+    other = tmp_path / "weights.pth"
+    other.write_bytes(b"\x80\x02}q\x00" * 20)
+    with pytest.raises(ValueError, match="not a readable safetensors file.*save_file"):
+        load_pretrained("resnet18", other)
+    whole = tmp_path / "whole.safetensors"
+    save_file(mobilenet, whole)
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(whole.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="cut.safetensors: not a readable"):
+        load_pretrained("mobilenet_v2", cut)
+
+
+def test_architectures_that_are_not_known(tmp_path, mobilenet):
+    path = tmp_path / "weights.safetensors"
+    save_file(mobilenet, path)
+    with pytest.raises(ValueError, match="does not say its architecture: give model.name"):
+        load_pretrained(None, path)
+    with pytest.raises(ValueError, match="model.name='vit_b_16': .*resnet18"):
+        load_pretrained("vit_b_16", path)
+    with pytest.raises(ValueError, match="no classifier that resnet18 knows"):
+        load_pretrained("resnet18", path)
+
+
+@pytest.mark.shared
+def test_the_inaturalist_birds_classifier_knows_cubs_birds(shared):
+    source = CubSource(shared / "data" / "birds", limit=40)
+    model = load_pretrained(None, shared / "weights" / "mobilenetv2_inat_birds.safetensors")
+    labels = shared / "data" / "birds" / "model_classes.csv"
+    index = read_labels(labels, source.classes, model.network.num_classes).index
+    known = [r for r in source.records if r.split == "test" and index[r.label] is not None][:24]
+    assert len(known) == 24
+    with labels.open(encoding="utf-8") as file:  # the map is the file's own
+        rows = {row["class_name"]: row["model_index"] for row in csv.DictReader(file)}
+    assert all(str(index[r.label]) == rows[source.classes[r.label]] for r in known)
+    images = np.stack([source.load(record).image for record in known])
+    logits = jax.jit(lambda m, x: m(x))(model, jnp.asarray(images, jnp.float32) / 255)
+    right = np.asarray(logits.argmax(1)) == [index[r.label] for r in known]
+    assert right.mean() >= 0.75

@@ -1,0 +1,134 @@
+"""The benchmarks' arithmetic, against hand-computed cases; and that both sides of
+`fido_step.py` do the same work, where PyTorch is installed."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fgjax
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+variance = load("gradient_variance")
+step = load("fido_step")
+
+
+@pytest.mark.parametrize("logit", [0.0, 1.0, -3.0])
+def test_expected_slope_at_temperature_one(logit):
+    """At t = 1 the integral is (a + 1)/(a - 1)³ ((a + 1) log a - 2 (a - 1)) a / (a + 1),
+    a = exp(ϑ); and 1/6 at ϑ = 0."""
+    a = np.exp(logit)
+    closed = 1 / 6 if logit == 0 else a * ((a + 1) * np.log(a) - 2 * (a - 1)) / (a - 1) ** 3
+    assert variance.expected_slope(logit, 1.0) == pytest.approx(closed, rel=1e-9)
+
+
+def test_expected_slope_tends_to_that_of_a_binary_mask():
+    theta = 1 / (1 + np.exp(-2.0))
+    assert variance.expected_slope(2.0, 0.01) == pytest.approx(theta * (1 - theta), rel=1e-3)
+
+
+def test_expected_slope_is_the_mean_slope():
+    noise = np.random.default_rng(0).logistic(size=200_000)
+    slopes = variance.exact_slope(noise, 1.5, 0.5)
+    error = slopes.std() / np.sqrt(slopes.size)
+    assert abs(slopes.mean() - variance.expected_slope(1.5, 0.5)) < 4 * error
+
+
+@pytest.mark.parametrize("name", ["original", "simplified"])
+def test_gradients_are_the_slope_times_the_upstream_gradient(name, key):
+    """Also shows that `draw_noise` is the noise the samplers drew."""
+    logits = jnp.asarray([[-1.0, 0.0], [0.5, 2.0]])
+    weights = jnp.asarray([[1.0, -2.0], [3.0, 0.5]])
+
+    def upstream(z):
+        return jnp.broadcast_to(weights[None], z.shape)
+
+    found, _ = variance.mask_gradients(variance.SAMPLERS[name], key, logits, 0.7, 5, upstream)
+    noise = variance.draw_noise(key, 5, logits.shape)
+    exact = variance.exact_slope(noise, logits, 0.7) * np.asarray(weights)
+    np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-7)
+
+
+def test_antithetic_gradients_are_means_of_pairs(key):
+    logits, sampler = jnp.asarray([0.3]), fgjax.simplified_concrete_dropout
+    args = (sampler, key, logits, 1.0, 6, jnp.ones_like)
+    found, _ = variance.mask_gradients(*args, antithetic=True)
+    noise = variance.draw_noise(key, 3, logits.shape)
+    pair = [variance.exact_slope(sign * noise, logits, 1.0) for sign in (1, -1)]
+    np.testing.assert_allclose(found, np.mean(pair, axis=0), rtol=1e-5)
+
+
+def test_batch_variance_by_hand():
+    gradients = np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0], [10.0, 3.0], [99.0, 99.0]])
+    # Means of two: (1, 1) and (7, 2); the fifth is left over. Variances 18 and 0.5.
+    assert variance.batch_variance(gradients, 2) == pytest.approx((18 + 0.5) / 2)
+
+
+def test_rounding_counts_what_is_lost_and_what_is_not_finite():
+    exact = np.array([1.0, 0.5, 0.25, 1e-50])
+    found = variance.rounding(np.array([1.0, 0.0, np.nan, 0.0]), exact)
+    assert found["not_finite"] == 0.25
+    assert found["lost"] == 0.25  # 1e-50 is no float32: zero is right there
+    assert found["max_relative"] == 1.0
+    assert found["rms"] == pytest.approx(0.5 / np.sqrt(1.25))
+
+
+def test_the_traps_spring():
+    """What the two warnings in the table are about."""
+    noise = np.zeros((1,), np.float32)
+    with np.errstate(all="ignore"):
+        assert np.isnan(variance.released_slope(noise, -10.0, 0.1)).all()
+    assert np.isnan(variance.unclipped_slope(noise, 20.0, 1.0)).all()
+    assert variance.exact_slope(noise, -10.0, 0.1)[0] == pytest.approx(10 * np.exp(-100))
+
+
+@pytest.mark.slow
+def test_toy_study_makes_a_table(key):
+    study = variance.toy(64, temperatures=(1.0,), key=key)
+    rows = [row for row in study["variance"] if row["B"] == 1]
+    assert rows[0]["ratio float32"] == pytest.approx(1, abs=1e-4)
+    machine = {"cpu": "?", "cores": 1, "jax": "?", "seconds": 0.0, "load": []}
+    report = {"toy": study, "networks": [], "machine": machine}
+    text = variance.markdown(report)
+    assert len([line for line in text.splitlines() if line.startswith("| 1 | ")]) == 1 + 9
+    json.dumps(variance._short(report), allow_nan=False)
+
+
+def test_alternate_takes_turns_and_summary_is_by_hand():
+    calls = []
+    sides = {"fgjax": lambda: calls.append("a"), "torch": lambda: calls.append("b")}
+    times = step.alternate(sides, rounds=3, seconds=0)
+    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
+    assert [len(t) for t in times.values()] == [3, 3]
+
+    found = step.summarise({"fgjax": [1.0, 2.0, 4.0], "torch": [2.0, 2.0, 12.0]})
+    assert found["fgjax"]["median_s"] == 2.0 and found["torch"]["max_s"] == 12.0
+    assert found["ratio"] == {"median": 2.0, "min": 1.0, "max": 3.0, "fastest": 2.0}
+
+
+def test_without_torch_says_how_to_get_it(monkeypatch, capsys):
+    monkeypatch.setattr(step, "torch", None)
+    assert step.main([]) == 2
+    assert "fgjax[parity]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)]
+)
+def test_both_sides_do_the_same_work(name):
+    pytest.importorskip("torch")
+    found = step.check_parity(name, 32, 2)
+    assert set(found) == {"logits", "gradient", "probability", "masks_after_3_steps"}
+    assert max(found.values()) < 1e-3

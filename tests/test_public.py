@@ -1,0 +1,81 @@
+"""The names others write against."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+import fgjax
+
+NAMES = {
+    "METHODS", "CONFIGS", "PRESETS", "Attribution", "Classifier", "FidoConfig", "fido",
+    "fido_preset", "concrete_dropout", "simplified_concrete_dropout", "log_odds",
+    "total_variation", "iou", "pointing_game", "insertion", "deletion", "create_model",
+    "load_pretrained", "load_classifier", "load_maps",
+}  # fmt: skip
+FIDO_FIELDS = {"steps", "batch_size", "temperature", "sampler", "learning_rate", "l1", "tv",
+               "mask_size", "infill"}  # fmt: skip
+
+
+def test_the_names_are_there_and_documented():
+    assert NAMES <= set(fgjax.__all__)
+    for name in fgjax.__all__:
+        value = getattr(fgjax, name)
+        if callable(value):
+            assert inspect.getdoc(value), name
+
+
+@pytest.mark.parametrize("name", fgjax.METHODS)
+def test_every_method_is_called_alike(name):
+    parameters = inspect.signature(fgjax.METHODS[name]).parameters
+    assert list(parameters) == ["model", "images", "targets", "key", "config"]
+    kinds = [parameters[p].kind for p in ("key", "config")]
+    assert kinds == [inspect.Parameter.KEYWORD_ONLY] * 2
+    assert isinstance(parameters["config"].default, fgjax.CONFIGS[name])
+    assert set(fgjax.PRESETS[name]) >= {"default"}
+
+
+def test_fido_is_a_method_with_its_fields():
+    assert fgjax.METHODS["fido"] is fgjax.fido
+    assert FIDO_FIELDS <= set(inspect.signature(fgjax.FidoConfig).parameters)
+
+
+@pytest.mark.parametrize(
+    "name, parameters",
+    [
+        ("concrete_dropout", ["key", "theta", "temperature", "samples"]),
+        ("simplified_concrete_dropout", ["key", "logits", "temperature", "samples"]),
+        ("log_odds", ["logits", "targets"]),
+        ("total_variation", ["maps"]),
+        ("iou", ["maps", "truth"]),
+        ("load_classifier", ["path"]),
+        ("load_maps", ["run_dir"]),
+    ],
+)
+def test_arguments_that_stay(name, parameters):
+    assert list(inspect.signature(getattr(fgjax, name)).parameters)[: len(parameters)] == parameters
+
+
+@pytest.mark.parametrize("name", ["insertion", "deletion"])
+def test_faithfulness_says_its_settings(name):
+    parameters = inspect.signature(getattr(fgjax, name)).parameters
+    assert list(parameters)[:4] == ["model", "images", "targets", "maps"]
+    assert {"steps", "baseline"} <= set(parameters)
+
+
+def test_a_plain_function_is_a_model(key):
+    def model(images):
+        return images.mean((1, 2)) * 10  # as many classes as channels
+
+    images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+    config = fgjax.FidoConfig(steps=2, batch_size=2)
+    images, targets = (fgjax_array(a) for a in (images, np.array([0, 2], np.int32)))
+    result = fgjax.fido(model, images, targets, key=key, config=config)
+    assert result.heatmap.shape == (2, 16, 16) and set(result.maps) == {"ssr", "sdr"}
+    assert 0 <= float(result.heatmap.min()) and float(result.heatmap.max()) <= 1
+
+
+def fgjax_array(values):
+    import jax.numpy as jnp
+
+    return jnp.asarray(values)
