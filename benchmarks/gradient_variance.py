@@ -1,6 +1,6 @@
 """How noisy, and how exact, the gradient of a mask is under either sampler of FIDO.
 
-    python benchmarks/gradient_variance.py                 # under three minutes on two cores
+    python benchmarks/gradient_variance.py                 # a few minutes on two quiet cores
     python benchmarks/gradient_variance.py --quick         # seconds
     python benchmarks/gradient_variance.py --weights FILE --image FILE --size 96
 
@@ -256,6 +256,8 @@ def network(model, image, masks, temperatures=TEMPERATURES, key=None):
     """The log-odds of a network: variance, antithetic pairs and rounding by t and ϑ.
 
     ϑ is 0 everywhere (where FIDO starts), or what ten steps of FIDO find (within ±15).
+    Rounding is told against the exact slope times the network's gradient at the masks of
+    Eq. 8; the error of Eq. 5 contains what its slightly other masks do to that gradient.
     """
     key = jax.random.key(1) if key is None else key
     target = jnp.argmax(model(image), axis=1).astype(jnp.int32)

@@ -38,9 +38,12 @@ class DataConfig:
     """Which images.
 
     Attributes:
-      source: species (drawn by fgjax), cub (the official CUB-200-2011 layout) or folder
-        (class folders, or a flat folder of images).
-      path: the folder of a cub or folder source.
+      source: species (drawn by fgjax), folder (class folders, or a flat folder of images), tfds
+        (TensorFlow Datasets), or a set as its authors ship it, cub, dogs, cars, aircraft, celeba.
+      path: the folder of the data set; for tfds, where prepared sets lie.
+      name: the name of a tfds set.
+      level: of the classes of aircraft.
+      attribute: the one of celeba that makes the two classes.
       masks: folder of object masks, for a folder source.
       size: side of the square images the model sees, in pixels.
       crop: share of the shorter side that the centre crop keeps.
@@ -52,8 +55,13 @@ class DataConfig:
       workers: threads that decode.
     """
 
-    source: Literal["species", "cub", "folder"] = "species"
+    source: Literal[
+        "species", "folder", "cub", "dogs", "cars", "aircraft", "celeba", "tfds"
+    ] = "species"
     path: str | None = None
+    name: str | None = None
+    level: Literal["variant", "family", "manufacturer"] = "variant"
+    attribute: str | None = None
     masks: str | None = None
     size: int = 224
     crop: float = 0.875

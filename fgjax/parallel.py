@@ -7,6 +7,7 @@ split: sums and batch statistics are those of the whole batch.
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -24,4 +25,5 @@ def shard(mesh: Mesh, tree: Any) -> Any:
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """Every array whole on each device, in buffers of its own: a donated copy leaves `tree` be."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()), may_alias=False)
+    # `device_put(..., may_alias=False)` does not keep its word for the first of many devices.
+    return jax.device_put(jax.tree.map(jnp.array, tree), NamedSharding(mesh, PartitionSpec()))

@@ -8,57 +8,51 @@ import jax
 import numpy as np
 
 from fgjax.config import Config, ConfigError
-from fgjax.data.cub import CubSource
-from fgjax.data.folder import FolderSource
 from fgjax.data.labels import read_labels
 from fgjax.data.pipeline import take
-from fgjax.data.species import SpeciesSource
-from fgjax.data.types import Record, Source
+from fgjax.data.sources import HOMES, SOURCES
+from fgjax.data.types import DataError, Record, Source
 from fgjax.functional import compiled
 from fgjax.models.classifier import Classifier, create_model
 from fgjax.models.pretrained import load_pretrained
 from fgjax.training.checkpoints import load_classifier
 
-WANTED = {
-    "cub": (
-        "data.path is missing: it wants the folder CUB_200_2011 with images.txt in it; get the "
-        "set at https://www.vision.caltech.edu/datasets/cub_200_2011/"
-    ),
-    "folder": (
-        "data.path is missing: it wants a folder of class folders of images, "
-        "or a flat folder of images"
-    ),
-}
-
-
 def make_source(config: Config) -> Source:
     """The data set of `data.*`.
 
     Raises:
-      ConfigError: no path where one is needed.
+      ConfigError: an option that the source needs is missing or wrong.
       DataError: the path does not hold what it should.
     """
     data = config.data
-    if data.source == "species":
-        return SpeciesSource(
-            size=data.size,
+    own = {
+        "species": dict(
             train=data.train_images,
             test=data.test_images,
             seed=config.seed,
             background_follows_class=data.shortcut,
-        )
-    if data.path is None:
-        raise ConfigError(WANTED[data.source])
-    if data.source == "cub":
-        return CubSource(data.path, size=data.size, crop=data.crop)
-    return FolderSource(
-        data.path,
-        size=data.size,
-        crop=data.crop,
-        masks=data.masks,
-        test_share=data.test_share,
-        seed=config.seed,
-    )
+        ),
+        "folder": dict(masks=data.masks, test_share=data.test_share, seed=config.seed),
+        "aircraft": dict(level=data.level),
+        "celeba": dict(target=data.attribute),
+        "tfds": dict(name=data.name, data_dir=data.path),
+    }
+    options = dict(size=data.size, **own.get(data.source, {}))
+    if data.source != "species":
+        options["crop"] = data.crop
+    if data.source not in ("species", "tfds"):
+        if data.path is None:
+            wanted = HOMES[data.source].replace("data.path wants", "it wants")
+            raise ConfigError(f"data.path is missing; {wanted}")
+        options["path"] = data.path
+    if data.source == "tfds" and data.name is None:
+        raise ConfigError("data.name is missing: the set's name, such as caltech_birds2011")
+    try:
+        return SOURCES[data.source](**options)
+    except DataError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"data.{error}") from None
 
 
 def explained_records(source: Source, config: Config) -> tuple[Record, ...]:

@@ -17,6 +17,10 @@ from fgjax.models.classifier import Classifier, make_network, variable_shapes
 
 FORMAT = 1
 
+# Orbax 0.12.8 has new names for them.
+_save = getattr(ocp, "save", None) or ocp.save_pytree
+_load = getattr(ocp, "load", None) or ocp.load_pytree
+
 
 def save_tree(path: Path, tree: Any) -> None:
     """Writes a pytree of JAX arrays to the folder `path`, which must not exist yet."""
@@ -24,7 +28,7 @@ def save_tree(path: Path, tree: Any) -> None:
     partial = path.with_name(f"{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    ocp.save_pytree(partial, tree)
+    _save(partial, tree)
     os.replace(partial, path)
 
 
@@ -35,7 +39,7 @@ def load_tree(path: Path, like: Any) -> Any:
     def abstract(leaf):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return ocp.load_pytree(Path(path).resolve(), jax.tree.map(abstract, like))
+    return _load(Path(path).resolve(), jax.tree.map(abstract, like))
 
 
 def save_classifier(path: Path, name: str, model: Classifier) -> None:

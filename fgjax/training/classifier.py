@@ -98,7 +98,9 @@ def train_step(
         return cross_entropy(logits, labels, smoothing).mean(), changed
 
     (value, changed), grad = jax.value_and_grad(loss, has_aux=True)(state.variables["params"])
-    updates, moments = optimizer.update(grad, state.optimizer, state.variables["params"])
+    # Adam's bias correction mixes a float with an integer count; nothing else here may.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, moments = optimizer.update(grad, state.optimizer, state.variables["params"])
     params = optax.apply_updates(state.variables["params"], updates)
     return TrainState(state.step + 1, {**changed, "params": params}, moments), value
 

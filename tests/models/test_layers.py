@@ -136,7 +136,7 @@ def test_norm_in_training_and_after():
     np.testing.assert_array_equal(stats["mean"], 0)
     y, changed = norm.apply(variables, x, True, mutable=["batch_stats"])
     mean, var = np.asarray(x).mean((0, 1, 2)), np.asarray(x).var((0, 1, 2))
-    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), atol=1e-5)
+    np.testing.assert_allclose(y, (np.asarray(x) - mean) / np.sqrt(var + 1e-5), atol=1e-5)
     stats = jax.tree.map(np.asarray, changed["batch_stats"]["norm"])
     np.testing.assert_allclose(stats["mean"], 0.1 * mean, rtol=1e-5)
     np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * var, rtol=1e-5)

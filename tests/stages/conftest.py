@@ -12,8 +12,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 from safetensors.numpy import save_file
 
+from fgjax.models.classifier import Classifier, make_network
 from fgjax.run import main
-from fgjax.training.checkpoints import load_classifier
+from fgjax.training.checkpoints import load_classifier, save_classifier
 
 MODEL = ("data.size=32", "model.name=resnet_tiny")
 QUICK = ("explain.steps=2", "explain.batch_size=2", "report.figures=2")
@@ -21,18 +22,10 @@ DRAWN = ("config=fido_demo", "data.train_images=40", "data.test_images=8", "data
          "train.epochs=1")  # fmt: skip
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Orbax 0.12.8 renames save_pytree to save, which 0.12.0 does not have."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            ignore = "ignore:Use `(save|load)` instead:DeprecationWarning"
-            item.add_marker(pytest.mark.filterwarnings(ignore))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Compiled programs are shared by all tests here and by the processes they start."""
-    folder = "/tmp/runtests/cache"  # TEMP
+    folder = str(tmp_path_factory.mktemp("jax_cache"))
     names = {"jax_compilation_cache_dir": folder, "jax_persistent_cache_min_compile_time_secs": 0.5}
     before = {name: getattr(jax.config, name) for name in names}
     with pytest.MonkeyPatch.context() as patch:
@@ -40,9 +33,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.setenv(name.upper(), str(value))
             jax.config.update(name, value)
         compilation_cache.reset_cache()
-        # Optax's bias correction mixes int32 and float: a run trains under JAX's own rule.
-        with jax.numpy_dtype_promotion("standard"):
-            yield
+        yield
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
@@ -78,20 +69,37 @@ def run(tmp_path, finished) -> Path:
 
 
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory, trained) -> Path:
-    """The trained classifier as a safetensors file with torchvision's names."""
-    folder = tmp_path_factory.mktemp("weights")
-    save_file(torchvision_names(trained / "checkpoint"), folder / "tiny.safetensors")
-    names = load_classifier(trained).classes
-    (folder / "labels.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
-    return folder / "tiny.safetensors"
+def labels(tmp_path_factory, trained) -> Path:
+    """A label file with the class of each output of the trained classifier."""
+    file = tmp_path_factory.mktemp("labels") / "labels.txt"
+    file.write_text("\n".join(load_classifier(trained).classes) + "\n", encoding="utf-8")
+    return file
 
 
-def torchvision_names(checkpoint: Path) -> dict[str, np.ndarray]:
-    """The tensors of a resnet_tiny checkpoint, renamed and transposed as PyTorch has them."""
-    variables = load_classifier(checkpoint).variables
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory) -> Path:
+    """A ResNet-18 of 10 classes: checkpoint/, and weights.safetensors with torchvision's names."""
+    folder = tmp_path_factory.mktemp("untrained")
+    network, rng = make_network("resnet18", 10), np.random.default_rng(5)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jax.numpy.zeros((1, 64, 64, 3)))
+
+    def draw(path, leaf):
+        if path[-1].key != "kernel":
+            constant = float(path[-1].key in ("scale", "var"))
+            return jax.numpy.full(leaf.shape, constant, leaf.dtype)
+        spread = np.sqrt(2 / np.prod(leaf.shape[:-1]))
+        return jax.numpy.asarray(rng.normal(0, spread, leaf.shape), leaf.dtype)
+
+    model = Classifier(jax.tree_util.tree_map_with_path(draw, shapes), network, size=32)
+    save_classifier(folder / "checkpoint", "resnet18", model)
+    save_file(torchvision_names(model), folder / "weights.safetensors")
+    return folder
+
+
+def torchvision_names(model: Classifier) -> dict[str, np.ndarray]:
+    """The tensors of a ResNet, renamed and transposed as PyTorch has them."""
     tensors = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.variables):
         keys = [k.key for k in path[1:] if k.key != "norm"]
         *modules, kind = keys
         if modules[0].startswith("blocks_"):
@@ -110,11 +118,11 @@ def torchvision_names(checkpoint: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def folder_words(weights) -> Callable[..., list[str]]:
-    """The words of a tiny run on a folder of images with trained weights."""
+def folder_words(trained) -> Callable[..., list[str]]:
+    """The words of a tiny run on a folder of images with the trained classifier."""
 
     def words(data: os.PathLike, run: os.PathLike, *more: str) -> list[str]:
-        given = (f"data.path={data}", f"run_dir={run}", f"model.weights={weights}")
+        given = (f"data.path={data}", f"run_dir={run}", f"model.checkpoint={trained}/checkpoint")
         return ["config=fido_folder", *MODEL, *QUICK, *given, *more]
 
     return words

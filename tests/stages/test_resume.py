@@ -192,6 +192,7 @@ def test_interrupted_while_explaining(tmp_path, words, trained, finished, capsys
     np.testing.assert_array_equal(load_maps(run)["heatmap"], load_maps(finished)["heatmap"])
 
 
+@pytest.mark.slow
 def test_training_that_diverges_says_so(tmp_path, words, capsys):
     assert main(words(tmp_path / "run", *LONGER, "train.learning_rate=1e30")) == 2
     err = capsys.readouterr().err

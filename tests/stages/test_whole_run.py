@@ -98,7 +98,7 @@ def test_results_agree_with_numpy(finished, examples):
 def test_probabilities_are_the_classifiers(finished, examples):
     model = load_classifier(finished)
     images = np.stack([e.image for e in examples[1]]).astype(np.float32) / 255
-    probability = np.asarray(jax.nn.softmax(model(images)))
+    probability = np.asarray(jax.nn.softmax(model(jax.numpy.asarray(images))))
     traces = read_traces(finished / "maps.zarr")
     targets = MapStore(finished / "maps.zarr", 3).targets()
     for i, row in enumerate(read_results(finished)):
@@ -233,20 +233,21 @@ def test_another_runs_checkpoint(tmp_path, words, trained, finished, capsys):
     assert "model.checkpoint" in err and "no checkpoint here" in err
 
 
-def test_weights_equal_the_checkpoint_they_were_made_of(tmp_path, words, weights, finished):
-    run = tmp_path / "run"
-    labels = weights.with_name("labels.txt")
-    given = (f"model.weights={weights}", f"model.labels={labels}", "stages=explain")
-    assert main(words(run, *given)) == 0
-    for name, maps in load_maps(finished).items():
-        np.testing.assert_array_equal(load_maps(run)[name], maps)
+@pytest.mark.slow
+def test_weights_equal_the_checkpoint_they_were_made_of(tmp_path, words, untrained, labels):
+    given = ("model.name=resnet18", f"model.labels={labels}", "stages=explain", "data.limit=1")
+    a, b = (f"model.weights={untrained}/weights.safetensors", f"model.checkpoint={untrained}")
+    assert main(words(tmp_path / "a", a, *given)) == 0
+    assert main(words(tmp_path / "b", b, *given)) == 0
+    for name, maps in load_maps(tmp_path / "a").items():
+        assert maps.std() > 0
+        np.testing.assert_array_equal(load_maps(tmp_path / "b")[name], maps)
 
 
-def test_weights_that_changed_are_refused(tmp_path, words, weights, capsys):
-    own = shutil.copytree(weights.parent, tmp_path / "w")
-    labels = own / "labels.txt"
+def test_labels_that_changed_are_refused(tmp_path, words, trained, labels, capsys):
+    labels = shutil.copy(labels, tmp_path / "labels.txt")
     run = tmp_path / "run"
-    given = (f"model.weights={own / weights.name}", f"model.labels={labels}", "stages=explain")
+    given = (f"model.checkpoint={trained}", f"model.labels={labels}", "stages=explain")
     assert main(words(run, *given)) == 0
     names = labels.read_text().splitlines()
     labels.write_text("\n".join(names[::-1]) + "\n")
@@ -254,14 +255,13 @@ def test_weights_that_changed_are_refused(tmp_path, words, weights, capsys):
     assert "model.labels" in capsys.readouterr().err
 
 
-def test_a_wrong_path_does_not_bind_the_folder(tmp_path, words, weights, capsys):
-    run, labels = tmp_path / "run", weights.with_name("labels.txt")
-    assert main(words(run, f"model.weights={weights}x", f"model.labels={labels}")) == 2
+def test_a_wrong_path_does_not_bind_the_folder(tmp_path, words, trained, labels, capsys):
+    run, given = tmp_path / "run", (f"model.checkpoint={trained}", f"model.labels={labels}")
+    assert main(words(run, f"model.weights={trained}/x", given[1])) == 2
     assert "no such file" in capsys.readouterr().err
-    assert main(words(run, f"model.weights={weights}", f"model.labels={labels}x")) == 2
+    assert main(words(run, given[0], f"model.labels={labels}x")) == 2
     assert "no such file" in capsys.readouterr().err
-    given = (f"model.weights={weights}", f"model.labels={labels}", "stages=explain")
-    assert main(words(run, *given)) == 0
+    assert main(words(run, *given, "stages=explain")) == 0
 
 
 @pytest.mark.parametrize("train", [pytest.param(True, marks=pytest.mark.slow), False])

@@ -1,0 +1,166 @@
+"""Eight devices compute what one does. Devices are forced in a process of their own.
+
+Every step is waited for: collectives in flight on forced CPU devices can deadlock.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fgjax.parallel import make_mesh, replicate, shard
+
+
+def on_eight_devices(code: str) -> dict:
+    """Runs `code` on 8 CPU devices; it leaves its findings in `result`."""
+    before = """
+        import json
+        import jax, jax.numpy as jnp, numpy as np
+        jax.config.update("jax_disable_most_optimizations", True)
+        from fgjax.parallel import make_mesh, replicate, shard
+        assert jax.device_count() == 8
+        mesh = make_mesh("auto")
+    """
+    program = textwrap.dedent(before) + textwrap.dedent(code) + "\nprint(json.dumps(result))"
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_mesh_has_one_axis():
+    for parallel in ("auto", "none", "jit"):
+        mesh = make_mesh(parallel)
+        assert mesh.axis_names == ("batch",)
+    assert make_mesh("none").devices.size == 1
+    assert make_mesh("jit").devices.size == jax.device_count()
+
+
+def test_a_replica_has_buffers_of_its_own():
+    """A donated copy must leave the original alone."""
+    tree = {"a": jnp.arange(4.0)}
+    mesh = make_mesh("none")
+    copy = replicate(mesh, tree)
+    consume = jax.jit(lambda t: jax.tree.map(lambda x: x + 1, t), donate_argnums=0)
+    np.testing.assert_array_equal(consume(copy)["a"], [1, 2, 3, 4])
+    assert copy["a"].is_deleted()
+    np.testing.assert_array_equal(tree["a"], [0, 1, 2, 3])
+    np.testing.assert_array_equal(shard(mesh, tree)["a"], tree["a"])
+
+
+def test_arrays_are_split_or_whole():
+    result = on_eight_devices("""
+        x = np.arange(16.0, dtype=np.float32).reshape(16, 1)
+        parts = [s.data.shape[0] for s in shard(mesh, x).addressable_shards]
+        whole = [s.data.shape[0] for s in replicate(mesh, x).addressable_shards]
+        original = jnp.asarray(x)
+        jax.block_until_ready(
+            jax.jit(lambda a: a + 1, donate_argnums=0)(replicate(mesh, original))
+        )
+        result = dict(parts=parts, whole=whole, none=make_mesh("none").devices.size,
+                      alive=not original.is_deleted(), total=float(original.sum()))
+    """)
+    assert result == {"parts": [2] * 8, "whole": [16] * 8, "none": 1, "alive": True, "total": 120.0}
+
+
+@pytest.mark.slow
+def test_maps_of_eight_devices_are_those_of_one():
+    result = on_eight_devices("""
+        import sys
+        from fgjax.attribution.fido import FidoConfig, fido
+
+        module = sys.modules["fgjax.attribution.fido"]
+        step, where = module.fido_step, []
+
+        def waiting(*args):
+            state, trace = jax.block_until_ready(step(*args))
+            where.append(len(state.logits.sharding.device_set))
+            return state, trace
+
+        module.fido_step = waiting
+
+        def linear(weights, x):
+            return jnp.einsum("nhwc,hwk->nk", x, weights)
+
+        rng = np.random.default_rng(0)
+        images = jnp.asarray(rng.random((8, 8, 8, 3), np.float32))
+        weights = jnp.asarray(rng.normal(size=(8, 8, 2)), jnp.float32)
+        targets = jnp.arange(8) % 2
+        keys = jax.random.split(jax.random.key(0), 8)
+        config = FidoConfig(steps=4, batch_size=4, images_per_step=8)
+        model = jax.tree_util.Partial(linear, weights)
+        one = fido(model, images, targets, key=keys, config=config)
+        batch = shard(mesh, (images, targets, keys))
+        many = fido(replicate(mesh, model), batch[0], batch[1], key=batch[2], config=config)
+        apart = [
+            float(jnp.abs(np.asarray(a) - np.asarray(b)).max())
+            for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True)
+        ]
+        result = dict(apart=max(apart), moved=float(np.ptp(one.heatmap)), where=where)
+    """)
+    assert result["apart"] < 1e-3 and result["moved"] > 0.05
+    # The work itself was spread, step after step.
+    assert result["where"] == [1] * 4 + [8] * 4
+
+
+@pytest.mark.slow
+def test_training_on_eight_devices_is_training_on_one():
+    """The batch statistics are those of the whole batch: each device's own would differ."""
+    result = on_eight_devices("""
+        import pathlib, tempfile
+        import optax
+        from fgjax.models.classifier import create_model
+        from fgjax.training.checkpoints import load_tree, save_tree
+        from fgjax.training.classifier import start, train_step
+
+        rng = np.random.default_rng(0)
+        labels = np.arange(16, dtype=np.int32) % 2
+        # Devices see brighter and brighter images.
+        images = rng.integers(0, 100, (16, 16, 16, 3)) + 10 * np.arange(16)[:, None, None, None]
+        images = images.astype(np.uint8)
+        model = create_model("resnet_tiny", 2, size=16)
+        optimizer = optax.sgd(0.1)
+        states = []
+        for spread in (False, True):
+            state = jax.tree.map(jnp.array, start(model, optimizer))
+            batch = (images, labels)
+            if spread:
+                state, batch = replicate(mesh, state), shard(mesh, batch)
+            for _ in range(2):
+                state, loss = jax.block_until_ready(
+                    train_step(state, *map(jnp.asarray, batch), jax.random.key(0),
+                               network=model.network, optimizer=optimizer,
+                               mean=model.mean, std=model.std)
+                )
+            states.append(state)
+        devices = len(jax.tree.leaves(state)[0].sharding.device_set)
+        path = pathlib.Path(tempfile.mkdtemp()) / "state"
+        save_tree(path, state)
+        loaded = load_tree(path, start(model, optimizer))
+        gap = lambda a, b: max(
+            float(np.abs(np.asarray(x) - np.asarray(y)).max())
+            for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        )
+        result = dict(
+            apart=gap(states[0], states[1]),
+            moved=gap(states[0].variables, model.variables),
+            devices=devices,
+            loaded=gap(states[1], loaded),
+            loaded_on=len(jax.tree.leaves(loaded)[0].sharding.device_set),
+        )
+    """)
+    assert result["apart"] < 1e-3 and result["moved"] > 0.05
+    assert result["devices"] == 8 and result["loaded_on"] == 1 and result["loaded"] == 0
