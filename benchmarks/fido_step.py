@@ -147,6 +147,10 @@ if torch:
         loss = (sign * scores + ramp * (config.l1 * l1 + config.tv * tv)).sum()
         return loss, probability
 
+    def torch_optimizer(logits, config):
+        rate, eps = config.learning_rate, config.adam_eps
+        return torch.optim.AdamW([logits], rate, eps=eps, weight_decay=0)
+
     def torch_step(logits, optimizer, model, image, infill, target, noise, step, config):
         """One step; `logits` change in place. noise=None draws it."""
         if noise is None:
@@ -246,7 +250,7 @@ def check_parity(name, size, batch, temperature=1.0):
     config = FidoConfig(batch_size=batch, temperature=temperature)
     state = fresh_state(zero, config)
     theta = torch.from_numpy(start[0].copy()).requires_grad_()
-    optimizer = torch.optim.AdamW([theta], config.learning_rate, eps=config.adam_eps, weight_decay=0)
+    optimizer = torch_optimizer(theta, config)
     for step in range(3):
         state, _ = fido_step(state, arrays, static, image, infill, target, keys, config)
         args = (theirs, x, x_hat, torch.tensor(3), noise(step, config), step, config)
@@ -308,6 +312,7 @@ def time_step(name, size, batch, rounds):
     data = jax.device_put((image, infill, target, keys))
     state = fresh_state(jnp.zeros((1, 2, size, size)), config)
 
+    jax.clear_caches()  # the check before may have compiled this very program
     start = time.perf_counter()
     program = fido_step.lower(state, arrays, static, *data, config).compile()
     compile_s = time.perf_counter() - start
@@ -319,7 +324,7 @@ def time_step(name, size, batch, rounds):
 
     x, x_hat = _channels_first(image), _channels_first(infill)
     theta = torch.zeros(2, size, size, requires_grad=True)
-    optimizer = torch.optim.AdamW([theta], config.learning_rate, eps=config.adam_eps, weight_decay=0)
+    optimizer = torch_optimizer(theta, config)
     steps = iter(range(10**9))
     chosen = torch.tensor(int(target[0]))
 
@@ -370,6 +375,7 @@ def machine():
         lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = lines[0].split(":")[1].strip() if lines else cpu
     versions = {"python": platform.python_version(), "jax": jax.__version__}
+    names = [Path(a).name for a in sys.argv[1:]]  # no folders of this machine
     if torch:
         versions["torch"] = torch.__version__
     return {
@@ -378,7 +384,7 @@ def machine():
         "threads": len(os.sched_getaffinity(0)),
         "system": platform.system(),
         "versions": {**versions, "numpy": np.__version__},
-        "command": "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join(["python benchmarks/fido_step.py", *names]),
     }
 
 

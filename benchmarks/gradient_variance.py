@@ -293,7 +293,7 @@ def network(model, image, masks, temperatures=TEMPERATURES, key=None):
             for name, gradient in gradients.items():
                 row[name] = {
                     "variance": {
-                        b: batch_variance(gradient, b) for b in BATCHES if masks // b >= 4
+                        str(b): batch_variance(gradient, b) for b in BATCHES if masks // b >= 4
                     },
                     **rounding(gradient, exact),
                 }
@@ -390,10 +390,11 @@ def markdown(report):
         rows = []
         for row in study["rows"]:
             a, b = row["original"], row["simplified"]
-            ratios = [f"{a['variance'][n] / b['variance'][n]:.5f}" for n in (1, 8)]
+            ratios = [f"{a['variance'][n] / b['variance'][n]:.5f}" for n in ("1", "8")]
             noise = row["noise_to_signal"]
-            rows.append([row["start"], f"{row['t']:g}", f"{b['variance'][1]:.3g}",
-                         f"{b['variance'][8]:.3g}", *ratios, "" if noise is None else f"{noise:.3g}",
+            noise = "" if noise is None else f"{noise:.3g}"
+            rows.append([row["start"], f"{row['t']:g}", f"{b['variance']['1']:.3g}",
+                         f"{b['variance']['8']:.3g}", *ratios, noise,
                          f"{row['antithetic']:.2f}",
                          f"{_percent(a['lost'])} / {_percent(b['lost'])}",
                          f"{a['rms']:.1e} / {b['rms']:.1e}",

@@ -281,6 +281,7 @@ def test_one_setting_means_the_same_at_another_resolution(key):
         )
 
 
+@pytest.mark.slow
 def test_full_masks_mean_the_same_at_another_resolution(key):
     """Every pixel has its own noise, so only averages over places agree."""
     areas = []
@@ -297,6 +298,7 @@ def test_full_masks_mean_the_same_at_another_resolution(key):
     assert areas[0][0] - areas[0][1] > 0.3  # the target's patch stands out
 
 
+@pytest.mark.slow
 def test_absolute_differences_of_a_smooth_mask_do_not_depend_on_the_resolution(key):
     values = []
     for side in (16, 64):

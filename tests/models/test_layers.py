@@ -8,7 +8,7 @@ from scipy.signal import correlate2d
 
 from fgjax.models.layers import Conv, DepthwiseConv, Norm, pads
 
-SIZES = [(8, 8), (7, 9), (5, 6), (3, 2)]
+SIZES = [(8, 8), (5, 6), (3, 2), (7, 9)]
 
 
 def padded(image, kernel, stride, padding):
@@ -49,9 +49,8 @@ def random(shape, seed=0):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("side", "stride"), [(1, 2), (3, 1), (3, 2), (7, 2)])
 @pytest.mark.parametrize("padding", ["symmetric", "same"])
-@pytest.mark.parametrize("side", [1, 3, 7])
 def test_conv(size, stride, padding, side):
     x = random((2, *size, 3))
     layer = Conv(4, side, stride, padding)
@@ -74,10 +73,9 @@ def test_conv_in_xlas_words(padding):
     assert np.abs(ours - other.apply({"params": {"kernel": kernel}}, x)).max() > 0.1
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", SIZES[:3])
+@pytest.mark.parametrize(("side", "stride"), [(3, 1), (3, 2), (5, 3)])
 @pytest.mark.parametrize("padding", ["symmetric", "same"])
-@pytest.mark.parametrize("side", [3, 5])
 def test_shifted_depthwise_is_the_grouped_convolution(size, stride, padding, side):
     """Values, gradient to the input, gradient to the kernel."""
     x, kernel = random((2, *size, 4)), random((side, side, 1, 4), 1)
@@ -120,8 +118,8 @@ def test_depthwise_in_numpy(stride):
 def test_depthwise_gradient_by_finite_differences_under_vmap():
     x, kernel, weight = random((3, 1, 5, 5, 2)), random((3, 3, 1, 2), 1), random((1, 3, 3, 2), 2)
     layer = DepthwiseConv(3, 2, shifted=True)
-    loss = lambda x: (layer.apply({"params": {"kernel": kernel}}, x) * weight).sum()
-    gradient = jax.vmap(jax.grad(loss))(x)
+    loss = jax.jit(lambda x: (layer.apply({"params": {"kernel": kernel}}, x) * weight).sum())
+    gradient = jax.jit(jax.vmap(jax.grad(loss)))(x)
     h = 0.01  # the layer is linear: differences are exact but for rounding
     for i, at in enumerate([(0, 0, 0, 0), (0, 2, 3, 1), (0, 4, 4, 0)]):
         difference = (loss(x[i].at[at].add(h)) - loss(x[i].at[at].add(-h))) / (2 * h)
