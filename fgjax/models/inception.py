@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fgjax.models.layers import Conv, Norm, Padding
+from fgjax.models.layers import Conv, Norm, Padding, max_pool
 
 
 class Unit(nn.Module):
@@ -38,7 +38,7 @@ def _average(x):
 
 
 def _halve(x):
-    return nn.max_pool(x, (3, 3), (2, 2))
+    return max_pool(x, 3, 2)
 
 
 class Block(nn.Module):

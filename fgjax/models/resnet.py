@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fgjax.models.layers import Conv, Norm, Padding, pads
+from fgjax.models.layers import Conv, Norm, Padding, max_pool
 
 
 class Block(nn.Module):
@@ -82,8 +82,7 @@ class ResNet(nn.Module):
         """Every stage's output by name: "stem", "stage_0" … "stage_3", "features"."""
         x = nn.relu(self.stem_norm(self.stem(x), train))
         if not self.small_stem:
-            edge = [pads(s, 3, 2, self.padding) for s in x.shape[1:3]]
-            x = nn.max_pool(x, (3, 3), (2, 2), edge)
+            x = max_pool(x, 3, 2, self.padding)
         out = {"stem": x}
         for stage, depth in enumerate(self.depths):
             for i in range(depth):

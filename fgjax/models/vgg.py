@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from fgjax.models.layers import Conv, Norm, Padding
+from fgjax.models.layers import Conv, Norm, Padding, max_pool
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -80,7 +80,7 @@ class VGG(nn.Module):
             for i in range(depth):
                 x = self.convs[f"{stage}_{i}"](x)
                 x = nn.relu(self.norms[f"{stage}_{i}"](x, train) if self.norm else x)
-            x = nn.max_pool(x, (2, 2), (2, 2))
+            x = max_pool(x, 2, 2)
             out[f"stage_{stage}"] = x
         out["features"] = x
         return out

@@ -1,12 +1,13 @@
 """Convolutions against SciPy's correlation and XLA's own, values and gradients."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
-from fgjax.models.layers import Conv, DepthwiseConv, Norm, pads
+from fgjax.models.layers import Conv, DepthwiseConv, Norm, max_pool, pads
 
 SIZES = [(8, 8), (5, 6), (3, 2), (7, 9)]
 
@@ -141,3 +142,21 @@ def test_norm_in_training_and_after():
     later = norm.apply({**variables, **changed}, x)
     expected = (np.asarray(x) - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
     np.testing.assert_allclose(later, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [7, 8])
+@pytest.mark.parametrize(("window", "stride", "edge"), [(2, 2, 0), (3, 2, 0), (3, 2, 1)])
+def test_max_pool_and_its_gradient_are_those_of_the_window_operation(size, window, stride, edge):
+    x = jax.random.normal(jax.random.key(size), (2, size, size + 1, 3))
+    pads = ((edge, edge), (edge, edge))
+
+    def expected(x):
+        return nn.max_pool(x, (window, window), (stride, stride), pads)
+
+    def ours(x):
+        return max_pool(x, window, stride, edge)
+
+    assert np.array_equal(ours(x), expected(x))
+    weights = jax.random.normal(jax.random.key(1), expected(x).shape)
+    gradients = [jax.grad(lambda x, f=f: (f(x) * weights).sum())(x) for f in (ours, expected)]
+    np.testing.assert_allclose(*gradients, rtol=1e-6, atol=1e-7)
