@@ -2,6 +2,7 @@
 
 import inspect
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -67,15 +68,8 @@ def test_a_plain_function_is_a_model(key):
     def model(images):
         return images.mean((1, 2)) * 10  # as many classes as channels
 
-    images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
-    config = fgjax.FidoConfig(steps=2, batch_size=2)
-    images, targets = (fgjax_array(a) for a in (images, np.array([0, 2], np.int32)))
+    images = jnp.asarray(np.random.default_rng(0).random((2, 16, 16, 3), np.float32))
+    targets, config = jnp.asarray([0, 2]), fgjax.FidoConfig(steps=2, batch_size=2)
     result = fgjax.fido(model, images, targets, key=key, config=config)
     assert result.heatmap.shape == (2, 16, 16) and set(result.maps) == {"ssr", "sdr"}
     assert 0 <= float(result.heatmap.min()) and float(result.heatmap.max()) <= 1
-
-
-def fgjax_array(values):
-    import jax.numpy as jnp
-
-    return jnp.asarray(values)

@@ -17,7 +17,9 @@ from fgjax.run import main, print_metrics
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"], ["config=fido_demo", "--help"]])
+@pytest.mark.parametrize(
+    "words", [[], ["--help"], ["-h"], ["help"], ["config=fido_demo", "--help"]]
+)
 def test_help_lists_every_config_and_option(words, capsys):
     assert main(words) == 0
     out = capsys.readouterr().out

@@ -6,6 +6,7 @@ Reference: He et al., Deep Residual Learning for Image Recognition, 2016.
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -100,4 +101,5 @@ class ResNet(nn.Module):
         return self.classifier(features.astype(jnp.float32).mean((1, 2)))
 
     def __call__(self, x: Float[Array, "n h w 3"], train: bool = False) -> Float[Array, "n k"]:
-        return self.head(self.features(x, train), train)
+        # jax 0.12's CPU backend, when it fuses the pooling into a bfloat16 block, returns NaN.
+        return self.head(jax.lax.optimization_barrier(self.features(x, train)), train)

@@ -15,6 +15,7 @@ from fgjax.data.types import DataError, Record, Source
 from fgjax.functional import compiled
 from fgjax.models.classifier import Classifier, create_model
 from fgjax.models.pretrained import load_pretrained
+from fgjax.progress import say
 from fgjax.training.checkpoints import load_classifier
 
 def make_source(config: Config) -> Source:
@@ -137,6 +138,13 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
     count = model.network.num_classes
     if settings.labels:
         labels = read_labels(Path(settings.labels), source.classes, count)
+        if unknown := labels.unmatched:
+            some = ", ".join(unknown[:3]) + (", …" if len(unknown) > 3 else "")
+            say(
+                f"{settings.labels}: no output is named for {len(unknown)} of "
+                f"{len(source.classes)} classes ({some}): for their images the predicted class "
+                "is explained"
+            )
         return Explained(model, labels.output_names, labels.index)
     names = model.classes or (source.classes if len(source.classes) == count else ("",) * count)
     if model.classes and source.classes:
