@@ -68,6 +68,12 @@ def _forward(arrays, static, images):
     return combine(arrays, static)(images)
 
 
+def output_shape(arrays: tuple[Any, ...], static: Static, images: Array) -> Any:
+    """What the model returns for such images, as shapes; nothing is computed, and a model that
+    was asked before is not traced again."""
+    return _forward.eval_shape(arrays, static, images)
+
+
 def compiled(model: Any) -> Callable[[Float[Array, "n h w c"]], Float[Array, "n k"]]:
     """The model as a jitted function `images -> logits`, its parameters passed as arguments."""
     arrays, static = partition(model)

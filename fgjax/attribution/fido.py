@@ -27,7 +27,7 @@ from fgjax.attribution.concrete import concrete_dropout, simplified_concrete_dro
 from fgjax.attribution.infill import REFERENCE_SIDE, Infill, check_infill, make_infill
 from fgjax.attribution.scores import SCORES
 from fgjax.attribution.types import Attribution
-from fgjax.functional import Static, combine, partition
+from fgjax.functional import Static, combine, output_shape, partition
 
 TRACES = ("p_kept", "p_deleted", "loss_ssr", "loss_sdr", "l1_ssr", "l1_sdr", "tv_ssr", "tv_sdr")
 """What is recorded per step: p(c) with only the SSR kept and with the SDR deleted (mean over
@@ -280,8 +280,8 @@ def _initial_state(n: int, height: int, width: int, config: FidoConfig) -> FidoS
 
 def fido(
     model: Any,
-    images: Float[Array, "n h w c"],
-    targets: Int[Array, "n"],
+    images: Float[Array | np.ndarray, "n h w c"],
+    targets: Int[Array | np.ndarray, "n"],
     *,
     key: Key[Array, "..."],
     config: FidoConfig = FidoConfig(),
@@ -362,7 +362,7 @@ def check_inputs(
             f"images must be RGB in [0, 1]; these span {low:.3g} to {high:.3g}. "
             "Normalisation belongs to the model"
         )
-    outputs = jax.eval_shape(lambda a, x: combine(a, static)(x), arrays, images)
+    outputs = output_shape(arrays, static, images)
     shape = getattr(outputs, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != len(images):
         raise ValueError(f"the model must return logits n k; it returned {shape or outputs}")

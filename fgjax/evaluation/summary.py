@@ -159,7 +159,11 @@ def summarise(
         mean = float(defined[0]) if len(defined) else float("nan")
         return Summary(mean, float("nan"), float("nan"), len(defined), len(values))
     rng = np.random.default_rng(seed)
-    means = [rng.choice(defined, len(defined)).mean() for _ in range(resamples)]
+    # In parts, so that many resamples of many images do not fill the memory.
+    part = max(1, 2**20 // len(defined))
+    sizes = [min(part, resamples - start) for start in range(0, resamples, part)]
+    drawn = (rng.integers(0, len(defined), (size, len(defined))) for size in sizes)
+    means = np.concatenate([defined[index].mean(1) for index in drawn])
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Summary(float(defined.mean()), float(low), float(high), len(defined), len(values))
 

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
@@ -52,17 +53,17 @@ class Classifier:
     classes: tuple[str, ...] = struct.field(pytree_node=False, default=())
     size: int = struct.field(pytree_node=False, default=224)
 
-    def normalise(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
+    def normalise(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n h w 3"]:
         """(image - mean) / std."""
         mean = jnp.asarray(self.mean, images.dtype)[None, None, None]
         std = jnp.asarray(self.std, images.dtype)[None, None, None]
         return (images - mean) / std
 
-    def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n k"]:
+    def __call__(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n k"]:
         """Logits, float32."""
         return self.network.apply(self.variables, self.normalise(images))
 
-    def features(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n H W d"]:
+    def features(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n H W d"]:
         """The last feature map; `head(features(images))` equals the logits."""
         return self.network.apply(self.variables, self.normalise(images), method="features")
 
@@ -70,7 +71,9 @@ class Classifier:
         """Logits of a feature map."""
         return self.network.apply(self.variables, features, method="head")
 
-    def intermediates(self, images: Float[Array, "n h w 3"]) -> dict[str, Float[Array, "n ..."]]:
+    def intermediates(
+        self, images: Float[Array | np.ndarray, "n h w 3"]
+    ) -> dict[str, Float[Array, "n ..."]]:
         """Every stage's output, by name."""
         return self.network.apply(self.variables, self.normalise(images), method="intermediates")
 

@@ -119,7 +119,7 @@ def _inception() -> Table:
 
 _DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 TABLES: dict[str, Table] = {
-    **{name: _resnet() for name in ("resnet18", "resnet34", "resnet50", "resnet101")},
+    **{f"resnet{kind}": _resnet() for kind in ("_tiny", "18", "34", "50", "101")},
     **{name: _vgg(depths, False) for name, depths in _DEPTHS.items()},
     **{f"{name}_bn": _vgg(depths, True) for name, depths in _DEPTHS.items()},
     "inception_v3": _inception(),
