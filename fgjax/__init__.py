@@ -1,10 +1,10 @@
 """Fine-grained image classification that explains itself, in JAX.
 
-    import fgjax
+import fgjax
 
-    model = fgjax.load_classifier("runs/fido_demo/checkpoint")
-    result = fgjax.fido(model, images, targets, key=key, config=fgjax.FidoConfig(steps=100))
-    result.heatmap  # n h w, importance in [0, 1]
+model = fgjax.load_classifier("runs/fido_demo/checkpoint")
+result = fgjax.fido(model, images, targets, key=key, config=fgjax.FidoConfig(steps=100))
+result.heatmap  # n h w, importance in [0, 1]
 """
 
 from fgjax.attribution import CONFIGS, METHODS, PRESETS, Attribution, FidoConfig, fido

@@ -55,9 +55,9 @@ class DataConfig:
       workers: threads that decode.
     """
 
-    source: Literal[
-        "species", "folder", "cub", "dogs", "cars", "aircraft", "celeba", "tfds"
-    ] = "species"
+    source: Literal["species", "folder", "cub", "dogs", "cars", "aircraft", "celeba", "tfds"] = (
+        "species"
+    )
     path: str | None = None
     name: str | None = None
     level: Literal["variant", "family", "manufacturer"] = "variant"
@@ -231,7 +231,11 @@ def _explain_schema(method: str, preset: str) -> type:
     ]
     hints = typing.get_type_hints(CONFIGS[method])
     own = [
-        (f.name, _plain(hints[f.name]), field(default=PRESETS[method][preset].get(f.name, f.default)))
+        (
+            f.name,
+            _plain(hints[f.name]),
+            field(default=PRESETS[method][preset].get(f.name, f.default)),
+        )
         for f in dataclasses.fields(CONFIGS[method])
     ]
     return dataclasses.make_dataclass("Explain", common + own, frozen=True)
@@ -416,7 +420,9 @@ def _build(plain: dict[str, Any]) -> Config:
 def _check(config: Config) -> None:
     for stage in config.stages:
         if stage not in STAGES:
-            raise ConfigError(f"stages: no stage {stage!r}; {', '.join(STAGES)}.{_near(stage, STAGES)}")
+            raise ConfigError(
+                f"stages: no stage {stage!r}; {', '.join(STAGES)}.{_near(stage, STAGES)}"
+            )
     data, model, train = config.data, config.model, config.train
     positive = {
         "data.size": data.size,

@@ -1,8 +1,8 @@
 """A run on disk: what it was told, what it has done, and what failed.
 
-    config.yaml    the resolved config
-    run.json       versions, device, data fingerprint, seconds per stage
-    failures.csv   images that could not be used, with stage and reason
+config.yaml    the resolved config
+run.json       versions, device, data fingerprint, seconds per stage
+failures.csv   images that could not be used, with stage and reason
 """
 
 import csv

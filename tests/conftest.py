@@ -35,7 +35,9 @@ def shared() -> Path:
     root = Path(__file__).resolve().parents[1]
     folder = Path(os.environ.get("FGJAX_SHARED", root.parent / "shared"))
     if not (folder / "data").is_dir():
-        message = f"no real images at {folder}: set FGJAX_SHARED to a folder with data/ and weights/"
+        message = (
+            f"no real images at {folder}: set FGJAX_SHARED to a folder with data/ and weights/"
+        )
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)

@@ -124,9 +124,7 @@ def test_without_torch_says_how_to_get_it(monkeypatch, capsys):
     assert "fgjax[parity]" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_both_sides_do_the_same_work(name):
     pytest.importorskip("torch")
     found = step.check_parity(name, 32, 2)

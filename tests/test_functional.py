@@ -1,6 +1,5 @@
 """Models as pure functions: what is an array and what is not, and how often they compile."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest

@@ -105,11 +105,11 @@ def test_a_damaged_file_is_named(opened, name):
 
 
 def test_failures_are_kept_by_stage(opened):
-    opened.set_failures("train", {"a.jpg": "too small, \"they\" say\nand more"})
+    opened.set_failures("train", {"a.jpg": 'too small, "they" say\nand more'})
     opened.set_failures("explain", {"b,c.jpg": "NaN", "d.jpg": "NaN"})
     opened.set_failures("explain", {"d.jpg": "NaN"})
     assert opened.failures() == [
-        {"name": "a.jpg", "stage": "train", "reason": "too small, \"they\" say\nand more"},
+        {"name": "a.jpg", "stage": "train", "reason": 'too small, "they" say\nand more'},
         {"name": "d.jpg", "stage": "explain", "reason": "NaN"},
     ]
 

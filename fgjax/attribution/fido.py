@@ -302,12 +302,14 @@ def fido(
       for which the model returns NaN gets NaN maps; its neighbours do not.
 
     Raises:
-      ValueError: shapes that do not fit, a target outside the model's classes, or
-        images outside [0, 1].
+      ValueError: shapes that do not fit, a target outside the model's classes, images
+        outside [0, 1], or a key of the old kind.
     """
     images = jnp.asarray(images, jnp.float32)
     targets = jnp.asarray(targets, jnp.int32)
     arrays, static = partition(model)
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise ValueError("key must be a typed key: jax.random.key(seed), not PRNGKey(seed)")
     keys = key if key.ndim else jax.vmap(partial(jax.random.fold_in, key))(np.arange(len(images)))
     check_inputs(arrays, static, images, targets)
     if keys.shape != targets.shape:
@@ -326,7 +328,8 @@ def fido(
         part = _fido_chunk(
             arrays, static, images[index], infill[index], targets[index], keys[index], config, steps
         )
-        parts.append(jax.tree.map(lambda a: a[: len(images) - start], part))
+        left = len(images) - start
+        parts.append(jax.tree.map(lambda a, left=left: a[:left], part))
     return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
 
 

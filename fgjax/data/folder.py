@@ -1,7 +1,6 @@
 """Any folder of images, with or without class folders and masks."""
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,9 +173,7 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
     except OSError as error:
         raise DataError(f"{folder}: the folder may not be read ({error.strerror})") from error
     folders = [path.name for path in paths if path.is_dir()]
-    images = [
-        path.name for path in paths if path.suffix.lower() in SUFFIXES and not path.is_dir()
-    ]
+    images = [path.name for path in paths if path.suffix.lower() in SUFFIXES and not path.is_dir()]
     for name in folders + images:
         if not name.isprintable():  # bytes that are no Unicode come as lone surrogates
             raise DataError(f"{folder}: the name {name!a} has unprintable characters; rename it")

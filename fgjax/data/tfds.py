@@ -138,9 +138,7 @@ def _import(name: str):
     needed = ("tensorflow_datasets", "array_record", "importlib_resources")
     missing = [module for module in needed if importlib.util.find_spec(module) is None]
     if missing:
-        raise DataError(
-            f"{name}: reading it needs {', '.join(missing)}: pip install 'fgjax[tfds]'"
-        )
+        raise DataError(f"{name}: reading it needs {', '.join(missing)}: pip install 'fgjax[tfds]'")
     import tensorflow_datasets
 
     return tensorflow_datasets

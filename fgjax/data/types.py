@@ -5,7 +5,6 @@ record decoded and fitted to the model's input, every annotation moved along.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np

@@ -24,9 +24,7 @@ def center_box(n: int, height: int, width: int, *, area: float = 0.5) -> Float[A
 
 
 @partial(jax.jit, static_argnums=(1, 2))
-def center_box_of_area(
-    areas: Float[Array, "n"], height: int, width: int
-) -> Float[Array, "n h w"]:
+def center_box_of_area(areas: Float[Array, "n"], height: int, width: int) -> Float[Array, "n h w"]:
     """A box in the middle with the image's aspect and the given share of its pixels.
 
     The number of pixels is exact (`areas`·h·w, rounded), so the outermost ring may be
@@ -68,9 +66,7 @@ def whole_object(masks: Bool[Array, "n h w"]) -> Float[Array, "n h w"]:
 
 
 @jax.jit
-def top_share(
-    maps: Float[Array, "n h w"], areas: Float[Array, "n"]
-) -> Float[Array, "n h w"]:
+def top_share(maps: Float[Array, "n h w"], areas: Float[Array, "n"]) -> Float[Array, "n h w"]:
     """1 on the highest pixels of a map, `areas`·h·w of them (rounded), else 0.
 
     Ties go in row order. Cuts any map, a random one say, to the area of another. A NaN area,

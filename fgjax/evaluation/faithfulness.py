@@ -4,6 +4,7 @@ The model is any callable, images `n h w c` in [0, 1] -> logits `n k`. It is cal
 is, on whole batches of one shape and from Python: hand in a jitted one.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -139,9 +140,7 @@ def baseline_images(
 
 
 @jax.jit
-def target_probability(
-    logits: Float[Array, "n k"], targets: Int[Array, "n"]
-) -> Float[Array, "n"]:
+def target_probability(logits: Float[Array, "n k"], targets: Int[Array, "n"]) -> Float[Array, "n"]:
     """softmax(logits) at the target; NaN for a target outside [0, k)."""
     probabilities = jax.nn.softmax(logits.astype(jnp.float32))
     known = (targets >= 0) & (targets < logits.shape[1])
@@ -161,7 +160,7 @@ def _area_under_curve(model, before, after, targets, maps, steps):
     # A Python loop, not lax.scan: XLA's CPU convolutions are many times slower inside one.
     area = jnp.zeros(maps.shape[0], jnp.float32)
     previous = target_probability(model(before), targets)
-    for low, high in zip(changed, changed[1:]):
+    for low, high in itertools.pairwise(changed):
         current = target_probability(model(_change(before, after, ranks, high)), targets)
         area += (previous + current) * ((high - low) / pixels / 2)
         previous = current

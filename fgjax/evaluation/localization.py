@@ -69,9 +69,7 @@ def covered(maps: Bool[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Float[Ar
     return _count(maps & truth) / _count(truth)
 
 
-def energy_inside(
-    heatmap: Float[Array, "n h w"], truth: Bool[Array, "n h w"]
-) -> Float[Array, "n"]:
+def energy_inside(heatmap: Float[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Float[Array, "n"]:
     """The share of the heat that lies in the truth, Σ_truth heat / Σ heat, in [0, 1].
 
     NaN for a map without heat, a map with a NaN, and an empty truth (not annotated).
@@ -171,15 +169,11 @@ def _count(maps: Bool[Array, "n h w"]) -> Float[Array, "n"]:
     return jnp.sum(maps, axis=(1, 2), dtype=jnp.float32)
 
 
-def _if_annotated(
-    values: Float[Array, "n"], truth: Bool[Array, "n h w"]
-) -> Float[Array, "n"]:
+def _if_annotated(values: Float[Array, "n"], truth: Bool[Array, "n h w"]) -> Float[Array, "n"]:
     return jnp.where(jnp.any(truth, axis=(1, 2)), values, jnp.nan)
 
 
-def _pixel_centres(
-    height: int, width: int
-) -> tuple[Float[Array, "1 h 1"], Float[Array, "1 1 w"]]:
+def _pixel_centres(height: int, width: int) -> tuple[Float[Array, "1 h 1"], Float[Array, "1 1 w"]]:
     y = jnp.arange(height, dtype=jnp.float32) + 0.5
     x = jnp.arange(width, dtype=jnp.float32) + 0.5
     return y[None, :, None], x[None, None, :]

@@ -1,7 +1,7 @@
 """From maps and annotations to named numbers, and from numbers to a mean with an interval.
 
-    values = evaluate_maps(heatmap, boxes=boxes, masks=masks, cues=cues)   # name -> n values
-    print(summarise(values["iou_mask"]), protocols()["iou_mask"])
+values = evaluate_maps(heatmap, boxes=boxes, masks=masks, cues=cues)   # name -> n values
+print(summarise(values["iou_mask"]), protocols()["iou_mask"])
 """
 
 from functools import partial

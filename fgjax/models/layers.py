@@ -101,7 +101,8 @@ def _shifted_backward(stride, edge, saved, grad):
     grad = jax.lax.optimization_barrier(grad)
     padded = jnp.pad(x, [(0, 0), *edge, (0, 0)])
     d_kernel = [
-        (window * grad).sum((0, 1, 2)) for *_, window in _windows(padded, size, height, width, stride)
+        (window * grad).sum((0, 1, 2))
+        for *_, window in _windows(padded, size, height, width, stride)
     ]
     d_kernel = jnp.stack(d_kernel).reshape(kernel.shape)
     # The transposed convolution: spread the gradient to the stride, then slide the flipped

@@ -80,7 +80,10 @@ def _mobilenet_torchvision() -> Table:
         place = 2 if expands else 1
         table += [
             (rf"features\.{number}\.conv\.{place}\.(.*)", rf"blocks_{block}/project/\1"),
-            (rf"features\.{number}\.conv\.{place + 1}\.(.*)", rf"blocks_{block}/project_norm/norm/\1"),
+            (
+                rf"features\.{number}\.conv\.{place + 1}\.(.*)",
+                rf"blocks_{block}/project_norm/norm/\1",
+            ),
         ]
     return table
 

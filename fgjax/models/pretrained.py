@@ -76,7 +76,11 @@ def find_weights(source: str | Path) -> tuple[Path, dict[str, Any]]:
         raise ValueError(f"model.weights={source}: no such file")
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            HfHubHTTPError,
+            LocalEntryNotFoundError,
+        )
     except ImportError:
         raise ValueError(
             f"model.weights={source}: no such file; if it is a Hugging Face model, "

@@ -85,7 +85,9 @@ class VGG(nn.Module):
         out["features"] = x
         return out
 
-    def features(self, x: Float[Array, "n h w 3"], train: bool = False) -> Float[Array, "n H W 512"]:
+    def features(
+        self, x: Float[Array, "n h w 3"], train: bool = False
+    ) -> Float[Array, "n H W 512"]:
         """The last feature map."""
         return self.intermediates(x, train)["features"]
 

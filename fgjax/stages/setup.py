@@ -18,6 +18,7 @@ from fgjax.models.pretrained import load_pretrained
 from fgjax.progress import say
 from fgjax.training.checkpoints import load_classifier
 
+
 def make_source(config: Config) -> Source:
     """The data set of `data.*`.
 

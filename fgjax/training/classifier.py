@@ -57,9 +57,7 @@ def make_optimizer(
 
 def start(model: Classifier, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
-    return TrainState(
-        jnp.int32(0), model.variables, optimizer.init(model.variables["params"])
-    )
+    return TrainState(jnp.int32(0), model.variables, optimizer.init(model.variables["params"]))
 
 
 @partial(

@@ -162,9 +162,7 @@ def test_files_that_cannot_be_used(tmp_path):
 def test_real_birds(shared):
     source = CubSource(shared / "data/birds")
     by_csv = read_labels(shared / "data/birds/model_classes.csv", source.classes, 965)
-    by_name = read_labels(
-        shared / "weights/mobilenetv2_inat_birds.labels.txt", source.classes, 965
-    )
+    by_name = read_labels(shared / "weights/mobilenetv2_inat_birds.labels.txt", source.classes, 965)
     assert by_csv.unmatched == ()
     # "Cardinal" is "Northern Cardinal" to the model; every other name agrees.
     assert by_name.unmatched == ("017.Cardinal",)

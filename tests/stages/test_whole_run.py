@@ -178,9 +178,10 @@ def test_another_threshold_only_evaluates_anew(run, words, monkeypatch):
     assert "> 0.3" in metrics["area"]["protocol"]
     # and a second time there is nothing to do
     assert main(words(run, "evaluate.threshold=0.3")) == 0
-    assert state(run)[next(n for n in after if n.name == "report.html")] == (
-        run / "report.html"
-    ).read_bytes()
+    assert (
+        state(run)[next(n for n in after if n.name == "report.html")]
+        == (run / "report.html").read_bytes()
+    )
 
 
 def test_another_report_option_only_reports_anew(run, words, monkeypatch):
