@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
 from fgjax.models.classifier import Classifier, make_network, variable_shapes
@@ -20,6 +21,7 @@ FORMAT = 1
 # Orbax 0.12.8 has new names for them.
 _save = getattr(ocp, "save", None) or ocp.save_pytree
 _load = getattr(ocp, "load", None) or ocp.load_pytree
+_metadata = getattr(ocp, "metadata", None) or ocp.pytree_metadata
 
 
 def save_tree(path: Path, tree: Any) -> None:
@@ -40,6 +42,19 @@ def load_tree(path: Path, like: Any) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return _load(Path(path).resolve(), jax.tree.map(abstract, like))
+
+
+def _check_shapes(path: Path, like: Any) -> None:
+    """Raises ValueError when the arrays in `path` are not those of the nested dict `like`.
+
+    Orbax finds that out, too, but in the middle of its work, which it then leaves undone.
+    """
+    found = traverse_util.flatten_dict(_metadata(path.resolve()).metadata, sep="/")
+    wanted = traverse_util.flatten_dict(like, sep="/")
+    for name in [*wanted, *found]:
+        have, want = (tuple(t[name].shape) if name in t else None for t in (found, wanted))
+        if have != want:
+            raise ValueError(f"{name} is {have or 'missing'}, not {want or 'of this network'}")
 
 
 def save_classifier(path: Path, name: str, model: Classifier) -> None:
@@ -81,7 +96,9 @@ def load_classifier(path: str | Path) -> Classifier:
     try:
         about = json.loads((path / "classifier.json").read_text(encoding="utf-8"))
         network = make_network(about["name"], about["num_classes"], padding=about["padding"])
-        variables = load_tree(path / "weights", variable_shapes(network))
+        shapes = variable_shapes(network)
+        _check_shapes(path / "weights", shapes)
+        variables = load_tree(path / "weights", shapes)
     except Exception as error:  # Orbax raises many kinds; the user needs the folder's name
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: the checkpoint cannot be read: {first}") from error
