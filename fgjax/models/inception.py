@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from fgjax.models.layers import Conv, Norm, Padding, max_pool
@@ -33,7 +34,7 @@ class Unit(nn.Module):
 def _average(x):
     """The mean over 3x3 pixels; outside the map they count as 0."""
     edges = ((0, 0), (1, 1), (1, 1), (0, 0))
-    zero = jnp.zeros((), x.dtype)
+    zero = np.zeros((), x.dtype)  # not traced, else it has no gradient
     return jax.lax.reduce_window(x, zero, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), edges) / 9
 
 
