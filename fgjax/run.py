@@ -64,7 +64,7 @@ def print_help() -> None:
 def run(words: list[str]) -> int:
     """Resolves the config and goes through its stages. See `main` for errors and results."""
     name, config, plain = resolve(words)
-    # JAX is slow to import: wrong options are told before that.
+    # The stages load Orbax and tensorstore: wrong options are told before that.
     from fgjax.data.pipeline import fingerprint
     from fgjax.run_folder import RunFolder
     from fgjax.stages.setup import (

@@ -42,3 +42,18 @@ def shared() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation(request):
+    """Tests of single functions compile much and run little: XLA need not polish for them.
+
+    Such programs round otherwise than polished ones, so none is left for the tests elsewhere.
+    """
+    if request.path.parent.name not in ("attribution", "models", "training"):
+        yield
+        return
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()

@@ -21,7 +21,7 @@ from fgjax.data.index import (
 from fgjax.data.types import DataError, Example, Record
 
 HOME = (
-    "data.path wants the folder fgvc-aircraft-2013b, or its data/ (the one with images_box.txt); "
+    "wanted: the folder fgvc-aircraft-2013b, or its data/ (the one with images_box.txt); "
     "get FGVC-Aircraft at https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/"
 )
 BANNER = 20

@@ -11,7 +11,7 @@ from fgjax.data.index import find_root, inclusive_box, inside, label_of, numbers
 from fgjax.data.types import DataError, Example, Record, Split
 
 HOME = (
-    "data.path wants the folder with cars_train/, cars_test/ and devkit/, or the one with "
+    "wanted: the folder with cars_train/, cars_test/ and devkit/, or the one with "
     "car_ims/ and cars_annos.mat; get Stanford Cars at "
     "https://ai.stanford.edu/~jkrause/cars/car_dataset.html (that page is often down; "
     "https://github.com/pytorch/vision/issues/7545 collects copies)"

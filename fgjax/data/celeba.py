@@ -15,7 +15,7 @@ from fgjax.data.index import rows as read_rows
 from fgjax.data.types import DataError, Example, Record
 
 HOME = (
-    "data.path wants the folder with img_align_celeba/, list_attr_celeba.txt, "
+    "wanted: the folder with img_align_celeba/, list_attr_celeba.txt, "
     "list_eval_partition.txt and list_landmarks_align_celeba.txt, or with Img/, Anno/ and Eval/ "
     "that hold them; get CelebA at https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 )

@@ -18,7 +18,7 @@ from fgjax.data.pipeline import take
 from fgjax.data.types import DataError, Example, Record
 
 HOME = (
-    "data.path wants the folder CUB_200_2011 (the one with images.txt) or the one above it; "
+    "wanted: the folder CUB_200_2011 (the one with images.txt) or the one above it; "
     "get CUB-200-2011 at https://www.vision.caltech.edu/datasets/cub_200_2011/"
 )
 

@@ -17,7 +17,7 @@ from fgjax.data.labels import read_text
 from fgjax.data.types import DataError, Example, Record, Split
 
 HOME = (
-    "data.path wants the folder with train_list.mat, test_list.mat, Images/ and Annotation/ "
+    "wanted: the folder with train_list.mat, test_list.mat, Images/ and Annotation/ "
     "(unpack lists.tar, images.tar and annotation.tar into it); "
     "get Stanford Dogs at http://vision.stanford.edu/aditya86/ImageNetDogs/"
 )

@@ -112,7 +112,7 @@ class FolderSource:
 
 
 def _find_root(path: Path, masks: Path | None) -> tuple[Path, Path | None]:
-    wanted = "data.path wants a folder of images or of class folders with images"
+    wanted = "wanted: a folder of images or of class folders with images"
     if not path.exists():
         raise DataError(f"{path}: no such folder; {wanted}")
     if not path.is_dir():
@@ -147,7 +147,7 @@ def _find_images(root: Path, masks: Path | None) -> list[_File]:
             files += [_File(image, class_name, None) for image in _walk(root, class_name, {*seen})]
     if not files:
         raise DataError(
-            f"{root}: holds no images; data.path wants a folder of images or of class folders "
+            f"{root}: holds no images; wanted: a folder of images or of class folders "
             f"with images ({' '.join(sorted(SUFFIXES))})"
         )
     return sorted(files)

@@ -1,6 +1,6 @@
 """What the readers of published data sets share: the folder, its lists, their checks.
 
-`home` is everywhere one sentence about the set: what data.path wants, where to get it.
+`home` is everywhere one sentence about the set: what folder is wanted, and where to get it.
 Errors say the file, the line number and the line's text.
 """
 

@@ -25,8 +25,8 @@ HOMES: dict[str, str] = {
     "cars": cars.HOME,
     "aircraft": aircraft.HOME,
     "celeba": celeba.HOME,
-    "folder": "data.path wants a folder of class folders of images, or a flat one of images",
-    "species": "the images are drawn: data.path is not needed",
+    "folder": "wanted: a folder of class folders of images, or a flat one of images",
+    "species": "wanted: nothing, the images are drawn",
     "tfds": tfds.HOME,
 }
-"""One sentence each: what data.path wants, and where to get the set."""
+"""One sentence each: what folder is wanted, and where to get the set."""

@@ -20,7 +20,7 @@ from fgjax.data.images import Fit
 from fgjax.data.types import DataError, Example, Record, Split
 
 HOME = (
-    "data.path wants the folder with prepared TensorFlow Datasets (without one: TFDS_DATA_DIR, "
+    "wanted: the folder with prepared TensorFlow Datasets (without one: TFDS_DATA_DIR, "
     "else ~/tensorflow_datasets); the sets are listed at "
     "https://www.tensorflow.org/datasets/catalog/overview#image_classification"
 )
@@ -165,7 +165,7 @@ def _find_prepared(name: str, data_dir: Path) -> Path | None:
     if folder is None:
         configs = sorted({path.parent.parent.name for path in base.glob("*/*/dataset_info.json")})
         if configs and not match["config"]:
-            raise DataError(f"{base}: say which config, such as data.name={name}/{configs[0]}")
+            raise DataError(f"{base}: say which config, such as {name}/{configs[0]}")
         return None
     if not any(folder.glob("*array_record*")):
         file_format = json.loads((folder / "dataset_info.json").read_text()).get("fileFormat")
@@ -195,7 +195,7 @@ def _cure(name: str, data_dir: Path) -> str:
         "Where TensorFlow is installed (another machine will do; copy the folder): "
         f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', "
         f"data_dir='{data_dir}', file_format='array_record').download_and_prepare()\"; "
-        + (f"or data.source={direct} reads the authors' own files without TFDS; " if direct else "")
+        + (f"or the source {direct!r} reads the authors' own files without TFDS; " if direct else "")
         + HOME
     )
 

@@ -87,7 +87,7 @@ def make_network(name: str, num_classes: int, **options: Any) -> nn.Module:
     if name not in NETWORKS:
         near = difflib.get_close_matches(name, NETWORKS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"model.name={name!r}: one of {', '.join(NETWORKS)}.{hint}")
+        raise ValueError(f"no network is called {name!r}: one of {', '.join(NETWORKS)}.{hint}")
     return NETWORKS[name](num_classes=num_classes, **options)
 
 

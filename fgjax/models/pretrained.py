@@ -73,7 +73,7 @@ def find_weights(source: str | Path) -> tuple[Path, dict[str, Any]]:
     if path.is_file():
         return path, {}
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*/[\w.-]+", str(source)) or path.suffix == ".safetensors":
-        raise ValueError(f"model.weights={source}: no such file")
+        raise ValueError(f"{source}: no such file")
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import (
@@ -83,19 +83,19 @@ def find_weights(source: str | Path) -> tuple[Path, dict[str, Any]]:
         )
     except ImportError:
         raise ValueError(
-            f"model.weights={source}: no such file; if it is a Hugging Face model, "
+            f"{source}: no such file; if it is a Hugging Face model, "
             'that needs huggingface_hub: pip install "fgjax[hub]"'
         ) from None
     try:
         weights = Path(hf_hub_download(str(source), "model.safetensors", etag_timeout=5))
     except LocalEntryNotFoundError:
         raise ValueError(
-            f"model.weights={source}: no such file, and the Hugging Face hub cannot be reached "
+            f"{source}: no such file, and the Hugging Face hub cannot be reached "
             "from here. Fetch its model.safetensors elsewhere and give the file"
         ) from None
     except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"model.weights={source}: not to be had from the hub: {first}") from None
+        raise ValueError(f"{source}: not to be had from the hub: {first}") from None
     try:
         about = json.loads(Path(hf_hub_download(str(source), "config.json")).read_text("utf-8"))
     except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError):
@@ -111,14 +111,14 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"model.weights={path}: no such file")
+        raise ValueError(f"{path}: no such file")
     try:
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"model.weights={path}: not a readable safetensors file ({error}). "
+            f"{path}: not a readable safetensors file ({error}). "
             "Other formats are not opened: convert with safetensors.torch.save_file"
         ) from None
     return {
@@ -169,9 +169,9 @@ def load_pretrained(
     stated = metadata.get("architecture") or about.get("architecture")
     name = name or ARCHITECTURES.get(stated, stated)
     if name is None:
-        raise ValueError(f"{source} does not say its architecture: give model.name")
+        raise ValueError(f"{source} does not say its architecture: name it")
     if name not in TABLES:
-        raise ValueError(f"model.name={name!r}: trained weights are read for {', '.join(TABLES)}")
+        raise ValueError(f"model {name!r}: trained weights are read for {', '.join(TABLES)}")
     placed, surplus = {}, []
     for tensor_name, tensor in tensors.items():
         if tensor_name.endswith("num_batches_tracked") or rename(tensor_name, TABLES[name]) == "":

@@ -169,7 +169,11 @@ def _row(index, name, example, source, explained, part, i, own) -> dict[str, Any
 
 
 def _summary(config, tables, rows, images) -> dict[str, Any]:
+    infill = getattr(config.explain.settings, "infill", "blur")
+    mask = f"mask: map > {config.evaluate.threshold:g}; infill: {infill}"
     sentences = protocols(threshold=config.evaluate.threshold) | {
+        "p_kept": f"class probability with all but the mask replaced; {mask}",
+        "p_deleted": f"class probability with the mask replaced; {mask}",
         "p_kept_sampled": "class probability with only the SSR kept, over the masks sampled in "
         "the last 3 steps",
         "p_deleted_sampled": "class probability with the SDR replaced, over the masks sampled in "

@@ -44,15 +44,14 @@ def make_source(config: Config) -> Source:
         options["crop"] = data.crop
     if data.source not in ("species", "tfds"):
         if data.path is None:
-            wanted = HOMES[data.source].replace("data.path wants", "it wants")
-            raise ConfigError(f"data.path is missing; {wanted}")
+            raise ConfigError(f"data.path is missing; {HOMES[data.source]}")
         options["path"] = data.path
     if data.source == "tfds" and data.name is None:
         raise ConfigError("data.name is missing: the set's name, such as caltech_birds2011")
     try:
         return SOURCES[data.source](**options)
-    except DataError:
-        raise
+    except DataError as error:
+        raise DataError(f"data.path: {error}") from None
     except ValueError as error:
         raise ConfigError(f"data.{error}") from None
 
@@ -134,8 +133,8 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
         else:
             model = load_classifier(settings.checkpoint or run / "checkpoint")
     except ValueError as error:
-        option = "model.checkpoint=" if settings.checkpoint else ""
-        raise ConfigError(f"{option}{error}") from None
+        option = "weights" if settings.weights else "checkpoint"
+        raise ConfigError(f"model.{option}: {error}") from None
     count = model.network.num_classes
     if settings.labels:
         labels = read_labels(Path(settings.labels), source.classes, count)
@@ -161,6 +160,11 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
             f"model.weights={settings.weights} has {count} outputs, the data "
             f"{len(source.classes)} classes: model.labels must say which output is which class"
         )
+    if source.classes:
+        say(
+            f"model.weights={settings.weights} names no classes: its {count} outputs are taken "
+            "to be the data's classes in their order; model.labels would say it for sure"
+        )
     return Explained(model, names, tuple(range(len(source.classes))))
 
 
@@ -179,7 +183,7 @@ def fresh_model(config: Config, source: Source) -> Classifier:
             classes=source.classes,
         )
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(f"model.name: {error}") from None
 
 
 def model_fingerprint(config: Config) -> str:

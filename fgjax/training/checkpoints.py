@@ -91,7 +91,7 @@ def load_classifier(path: str | Path) -> Classifier:
     if not (path / "classifier.json").is_file():
         raise ValueError(
             f"{path}: no checkpoint here (no classifier.json). A run that was given "
-            "model.weights trains nothing: use fgjax.load_pretrained on that file"
+            "weights trains nothing: use fgjax.load_pretrained on that file"
         )
     try:
         about = json.loads((path / "classifier.json").read_text(encoding="utf-8"))

@@ -111,7 +111,7 @@ def test_missing_things_say_where_to_get_them(celeba):
     with pytest.raises(DataError, match=r"list_eval_partition.txt: this index file .* is missing"):
         CelebaSource(celeba)
     (celeba / "Img/img_align_celeba").rename(celeba / "Img/faces")
-    with pytest.raises(DataError, match=r"img_align_celeba: no such folder; data.path wants"):
+    with pytest.raises(DataError, match=r"img_align_celeba: no such folder; wanted:"):
         CelebaSource(celeba)
 
 

@@ -102,11 +102,11 @@ def test_missing_folder_says_where_to_get_it(tmp_path):
         CubSource(tmp_path / "birds")
     message = str(caught.value)
     assert "https://www.vision.caltech.edu/datasets/cub_200_2011/" in message
-    assert "data.path wants the folder CUB_200_2011" in message and "\n" not in message
+    assert "wanted: the folder CUB_200_2011" in message and "\n" not in message
 
 
 def test_not_the_data_set(tmp_path):
-    with pytest.raises(DataError, match=r"holds no images.txt; data.path wants"):
+    with pytest.raises(DataError, match=r"holds no images.txt; wanted:"):
         CubSource(tmp_path)
     (tmp_path / "CUB_200_2011.tgz").touch()
     with pytest.raises(DataError, match=r"is a file \(an archive\? unpack it first\)"):

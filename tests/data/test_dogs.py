@@ -83,7 +83,7 @@ def test_missing_things_say_where_to_get_them(dogs, tmp_path):
     with pytest.raises(DataError, match=r"test_list.mat: this index file of the set is missing"):
         DogsSource(dogs)
     (dogs / "Images").rename(dogs / "pictures")
-    with pytest.raises(DataError, match=r"Images: no such folder; data.path wants"):
+    with pytest.raises(DataError, match=r"Images: no such folder; wanted:"):
         DogsSource(dogs)
 
 

@@ -227,12 +227,12 @@ def test_a_mask_of_another_size_fails_alone(tmp_path):
 
 
 def test_missing_file_and_empty(tmp_path):
-    with pytest.raises(DataError, match=r"none: no such folder; data.path wants a folder of"):
+    with pytest.raises(DataError, match=r"none: no such folder; wanted: a folder of"):
         FolderSource(tmp_path / "none")
-    with pytest.raises(DataError, match=r"holds no images; data.path wants a folder of"):
+    with pytest.raises(DataError, match=r"holds no images; wanted: a folder of"):
         FolderSource(tmp_path)
     picture(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"a.png: is a file; data.path wants a folder of"):
+    with pytest.raises(DataError, match=r"a.png: is a file; wanted: a folder of"):
         FolderSource(tmp_path / "a.png")
 
 

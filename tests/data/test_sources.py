@@ -9,12 +9,12 @@ from fgjax.data.types import DataError, Source
 def test_every_source_has_a_home():
     assert set(SOURCES) == set(HOMES)
     for home in HOMES.values():
-        assert "data.path" in home and "\n" not in home
+        assert home.startswith("wanted: ") and "\n" not in home
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if name not in ("species", "tfds")])
 def test_a_missing_folder_tells_what_data_path_wants(name, tmp_path):
-    with pytest.raises(DataError, match=r"nowhere: no such folder; .*data.path wants") as caught:
+    with pytest.raises(DataError, match=r"nowhere: no such folder; .*wanted:") as caught:
         SOURCES[name](path=tmp_path / "nowhere", size=32, crop=1.0)
     if name != "folder":
         assert HOMES[name] in str(caught.value) and "://" in HOMES[name]

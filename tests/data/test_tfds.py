@@ -173,7 +173,7 @@ def test_not_prepared_is_said_at_once(tfds, tmp_path, monkeypatch):
     message = str(caught.value)
     assert "holds no prepared caltech_birds2011" in message and "needs TensorFlow" in message
     assert "file_format='array_record').download_and_prepare()" in message
-    assert "data.source=cub reads" in message and HOME in message and "\n" not in message
+    assert "the source 'cub' reads" in message and HOME in message and "\n" not in message
 
 
 def test_prepared_as_something_else(tfds, tmp_path):
@@ -227,7 +227,7 @@ def test_finds_the_version_on_the_disk(tmp_path, name, folder):
         (tmp_path / path / "dataset_info.json").write_text("{}")
         (tmp_path / path / "x-train.array_record-00000-of-00001").touch()
     assert reader._find_prepared(name, tmp_path) == (folder and tmp_path / folder)
-    with pytest.raises(DataError, match=r"say which config, such as data.name=b/small"):
+    with pytest.raises(DataError, match=r"say which config, such as b/small"):
         reader._find_prepared("b", tmp_path)
     with pytest.raises(DataError, match=r"'../a' is no name of TensorFlow Datasets"):
         reader._find_prepared("../a", tmp_path)

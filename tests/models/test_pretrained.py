@@ -215,9 +215,9 @@ def test_files_that_cannot_be_read(tmp_path, mobilenet):
 def test_architectures_that_are_not_known(tmp_path, mobilenet):
     path = tmp_path / "weights.safetensors"
     save_file(mobilenet, path)
-    with pytest.raises(ValueError, match="does not say its architecture: give model.name"):
+    with pytest.raises(ValueError, match="does not say its architecture: name it"):
         load_pretrained(None, path)
-    with pytest.raises(ValueError, match="model.name='vit_b_16': .*resnet18"):
+    with pytest.raises(ValueError, match="model 'vit_b_16': .*resnet18"):
         load_pretrained("vit_b_16", path)
     with pytest.raises(ValueError, match="no classifier that resnet18 knows"):
         load_pretrained("resnet18", path)
