@@ -5,7 +5,6 @@ merges and checks types; this file says what went wrong in the user's words.
 """
 
 import dataclasses
-import difflib
 import math
 import os
 import re
@@ -23,6 +22,7 @@ from omegaconf.errors import (
 from yaml import YAMLError
 
 from fgjax.attribution import CONFIGS, PRESETS
+from fgjax.spelling import did_you_mean
 
 STAGES = ("train", "explain", "evaluate", "report")
 PATHS = {"data": ("path", "masks"), "model": ("weights", "labels", "checkpoint")}
@@ -201,11 +201,6 @@ def list_configs() -> dict[str, str]:
     return lines
 
 
-def _near(word: str, known) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {near[0]}?" if near else ""
-
-
 def _plain(annotation: Any) -> Any:
     """The type OmegaConf checks; what it cannot know (arrays, functions) is text in a config."""
     simple = (int, float, bool, str)
@@ -219,10 +214,10 @@ def _plain(annotation: Any) -> Any:
 def _explain_schema(method: str, preset: str) -> type:
     """`explain.*`: the fields above and those of the method, at the preset's values."""
     if method not in CONFIGS:
-        hint = _near(method, CONFIGS)
+        hint = did_you_mean(method, CONFIGS)
         raise ConfigError(f"explain.method={method}: one of {', '.join(CONFIGS)}.{hint}")
     if preset not in PRESETS[method]:
-        hint = _near(preset, PRESETS[method])
+        hint = did_you_mean(preset, PRESETS[method])
         raise ConfigError(f"explain.preset={preset}: one of {', '.join(PRESETS[method])}.{hint}")
     common = [
         (f.name, f.type, field(default=f.default))
@@ -298,7 +293,7 @@ def _say(error: Exception, schema: type, part: Any, where: str) -> ConfigError:
     option = getattr(error, "full_key", None) or ""
     if isinstance(error, ConfigKeyError):
         known = [name for name, kind in types.items() if not dataclasses.is_dataclass(kind)]
-        return ConfigError(f"{where}there is no option {option}.{_near(option, known)}")
+        return ConfigError(f"{where}there is no option {option}.{did_you_mean(option, known)}")
     given = OmegaConf.to_container(part)
     if not option:  # OmegaConf does not say which group was given no group, or the reverse
         group = {name: dataclasses.is_dataclass(types.get(name)) for name in given}
@@ -312,7 +307,7 @@ def _say(error: Exception, schema: type, part: Any, where: str) -> ConfigError:
     # A choice is near when it is spelt nearly so: data.source=folders.
     choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
     value = "null" if value is None else value
-    hint = _near(str(value), choices)
+    hint = did_you_mean(str(value), choices)
     return ConfigError(f"{where}{option}={value}: wants {_wants(kind, option)}.{hint}")
 
 
@@ -321,7 +316,7 @@ def _read(name: str) -> tuple[str, Any]:
     if not (path.suffix in (".yaml", ".yml") or path.is_file()):
         path = config_folder() / f"{name}.yaml"
         if not path.is_file():
-            hint = _near(name, list_configs())
+            hint = did_you_mean(name, list_configs())
             known = ", ".join(list_configs())
             raise ConfigError(f"config={name}: there is no such config. Known: {known}.{hint}")
     if not path.is_file():
@@ -421,7 +416,7 @@ def _check(config: Config) -> None:
     for stage in config.stages:
         if stage not in STAGES:
             raise ConfigError(
-                f"stages: no stage {stage!r}; {', '.join(STAGES)}.{_near(stage, STAGES)}"
+                f"stages: no stage {stage!r}; {', '.join(STAGES)}.{did_you_mean(stage, STAGES)}"
             )
     data, model, train = config.data, config.model, config.train
     positive = {

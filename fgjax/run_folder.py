@@ -8,7 +8,6 @@ failures.csv   images that could not be used, with stage and reason
 import csv
 import io
 import json
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from fgjax.config import ConfigError, flatten
+from fgjax.files import write_atomic
 
 # A finished part of a run does not depend on these: they may change when it goes on.
 FREE = ("run_dir", "stages", "dry_run", "parallel", "data.workers", "explain.images_per_step")
@@ -31,16 +31,6 @@ CHANGED = {
 
 class ConfigChanged(ConfigError):
     """The folder holds results of another config. The message names the keys that differ."""
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def to_csv(rows: list[dict[str, Any]], columns: list[str]) -> str:

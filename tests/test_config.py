@@ -82,7 +82,7 @@ WRONG = {
     "stages=[]": ("stages",),
     "explain.method=fidoo": ("explain.method=fidoo", "Did you mean fido?"),
     "explain.preset=korsch-2032": ("explain.preset", "Did you mean korsch-2023?"),
-    "explain.infill=blurr": ("explain.infill", "Did you mean 'blur'?"),
+    "explain.infill=blurr": ("explain.infill", "Did you mean blur?"),
     "explain.sampler=new": ("explain.sampler", "simplified"),
     "explain.steps=0": ("explain.steps=0", "at least 1"),
     "explain.temperature=0": ("explain.temperature=0", "above 0"),

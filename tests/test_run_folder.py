@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from fgjax.config import ConfigError, resolve
-from fgjax.run_folder import ConfigChanged, RunFolder, settled, to_csv, write_atomic
+from fgjax.files import write_atomic
+from fgjax.run_folder import ConfigChanged, RunFolder, settled, to_csv
 
 FILES = {"data_fingerprint": "d1", "model_fingerprint": "m1"}
 

@@ -12,7 +12,6 @@ References:
   Chang et al., Explaining Image Classifiers by Counterfactual Generation, 2018.
 """
 
-import difflib
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -24,10 +23,12 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from fgjax.attribution.concrete import concrete_dropout, simplified_concrete_dropout
-from fgjax.attribution.infill import REFERENCE_SIDE, Infill, check_infill, make_infill
+from fgjax.attribution.infill import Infill, check_infill, make_infill
 from fgjax.attribution.scores import SCORES
 from fgjax.attribution.types import Attribution
+from fgjax.filters import REFERENCE_SIDE, total_variation
 from fgjax.functional import Static, combine, output_shape, partition
+from fgjax.spelling import did_you_mean
 
 TRACES = ("p_kept", "p_deleted", "loss_ssr", "loss_sdr", "l1_ssr", "l1_sdr", "tv_ssr", "tv_sdr")
 """What is recorded per step: p(c) with only the SSR kept and with the SDR deleted (mean over
@@ -152,8 +153,7 @@ def fido_preset(name: str, **changes: Any) -> FidoConfig:
       ValueError: no such preset, or no such setting.
     """
     if name not in FIDO_PRESETS:
-        near = difflib.get_close_matches(name, FIDO_PRESETS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, FIDO_PRESETS)
         raise ValueError(f"preset={name!r}: one of {', '.join(FIDO_PRESETS)}.{hint}")
     unknown = set(changes) - {field.name for field in fields(FidoConfig)}
     if unknown:
@@ -167,13 +167,6 @@ class FidoState(NamedTuple):
     step: Int[Array, ""]
     logits: Float[Array, "n 2 mh mw"]
     optimizer: Any
-
-
-def _differences(maps: Float[Array, "*n h w"], norm: str) -> Float[Array, "*n"]:
-    size = jnp.abs if norm == "absolute" else jnp.square
-    down = size(maps[..., 1:, :] - maps[..., :-1, :]).sum((-2, -1))
-    across = size(maps[..., :, 1:] - maps[..., :, :-1]).sum((-2, -1))
-    return down + across
 
 
 def _upsample(maps: Float[Array, "*n mh mw"], height: int, width: int) -> Float[Array, "*n h w"]:
@@ -219,7 +212,7 @@ def _loss(logits, model, images, infill, targets, keys, step, config):
 
     importance = _upsample(_importance(logits), height, width)
     l1 = importance.sum((-2, -1)) * (REFERENCE_SIDE**2 / (height * width))
-    tv = _differences(importance, config.tv_norm)
+    tv = total_variation(importance, config.tv_norm)
     # In a plane, the sum of squared differences does not depend on the resolution; that of
     # absolute differences grows with the side.
     if config.tv_norm == "absolute":

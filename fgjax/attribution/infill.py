@@ -7,7 +7,6 @@ References:
   Popescu et al., Counterfactual Generation with Knockoffs, 2021.
 """
 
-import difflib
 import math
 from collections.abc import Callable
 
@@ -16,40 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-REFERENCE_SIDE = 224
-"""Lengths given in pixels mean pixels of an image this high and wide, and scale with it."""
+from fgjax.filters import REFERENCE_SIDE, gaussian_blur
+from fgjax.spelling import did_you_mean
 
 Images = Float[Array, "n h w c"]
 Infill = str | Array | np.ndarray | Callable[[Array, Array], Array]
 
 
-def gaussian_matrix(size: int, sigma: float) -> Float[np.ndarray, "size size"]:
-    """The matrix that blurs a line of pixels, reflecting (without the edge) at both ends.
-
-    Truncated at 3.2 σ: kernel 75 for σ = 11.6, as in the released code. Rows sum to 1.
-    """
-    radius = max(1, round(3.2 * sigma))
-    offsets = np.arange(-radius, radius + 1)
-    kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel /= kernel.sum()
-    # Folding the index at both ends is reflection, however far the kernel reaches.
-    period = max(1, 2 * (size - 1))
-    place = np.abs((np.arange(size)[:, None] + offsets + period // 2) % period - period // 2)
-    matrix = np.zeros((size, size))
-    np.add.at(matrix, (np.arange(size)[:, None], place), kernel)
-    return matrix.astype(np.float32)
-
-
-@jax.jit
-def _blur(images, rows, columns):
-    return jnp.einsum("yi,xj,nijc->nyxc", rows, columns, images, precision="highest")
-
-
 def blur(images: Images, key: Key[Array, ""] | None = None, *, sigma: float = 11.6) -> Images:
     """Gaussian blur; `sigma` in pixels of a 224 px image, scaled with the shorter side."""
-    height, width = images.shape[1:3]
-    sigma = sigma * min(height, width) / REFERENCE_SIDE
-    return _blur(images, gaussian_matrix(height, sigma), gaussian_matrix(width, sigma))
+    return gaussian_blur(images, sigma)
 
 
 def mean(images: Images, key: Key[Array, ""] | None = None) -> Images:
@@ -117,8 +92,7 @@ INFILLS: dict[str, Callable] = {
 def check_infill(infill: Infill) -> None:
     """Raises ValueError when a named infill does not exist, with the nearest name."""
     if isinstance(infill, str) and infill not in INFILLS:
-        near = difflib.get_close_matches(infill, INFILLS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(infill, INFILLS)
         raise ValueError(f"infill={infill!r}: must be one of {', '.join(INFILLS)}.{hint}")
 
 

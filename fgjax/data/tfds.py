@@ -195,7 +195,11 @@ def _cure(name: str, data_dir: Path) -> str:
         "Where TensorFlow is installed (another machine will do; copy the folder): "
         f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', "
         f"data_dir='{data_dir}', file_format='array_record').download_and_prepare()\"; "
-        + (f"or the source {direct!r} reads the authors' own files without TFDS; " if direct else "")
+        + (
+            f"or the source {direct!r} reads the authors' own files without TFDS; "
+            if direct
+            else ""
+        )
         + HOME
     )
 

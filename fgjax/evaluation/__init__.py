@@ -9,7 +9,6 @@ from fgjax.evaluation.baselines import (
     top_share,
     whole_object,
 )
-from fgjax.evaluation.coherence import total_variation
 from fgjax.evaluation.faithfulness import (
     KeptAndDeleted,
     curve_protocol,
@@ -38,6 +37,7 @@ from fgjax.evaluation.summary import (
     protocols,
     summarise,
 )
+from fgjax.filters import total_variation
 
 __all__ = [
     "KeptAndDeleted",

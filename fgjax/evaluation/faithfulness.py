@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fgjax.evaluation.order import pixel_ranks
+from fgjax.filters import gaussian_blur
 
 BLUR_SIGMA = 10.0
 BASELINES = {
-    "blur": f"the image blurred by a Gaussian of {BLUR_SIGMA:g} px",
+    "blur": f"the image blurred by a Gaussian of {BLUR_SIGMA:g} px of a 224 px image",
     "mean": "the image's mean colour",
     "zero": "black (0 in pixel space)",
 }
@@ -75,7 +76,7 @@ def insertion(
     better. Of equally important pixels the one first in the image, row by row, goes first.
 
     Args:
-      baseline: "blur" (a Gaussian of 10 px, weights renormalised at the border), "mean" (each
+      baseline: "blur" (a Gaussian of 10 px of a 224 px image, the border mirrored), "mean" (each
         image's mean colour), "zero" (black), or images to use.
 
     Returns:
@@ -128,7 +129,7 @@ def baseline_images(
     if not isinstance(baseline, str):
         return baseline
     if baseline == "blur":
-        return _blur(images)
+        return gaussian_blur(images, BLUR_SIGMA)
     if baseline == "mean":
         return jnp.broadcast_to(jnp.mean(images, axis=(1, 2), keepdims=True), images.shape)
     if baseline == "zero":
@@ -177,16 +178,3 @@ def _change(before, after, ranks, count):
 def _fill(images, z, infill):
     """Seed 000, Eq. 1: z = 1 is replaced by the infill."""
     return (1.0 - z[..., None]) * images + z[..., None] * infill
-
-
-@jax.jit
-def _blur(images: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-    def weights(size):
-        offset = jnp.arange(size)[:, None] - jnp.arange(size)[None, :]
-        kernel = jnp.exp(-0.5 * (offset.astype(jnp.float32) / BLUR_SIGMA) ** 2)
-        return kernel / jnp.sum(kernel, axis=1, keepdims=True)
-
-    _, height, width, _ = images.shape
-    return jnp.einsum(
-        "nhwc,ih,jw->nijc", images, weights(height), weights(width), precision="highest"
-    )

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from fgjax.evaluation.coherence import total_variation
 from fgjax.evaluation.localization import (
     POINTING_PROTOCOLS,
     area,
@@ -28,6 +27,7 @@ from fgjax.evaluation.localization import (
     share_inside,
 )
 from fgjax.evaluation.localization import threshold as above
+from fgjax.filters import total_variation
 
 
 @partial(jax.jit, static_argnames="pointing")

@@ -1,6 +1,5 @@
 """A network together with its weights and its idea of a normalised image."""
 
-import difflib
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from fgjax.models.inception import InceptionV3
 from fgjax.models.mobilenet import MobileNetV2
 from fgjax.models.resnet import ResNet
 from fgjax.models.vgg import VGG
+from fgjax.spelling import did_you_mean
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -85,8 +85,7 @@ def make_network(name: str, num_classes: int, **options: Any) -> nn.Module:
       ValueError: an unknown name, with the nearest known one.
     """
     if name not in NETWORKS:
-        near = difflib.get_close_matches(name, NETWORKS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, NETWORKS)
         raise ValueError(f"no network is called {name!r}: one of {', '.join(NETWORKS)}.{hint}")
     return NETWORKS[name](num_classes=num_classes, **options)
 

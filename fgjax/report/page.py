@@ -7,7 +7,6 @@ jinja2's autoescape, in the embedded JSON by its `tojson`.
 
 import base64
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -20,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
+from fgjax.files import write_atomic
 from fgjax.report.overlay import ANNOTATION, CONTOUR, map_title, primary_map, resize_map, to_unit
 
 Number = int | float | np.number
@@ -139,14 +139,7 @@ def write_page(path: Path, page: Page, *, image_size: int = 320, map_size: int =
     """
     path = Path(path)
     html = render(page, image_size=image_size, map_size=map_size)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # A file name that is no UTF-8 reaches us with surrogates in it: show them as \udc..
-        draft.write_text(html, encoding="utf-8", errors="backslashreplace")
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
+    return write_atomic(path, html)
 
 
 def render(page: Page, *, image_size: int = 320, map_size: int = 112) -> str:

@@ -27,9 +27,10 @@ from fgjax.evaluation import (
     top_share,
     whole_object,
 )
+from fgjax.files import write_atomic
 from fgjax.functional import compiled
 from fgjax.progress import progress, say
-from fgjax.run_folder import RunFolder, to_csv, write_atomic
+from fgjax.run_folder import RunFolder, to_csv
 from fgjax.stages.explain import image_key
 from fgjax.stages.setup import Explained, base_key
 from fgjax.store import MapStore, read_maps, read_traces

@@ -13,9 +13,10 @@ from jaxtyping import Int, UInt8
 from fgjax.config import Config, ConfigError
 from fgjax.data.pipeline import epoch_order, load_batch, load_examples
 from fgjax.data.types import DataError, Record, Source
+from fgjax.files import write_atomic
 from fgjax.parallel import make_mesh, replicate, shard
 from fgjax.progress import progress, say
-from fgjax.run_folder import RunFolder, write_atomic
+from fgjax.run_folder import RunFolder
 from fgjax.stages.setup import base_key, fresh_model, training_records
 from fgjax.training.checkpoints import load_tree, save_classifier, save_tree
 from fgjax.training.classifier import EpochResult, TrainState, make_optimizer, start, train

@@ -14,6 +14,7 @@ import jax
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
+from fgjax.files import write_atomic
 from fgjax.models.classifier import Classifier, make_network, variable_shapes
 
 FORMAT = 1
@@ -71,9 +72,7 @@ def save_classifier(path: Path, name: str, model: Classifier) -> None:
         "size": model.size,
         "classes": model.classes,
     }
-    partial = path / "classifier.json.partial"
-    partial.write_text(json.dumps(about, indent=1), encoding="utf-8")
-    os.replace(partial, path / "classifier.json")
+    write_atomic(path / "classifier.json", json.dumps(about, indent=1))
 
 
 def load_classifier(path: str | Path) -> Classifier:

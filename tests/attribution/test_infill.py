@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from fgjax.attribution.infill import INFILLS, blur, gaussian_matrix, knockoff, make_infill
+from fgjax.attribution.infill import INFILLS, blur, knockoff, make_infill
+from fgjax.filters import gaussian_matrix
 
 
 def random_images(n=2, height=24, width=24, seed=0):
@@ -169,5 +170,5 @@ def test_a_function_that_returns_another_shape_is_refused(wrong):
 
 @pytest.mark.parametrize(("name", "meant"), [("blurr", "blur"), ("knockof", "knockoff")])
 def test_an_unknown_name_is_answered_with_the_nearest(name, meant):
-    with pytest.raises(ValueError, match=f"infill='{name}'.*Did you mean '{meant}'"):
+    with pytest.raises(ValueError, match=f"infill='{name}'.*Did you mean {meant}"):
         make_infill(name, random_images(), keys(2))

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fgjax.evaluation import total_variation
+from fgjax.filters import total_variation
 
 
 def test_equals_the_double_sum_of_eq_10():

@@ -1,0 +1,18 @@
+"""Writing files so that a reader, or a kill, never meets half of one."""
+
+import os
+from pathlib import Path
+
+
+def write_atomic(path: Path, text: str) -> Path:
+    """Writes a text file whole or not at all; what was there stays until the new one is whole.
+
+    A file name that is no UTF-8 reaches us with surrogates in it: they are shown as \\udc..
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
