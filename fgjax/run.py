@@ -11,8 +11,9 @@ from typing import Any
 
 import rich.table
 
-from fgjax.config import ConfigError, describe, list_configs, resolve
+from fgjax.config import describe, list_configs, resolve
 from fgjax.data.types import DataError
+from fgjax.options import ConfigError
 from fgjax.progress import console, say
 
 COLUMNS = {"centre_box": "centre", "constant": "all", "whole_object": "object"}

@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
-from fgjax.config import ConfigError, flatten
+from fgjax.config import flatten
 from fgjax.files import write_atomic
+from fgjax.options import ConfigError
 
 # A finished part of a run does not depend on these: they may change when it goes on.
 FREE = ("run_dir", "stages", "dry_run", "parallel", "data.workers", "explain.images_per_step")

@@ -9,8 +9,8 @@ import numpy as np
 
 from fgjax.attribution import METHODS
 from fgjax.attribution.fido import FidoConfig
-from fgjax.config import Config
 from fgjax.data.types import Record, Source
+from fgjax.options import Config
 from fgjax.progress import say
 from fgjax.stages.explain import chunk_size
 from fgjax.stages.setup import fresh_model, load_model, training_records, trains

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from fgjax.attribution.infill import INFILLS, make_infill
-from fgjax.config import Config
 from fgjax.data.pipeline import load_examples, stack
 from fgjax.data.types import DataError, Example, Record, Source
 from fgjax.evaluation import (
@@ -29,6 +28,7 @@ from fgjax.evaluation import (
 )
 from fgjax.files import write_atomic
 from fgjax.functional import compiled
+from fgjax.options import Config
 from fgjax.progress import progress, say
 from fgjax.run_folder import RunFolder, to_csv
 from fgjax.stages.explain import image_key

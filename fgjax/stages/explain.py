@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from fgjax.attribution import METHODS
-from fgjax.config import Config
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError, Example, Record, Source
+from fgjax.options import Config
 from fgjax.parallel import make_mesh, replicate, shard
 from fgjax.progress import progress, say
 from fgjax.run_folder import RunFolder

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fgjax.config import Config, flatten
+from fgjax.config import flatten
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError, Record, Source
+from fgjax.options import Config
 from fgjax.progress import say
 from fgjax.report.figures import write_figures
 from fgjax.report.page import Entry, Failure, Metric, Page, write_page

@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fgjax.config import Config, ConfigError
 from fgjax.data.labels import read_labels
 from fgjax.data.pipeline import take
 from fgjax.data.sources import HOMES, SOURCES
@@ -15,6 +14,7 @@ from fgjax.data.types import DataError, Record, Source
 from fgjax.functional import compiled
 from fgjax.models.classifier import Classifier, create_model
 from fgjax.models.pretrained import load_pretrained
+from fgjax.options import Config, ConfigError
 from fgjax.progress import say
 from fgjax.training.checkpoints import load_classifier
 

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from fgjax.config import Config, ConfigError
 from fgjax.data.pipeline import epoch_order, load_batch, load_examples
 from fgjax.data.types import DataError, Record, Source
 from fgjax.files import write_atomic
+from fgjax.options import Config, ConfigError
 from fgjax.parallel import make_mesh, replicate, shard
 from fgjax.progress import progress, say
 from fgjax.run_folder import RunFolder
