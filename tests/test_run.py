@@ -73,8 +73,16 @@ def test_a_reader_that_leaves_early():
 
 
 def metric(mean, low=0.1, high=0.3, **more):
-    return {"protocol": "p", "mean": mean, "interval_95": [low, high], "defined": 3, "images": 4,
-            "better": "higher", "baselines": {"random": 0.05, "centre_box": None}, **more}  # fmt: skip
+    return {
+        "protocol": "p",
+        "mean": mean,
+        "interval_95": [low, high],
+        "defined": 3,
+        "images": 4,
+        "better": "higher",
+        "baselines": {"random": 0.05, "centre_box": None},
+        **more,
+    }
 
 
 def test_the_short_table_shows_means_intervals_and_baselines(capsys):

@@ -24,10 +24,11 @@ from jaxtyping import Array, Float, Int, Key
 
 from fgjax.attribution.concrete import concrete_dropout, simplified_concrete_dropout
 from fgjax.attribution.infill import Infill, check_infill, make_infill
+from fgjax.attribution.inputs import check_inputs
 from fgjax.attribution.scores import SCORES
 from fgjax.attribution.types import Attribution
 from fgjax.filters import REFERENCE_SIDE, total_variation
-from fgjax.functional import Static, combine, output_shape, partition
+from fgjax.functional import Static, combine, partition
 from fgjax.spelling import did_you_mean
 
 TRACES = ("p_kept", "p_deleted", "loss_ssr", "loss_sdr", "l1_ssr", "l1_sdr", "tv_ssr", "tv_sdr")
@@ -342,29 +343,3 @@ def _fido_chunk(arrays, static, images, infill, targets, keys, config, steps) ->
         maps=maps,
         traces={name: trace[:, :, i] for i, name in enumerate(TRACES)},
     )
-
-
-def check_inputs(
-    arrays: tuple, static: Static, images: Float[Array, "n h w c"], targets: Int[Array, "n"]
-) -> None:
-    """Raises ValueError, in the user's words, when images, targets and model do not fit."""
-    if images.ndim != 4 or len(images) == 0:
-        raise ValueError(f"images must be n h w c with n > 0; got shape {images.shape}")
-    if targets.shape != images.shape[:1]:
-        raise ValueError(f"one target per image: {len(images)} images, targets {targets.shape}")
-    low, high = float(images.min()), float(images.max())
-    if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise ValueError(
-            f"images must be RGB in [0, 1]; these span {low:.3g} to {high:.3g}. "
-            "Normalisation belongs to the model"
-        )
-    outputs = output_shape(arrays, static, images)
-    shape = getattr(outputs, "shape", None)
-    if shape is None or len(shape) != 2 or shape[0] != len(images):
-        raise ValueError(f"the model must return logits n k; it returned {shape or outputs}")
-    bad = np.flatnonzero((np.asarray(targets) < 0) | (np.asarray(targets) >= outputs.shape[1]))
-    if bad.size:
-        raise ValueError(
-            f"target {int(targets[bad[0]])} of image {bad[0]} is outside the model's "
-            f"{outputs.shape[1]} classes (0 to {outputs.shape[1] - 1})"
-        )

@@ -160,7 +160,9 @@ def render(page: Page, *, image_size: int = 320, map_size: int = 112) -> str:
     environment.filters["number"] = format_number
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     source = resources.files("fgjax.report").joinpath("page.html.j2").read_text("utf-8")
-    colors = {k: "#{:02x}{:02x}{:02x}".format(*c) for k, c in (ANNOTATION | {"map": CONTOUR}).items()}
+    colors = {
+        k: "#{:02x}{:02x}{:02x}".format(*c) for k, c in (ANNOTATION | {"map": CONTOUR}).items()
+    }
     kinds = {kind for card in cards for kind in ANNOTATION if card["data"][kind] is not None}
     lut = matplotlib.colormaps[page.colormap](np.arange(256), bytes=True)[:, :3]
     return environment.from_string(source).render(

@@ -105,8 +105,15 @@ def torchvision_names(model: Classifier) -> dict[str, np.ndarray]:
         if modules[0].startswith("blocks_"):
             _, stage, block = modules.pop(0).split("_")
             modules.insert(0, f"layer{int(stage) + 1}.{block}")
-        names = {"stem": "conv1", "stem_norm": "bn1", "classifier": "fc", "shortcut": "downsample.0",
-                 "shortcut_norm": "downsample.1", "norm1": "bn1", "norm2": "bn2"}  # fmt: skip
+        names = {
+            "stem": "conv1",
+            "stem_norm": "bn1",
+            "classifier": "fc",
+            "shortcut": "downsample.0",
+            "shortcut_norm": "downsample.1",
+            "norm1": "bn1",
+            "norm2": "bn2",
+        }
         modules = [names.get(m, m) for m in modules]
         value = np.asarray(leaf)
         if kind == "kernel":

@@ -1,0 +1,32 @@
+"""What every attribution method asks of images, targets and model, said in the user's words."""
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from fgjax.functional import Static, output_shape
+
+
+def check_inputs(
+    arrays: tuple, static: Static, images: Float[Array, "n h w c"], targets: Int[Array, "n"]
+) -> None:
+    """Raises ValueError, in the user's words, when images, targets and model do not fit."""
+    if images.ndim != 4 or len(images) == 0:
+        raise ValueError(f"images must be n h w c with n > 0; got shape {images.shape}")
+    if targets.shape != images.shape[:1]:
+        raise ValueError(f"one target per image: {len(images)} images, targets {targets.shape}")
+    low, high = float(images.min()), float(images.max())
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise ValueError(
+            f"images must be RGB in [0, 1]; these span {low:.3g} to {high:.3g}. "
+            "Normalisation belongs to the model"
+        )
+    outputs = output_shape(arrays, static, images)
+    shape = getattr(outputs, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != len(images):
+        raise ValueError(f"the model must return logits n k; it returned {shape or outputs}")
+    bad = np.flatnonzero((np.asarray(targets) < 0) | (np.asarray(targets) >= outputs.shape[1]))
+    if bad.size:
+        raise ValueError(
+            f"target {int(targets[bad[0]])} of image {bad[0]} is outside the model's "
+            f"{outputs.shape[1]} classes (0 to {outputs.shape[1] - 1})"
+        )
