@@ -1,0 +1,233 @@
+"""LIME: a linear model of which superpixels the score depends on.
+
+Reference:
+  Ribeiro et al., "Why Should I Trust You?" Explaining the Predictions of Any Classifier, 2016.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from fgjax.attribution.infill import Infill, check_infill, make_infill
+from fgjax.attribution.perturbation import (
+    Score,
+    ask,
+    check_at_least_one,
+    check_score,
+    image_keys,
+    perturbed_scores,
+    positive_part,
+    preset,
+)
+from fgjax.attribution.types import Attribution
+
+
+@dataclass(frozen=True)
+class LimeConfig:
+    """Settings of LIME.
+
+    Attributes:
+      samples: perturbed images, each with about half of its superpixels hidden.
+      segments: superpixels, about so many (SLIC).
+      compactness: of the superpixels: colour counts less the higher it is.
+      kernel_width: of the exponential kernel that weighs samples by their nearness.
+      ridge: α, the penalty on the squared coefficients.
+      infill: what a hidden superpixel becomes: "segment_mean", its own mean colour; or a name
+        of `INFILLS`; in Python also an array or a function `(images, key) -> images`.
+      score: "probability" of the class, another of `CLASS_SCORES`, or a function
+        `(outputs, targets) -> n` for a model that returns something else.
+      chunk_size: perturbed images per model call; None: by the memory there is.
+    """
+
+    samples: int = 1000
+    segments: int = 50
+    compactness: float = 10.0
+    kernel_width: float = 0.25
+    ridge: float = 1.0
+    infill: Infill = "segment_mean"
+    score: Score = "probability"
+    chunk_size: int | None = None
+
+    def __post_init__(self):
+        check_at_least_one(self, "samples", "segments", "chunk_size")
+        for name in ("compactness", "kernel_width", "ridge"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be above 0")
+        if not (isinstance(self.infill, str) and self.infill == "segment_mean"):
+            check_infill(self.infill)
+        check_score(self.score)
+
+
+LIME_PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # The authors' package (github.com/marcotcr/lime), lime_image: 1000 samples, kernel 0.25,
+    # ridge 1, hidden superpixels at their mean colour. Its superpixels are quickshift's.
+    "lime-image": dict(samples=1000, kernel_width=0.25, ridge=1.0, infill="segment_mean"),
+}
+"""Published settings by name; `lime_preset` makes a config of one."""
+
+
+def lime_preset(name: str, **changes: Any) -> LimeConfig:
+    """The settings published under `name` (see `LIME_PRESETS`), with `changes` on top.
+
+    Raises:
+      ValueError: no such preset, or no such setting.
+    """
+    return preset(LimeConfig, LIME_PRESETS, name, changes)
+
+
+def superpixels(
+    image: Float[np.ndarray, "h w c"], segments: int, compactness: float = 10.0
+) -> Int[np.ndarray, "h w"]:
+    """SLIC superpixels numbered 0, 1, …; about `segments` of them.
+
+    Raises:
+      ImportError: scikit-image is not installed.
+    """
+    try:
+        from skimage.segmentation import slic
+    except ImportError as error:
+        raise ImportError("LIME's superpixels need scikit-image: pip install scikit-image") from (
+            error
+        )
+    labels = slic(
+        image.astype(np.float64),
+        n_segments=segments,
+        compactness=compactness,
+        sigma=1.0,
+        start_label=0,
+        channel_axis=-1,
+        convert2lab=image.shape[-1] == 3,
+    )
+    return np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int32)
+
+
+def segment_means(
+    image: Float[np.ndarray, "h w c"], labels: Int[np.ndarray, "h w"]
+) -> Float[np.ndarray, "h w c"]:
+    """Every pixel at the mean colour of its superpixel."""
+    flat, pixels = labels.ravel(), image.reshape(-1, image.shape[-1])
+    sums = [np.bincount(flat, weights=channel) for channel in pixels.T]
+    means = np.stack(sums, axis=1) / np.bincount(flat)[:, None]
+    return means[labels].astype(np.float32)
+
+
+def draw_shown(
+    key: Key[Array, ""], index: Int[Array, "m"], slots: Int[Array, "s"]
+) -> Bool[Array, "m s"]:
+    """Which superpixels each sample shows: all in sample 0, each with probability ½ in others.
+
+    A function of key, sample and superpixel alone: however many there are of either.
+    """
+
+    def draw(sample):
+        at = jax.random.fold_in(key, sample)
+        shown = jax.vmap(lambda slot: jax.random.bernoulli(jax.random.fold_in(at, slot)))(slots)
+        return shown | (sample == 0)
+
+    return jax.vmap(draw)(index)
+
+
+_draw_shown = jax.jit(draw_shown)
+
+
+def hide(images, own, shared, index):
+    """Image g as sample `index` shows it; the superpixels not shown are filled in."""
+    labels, infill, keys = own
+
+    def one(image, labels, infill, key):
+        shown = draw_shown(key, index, shared)[:, labels][..., None]
+        return jnp.where(shown, image[None], infill[None])
+
+    return jax.vmap(one)(images, labels, infill, keys)
+
+
+def fit(
+    shown: Bool[np.ndarray, "m s"],
+    scores: Float[np.ndarray, "m"],
+    *,
+    kernel_width: float,
+    ridge: float,
+) -> Float[np.ndarray, "s"]:
+    """The coefficients of weighted ridge regression with an intercept, in float64.
+
+      min_β,b Σ_i π_i (y_i - b - β · z_i)² + α |β|²,   π = √exp(-d² / width²)
+
+    d is the cosine distance between a sample's z ∈ {0, 1}^s and all ones: 1 - √(share shown).
+    NaN for scores with a NaN or an infinity.
+    """
+    z, y = shown.astype(np.float64), scores.astype(np.float64)
+    if not np.isfinite(y).all():
+        return np.full(z.shape[1], np.nan)
+    distance = 1 - np.sqrt(z.mean(1))
+    weight = np.sqrt(np.exp(-((distance / kernel_width) ** 2)))
+    share = (weight / weight.sum())[:, None]
+    centred, target = z - (share * z).sum(0), y - (share[:, 0] * y).sum()
+    gram = centred.T @ (weight[:, None] * centred) + ridge * np.eye(z.shape[1])
+    return np.linalg.solve(gram, centred.T @ (weight * target))
+
+
+def lime(
+    model: Any,
+    images: Float[Array | np.ndarray, "n h w c"],
+    targets: Any,
+    *,
+    key: Key[Array, "..."],
+    config: LimeConfig = LimeConfig(),
+) -> Attribution:
+    """Local surrogate: ridge regression of the score on which superpixels are shown.
+
+    Args:
+      model: any callable pytree, images -> logits; with a score function of the user's,
+        images -> whatever that reads.
+      images: RGB in [0, 1].
+      targets: class index per image; with a score function, arrays with a row per image.
+      key: one key, or one key per image. With one key image i uses `fold_in(key, i)`: its
+        samples do not depend on the images beside it.
+      config: see `LimeConfig`; published settings in `LIME_PRESETS`.
+
+    Returns:
+      heatmap: each pixel has the positive part of its superpixel's coefficient, over the
+      greatest. maps: "signed", the coefficients as they are; "segments", the number of the
+      superpixel. An image for which the model returns NaN gets NaN maps ("segments" apart);
+      its neighbours do not.
+
+    Raises:
+      ValueError: shapes that do not fit, a target outside the model's classes, images
+        outside [0, 1], a key that is missing or of the old kind.
+      ImportError: scikit-image is not installed.
+    """
+    question = ask(model, images, targets, config.score)
+    keys = image_keys(key, len(question.images))
+    pixels = np.asarray(question.images)
+    labels = np.stack([superpixels(x, config.segments, config.compactness) for x in pixels])
+    if isinstance(config.infill, str) and config.infill == "segment_mean":
+        means = [segment_means(x, own) for x, own in zip(pixels, labels, strict=True)]
+        infill = jnp.asarray(np.stack(means))
+    else:
+        infill = make_infill(config.infill, question.images, keys)
+    # Room for twice as many as wished for, so that one program serves images of any number.
+    slots = jnp.arange(max(2 * config.segments, int(labels.max()) + 1))
+    scores = perturbed_scores(
+        question,
+        hide,
+        config.samples,
+        own=(jnp.asarray(labels), infill, keys),
+        shared=slots,
+        chunk_size=config.chunk_size,
+    )
+    samples = jnp.arange(config.samples)
+    signed = []
+    for mine, answers, own in zip(keys, np.asarray(scores), labels, strict=True):
+        shown = np.asarray(_draw_shown(mine, samples, slots))[:, : own.max() + 1]
+        found = fit(shown, answers, kernel_width=config.kernel_width, ridge=config.ridge)
+        signed.append(found[own].astype(np.float32))
+    signed = jnp.asarray(np.stack(signed))
+    return Attribution(
+        heatmap=positive_part(signed),
+        maps={"signed": signed, "segments": jnp.asarray(labels, jnp.float32)},
+    )

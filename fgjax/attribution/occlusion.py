@@ -1,0 +1,160 @@
+"""Occlusion: what the score loses when a window of the image is covered.
+
+Reference:
+  Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, 2014, §4.2.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from fgjax.attribution.infill import Infill, check_infill, make_infill
+from fgjax.attribution.perturbation import (
+    Score,
+    ask,
+    check_at_least_one,
+    check_score,
+    image_keys,
+    perturbed_scores,
+    positive_part,
+    preset,
+)
+from fgjax.attribution.types import Attribution
+from fgjax.filters import REFERENCE_SIDE
+
+
+@dataclass(frozen=True)
+class OcclusionConfig:
+    """Settings of occlusion. Lengths are those of a 224 px image, and scale with the shorter
+    side (to whole pixels, at least 1).
+
+    Attributes:
+      window: side of the square that is covered.
+      stride: from one window to the next; at most `window`, so that none is left out.
+      infill: what it is covered with: a name of `INFILLS`; in Python also an array or a
+        function `(images, key) -> images`. The random ones need a key.
+      blur_sigma: σ of the blur infill in pixels.
+      score: "probability" of the class, another of `CLASS_SCORES`, or a function
+        `(outputs, targets) -> n` for a model that returns something else.
+      chunk_size: perturbed images per model call; None: by the memory there is.
+    """
+
+    window: int = 48
+    stride: int = 16
+    infill: Infill = "mean"
+    blur_sigma: float = 11.6
+    score: Score = "probability"
+    chunk_size: int | None = None
+
+    def __post_init__(self):
+        check_at_least_one(self, "window", "stride", "chunk_size")
+        if self.stride > self.window:
+            raise ValueError(
+                f"stride={self.stride} exceeds window={self.window}: pixels between two windows "
+                "would never be covered"
+            )
+        if not self.blur_sigma > 0:
+            raise ValueError(f"blur_sigma={self.blur_sigma}: must be above 0")
+        check_infill(self.infill)
+        check_score(self.score)
+
+
+OCCLUSION_PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # What captum.attr.Occlusion computes with its baseline 0, for the same window and stride.
+    "captum": dict(infill="zeros", score="logit"),
+}
+"""Published settings by name; `occlusion_preset` makes a config of one."""
+
+
+def occlusion_preset(name: str, **changes: Any) -> OcclusionConfig:
+    """The settings published under `name` (see `OCCLUSION_PRESETS`), with `changes` on top.
+
+    Raises:
+      ValueError: no such preset, or no such setting.
+    """
+    return preset(OcclusionConfig, OCCLUSION_PRESETS, name, changes)
+
+
+RANDOM_INFILLS = ("uniform", "normal", "knockoff")
+
+
+def windows(size: int, window: int, stride: int) -> Float[np.ndarray, "windows size"]:
+    """1 inside each window along one axis. They start at 0, stride, 2 · stride, …; the last
+    reaches the border, and is cut there."""
+    count = max(0, math.ceil((size - window) / stride)) + 1
+    start = stride * np.arange(count)[:, None]
+    place = np.arange(size)
+    return ((start <= place) & (place < start + window)).astype(np.float32)
+
+
+def cover(images, own, shared, index):
+    """Perturbation 0 is the image itself, the others have one window each, row by row."""
+    down, across = shared
+    window = jnp.maximum(index - 1, 0)
+    rows, columns = down[window // len(across)], across[window % len(across)]
+    covered = rows[:, :, None] * columns[:, None, :]
+    covered = jnp.where((index == 0)[:, None, None], 0, covered)[None, ..., None]
+    return images[:, None] * (1 - covered) + own[:, None] * covered
+
+
+def occlusion(
+    model: Any,
+    images: Float[Array | np.ndarray, "n h w c"],
+    targets: Any,
+    *,
+    key: Key[Array, "..."] | None = None,
+    config: OcclusionConfig = OcclusionConfig(),
+) -> Attribution:
+    """Sliding-window occlusion: the mean loss of score over the windows that cover a pixel.
+
+      A(x) = 1/|W_x| Σ_{w ∈ W_x} (f(I) - f(I covered at w)),   W_x the windows over x
+
+    Args:
+      model: any callable pytree, images -> logits; with a score function of the user's,
+        images -> whatever that reads.
+      images: RGB in [0, 1].
+      targets: class index per image; with a score function, arrays with a row per image.
+      key: needed by random infills only; one key, or one per image.
+      config: see `OcclusionConfig`; published settings in `OCCLUSION_PRESETS`.
+
+    Returns:
+      heatmap: the positive part of A over its maximum: 0 where covering costs nothing.
+      maps: "signed", A itself. An image for which the model returns NaN gets NaN maps; its
+      neighbours do not.
+
+    Raises:
+      ValueError: shapes that do not fit, a target outside the model's classes, images
+        outside [0, 1], a random infill without a key.
+    """
+    question = ask(model, images, targets, config.score)
+    infill = _infill(config, question.images, key)
+    height, width = question.images.shape[1:3]
+    scale = min(height, width) / REFERENCE_SIDE
+    window, stride = (max(1, round(length * scale)) for length in (config.window, config.stride))
+    down, across = windows(height, window, stride), windows(width, window, stride)
+    shared = (jnp.asarray(down), jnp.asarray(across))
+    count = len(down) * len(across)
+    scores = perturbed_scores(
+        question, cover, 1 + count, own=infill, shared=shared, chunk_size=config.chunk_size
+    )
+    signed = _average(scores, *shared)
+    return Attribution(heatmap=positive_part(signed), maps={"signed": signed})
+
+
+def _infill(config: OcclusionConfig, images: Array, key: Array | None) -> Array:
+    random = isinstance(config.infill, str) and config.infill in RANDOM_INFILLS
+    keys = image_keys(jax.random.key(0) if key is None and not random else key, len(images))
+    return make_infill(config.infill, images, keys, blur_sigma=config.blur_sigma)
+
+
+@jax.jit
+def _average(scores, down, across):
+    lost = (scores[:, :1] - scores[:, 1:]).reshape(len(scores), len(down), len(across))
+    sums = jnp.einsum("nrc,rh,cw->nhw", lost, down, across, precision="highest")
+    return sums / (down.sum(0)[:, None] * across.sum(0)[None])[None]
