@@ -44,7 +44,7 @@ from fgjax.data.types import DataError, Example, Record, Split
 
 __all__ = [
     "BACKGROUNDS", "CLASSES", "PARTS", "SPECIES", "TEXTURES", "Drawing", "Scene", "Species",
-    "SpeciesSource", "draw", "sample_scene", "species_named",
+    "SpeciesSource", "WithoutParts", "draw", "draw_without_parts", "sample_scene", "species_named",
 ]  # fmt: skip
 
 
@@ -174,6 +174,31 @@ def _landmarks(
 
 
 @dataclass(frozen=True)
+class WithoutParts:
+    """A scene drawn again and again, each time with one part of PARTS away.
+
+    Attributes:
+      images: the scene without that part's look: what lies behind it is seen, and what hangs
+        on it (an eye on a head) stays. The scene itself where the animal has not the part.
+      masks: where the part is seen in the scene.
+      present: the part is seen, in a pixel at least.
+    """
+
+    images: UInt8[np.ndarray, "parts h w 3"]
+    masks: Bool[np.ndarray, "parts h w"]
+    present: Bool[np.ndarray, "parts"]
+
+
+def draw_without_parts(scene: Scene, size: int = 96) -> WithoutParts:
+    """`scene` without each of its parts in turn. ValueError: no such size."""
+    whole = draw(scene, size)
+    looks = SPECIES[scene.label].looks
+    images = [draw(scene, size, without=p).image if p in looks else whole.image for p in PARTS]
+    masks = whole.part_map == np.arange(1, len(PARTS) + 1, dtype=np.uint8)[:, None, None]
+    return WithoutParts(np.stack(images), masks, masks.any((1, 2)))
+
+
+@dataclass(frozen=True)
 class SpeciesSource:
     """A `Source` of drawn birds; image i of a split depends on (seed, split, i, size) only.
 
@@ -235,6 +260,10 @@ class SpeciesSource:
             cue=drawing.cue,
             landmarks=drawing.landmarks,
         )
+
+    def without_parts(self, record: Record) -> WithoutParts:
+        """`record` drawn without each of its parts. DataError: it is not one of this data set."""
+        return draw_without_parts(self.scene(record), self.size)
 
 
 def _split_and_index(name: str) -> tuple[Split, int]:

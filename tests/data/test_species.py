@@ -288,6 +288,28 @@ def test_loose_parts_touch_no_animal_and_are_in_no_mask():
     assert loose_parts > 30 and kinds == set(range(10))
 
 
+def test_a_scene_without_each_of_its_parts():
+    source = SpeciesSource(size=64, train=0, test=10)
+    for record in source.records[::3]:
+        whole, gone = draw(source.scene(record), 64), source.without_parts(record)
+        assert gone.images.shape == (len(PARTS), 64, 64, 3)
+        for i, part in enumerate(PARTS):
+            again = draw(source.scene(record), 64, without=part)
+            np.testing.assert_array_equal(gone.images[i], again.image)
+            np.testing.assert_array_equal(gone.masks[i], whole.part_map == i + 1)
+            assert gone.present[i] == gone.masks[i].any()
+            if part not in SPECIES[record.label].looks:
+                assert not gone.present[i]
+                np.testing.assert_array_equal(gone.images[i], whole.image)
+            elif gone.present[i]:
+                # the picture changes where the part was seen, but for chance equal colours
+                assert (gone.images[i] != whole.image).any(-1)[gone.masks[i]].mean() > 0.9
+        np.testing.assert_array_equal(gone.masks.any(0), whole.mask)
+        np.testing.assert_array_equal(gone.masks[PARTS.index(SPECIES[record.label].cue)], whole.cue)
+    with pytest.raises(DataError, match="train/000000"):
+        source.without_parts(Record("train/000000", 0, "train"))
+
+
 # ------------------------------------------------------------------ independence
 
 
