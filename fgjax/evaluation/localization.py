@@ -21,6 +21,10 @@ POINTING_PROTOCOLS = {
     "lies in the truth",
 }
 
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+SMALL = 0.25
+"""An object is small when its box covers less than this share of the image."""
+
 
 def threshold(
     heatmap: Float[Array, "n h w"], level: float | Float[Array, ""] = 0.5
@@ -41,6 +45,41 @@ def iou(maps: Bool[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Float[Array,
     nobody annotated it is the caller's to leave out; `evaluate_maps` does.)
     """
     return _count(maps & truth) / _count(maps | truth)
+
+
+@jax.jit
+def scaled(heatmap: Float[Array, "n h w"]) -> Float[Array, "n h w"]:
+    """(map − min) / (max − min): the lowest pixel 0, the highest 1; a constant map 0 everywhere.
+
+    NaN everywhere for a map with a NaN or an infinity.
+    """
+    low, high = (f(heatmap, axis=(1, 2), keepdims=True) for f in (jnp.min, jnp.max))
+    span = high - low  # NaN or infinite for such a map
+    unit = (heatmap - low) / jnp.where(span == 0, 1.0, span)
+    return jnp.where(jnp.isfinite(span), unit, jnp.nan)
+
+
+@partial(jax.jit, static_argnames="levels")
+def iou_at_levels(
+    heatmap: Float[Array, "n h w"],
+    truth: Bool[Array, "n h w"],
+    *,
+    levels: tuple[float, ...] = LEVELS,
+) -> Float[Array, "n levels"]:
+    """|{S > t} ∩ truth| / |{S > t} ∪ truth| for each level t; S is the map scaled to span [0, 1].
+
+    A constant map marks nothing and has 0. NaN for an empty truth (not annotated), and for a
+    map with a NaN or an infinity. Of a whole data set, the best level is that of the highest
+    mean; the mean of each image's best value is higher still, for it chooses by the answer.
+
+    References:
+      GLAS (seed 002), Table 3: saliency scaled as at the end of Algorithm 1, levels 0.1 to
+      0.9. ILSVRC annotates boxes, so the truth there is the filled box.
+    """
+    maps = scaled(heatmap)
+    values = jnp.stack([iou(maps > level, truth) for level in levels], axis=1)
+    defined = jnp.any(truth, axis=(1, 2)) & ~jnp.isnan(maps[:, 0, 0])
+    return jnp.where(defined[:, None], values, jnp.nan)
 
 
 def share_inside(maps: Bool[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Float[Array, "n"]:
@@ -126,6 +165,23 @@ def pointing_game(
       GLAS (seed 002), "Evaluation on target localization".
     """
     return points_at(point_of(maps, protocol=protocol), truth, protocol=protocol)
+
+
+@partial(jax.jit, static_argnums=(1, 2), static_argnames="share")
+def is_small(
+    boxes: Float[Array, "n 4"], height: int, width: int, *, share: float = SMALL
+) -> Bool[Array, "n"]:
+    """The box covers less than `share` of the image; False where the box has a NaN.
+
+    The pointing game on small objects is its mean over these images.
+
+    References:
+      GLAS (seed 002), Table 2, "PT-small": the total area of the class's boxes is below a
+      quarter of the image (after Cao et al., Look and Think Twice, ICCV 2015). The "difficult"
+      set of Zhang et al., ECCV 2016, asks besides for an object of another class in the image,
+      which data with one label per image do not have.
+    """
+    return _box_area(boxes) < share * height * width
 
 
 @partial(jax.jit, static_argnames="protocol")

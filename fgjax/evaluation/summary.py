@@ -4,16 +4,20 @@ values = evaluate_maps(heatmap, boxes=boxes, masks=masks, cues=cues)   # name ->
 print(summarise(values["iou_mask"]), protocols()["iou_mask"])
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, Key
 
+from fgjax.evaluation.faithfulness import curve_protocol, deletion, insertion
 from fgjax.evaluation.localization import (
+    LEVELS,
     POINTING_PROTOCOLS,
+    SMALL,
     area,
     box_iou,
     box_mask,
@@ -22,11 +26,18 @@ from fgjax.evaluation.localization import (
     energy_inside,
     false_detection_rate,
     iou,
+    iou_at_levels,
+    is_small,
     point_of,
     points_at,
     share_inside,
 )
 from fgjax.evaluation.localization import threshold as above
+from fgjax.evaluation.parts import parts_protocol
+from fgjax.evaluation.randomisation import randomisation_protocol
+from fgjax.evaluation.road import NOISE, SHARES, road, road_protocol
+from fgjax.evaluation.sensitivity import RADIUS, SAMPLES, sensitivity_protocol
+from fgjax.evaluation.sparseness import GINI_PROTOCOL, gini
 from fgjax.filters import total_variation
 
 
@@ -56,6 +67,9 @@ def evaluate_maps(
       games, where the map has a NaN or an infinity. A map with no pixel above the threshold
       scores 0 in the overlaps (iou_…, cue_covered) and is undefined, NaN, in the shares of the
       mask (in_…, false_detection): so look at how many values are defined, too.
+      iou_at_… and iou_best take the object's mask, or its filled box where it has no mask,
+      and scale the map first: they do not depend on `threshold`. pointing_…_small is NaN for
+      an object that is not small (`is_small` of its box, or else of its mask's tightest box).
     """
     n, height, width = heatmap.shape
     nowhere = jnp.zeros(heatmap.shape, bool)
@@ -66,6 +80,7 @@ def evaluate_maps(
         "cue": nowhere if cues is None else cues,
     }
     mask = above(heatmap, threshold)
+    annotated = jnp.any(truths["object"], axis=(1, 2), keepdims=True)
 
     values = {
         "area": area(mask),
@@ -80,7 +95,11 @@ def evaluate_maps(
         "cue_covered": covered(mask, truths["cue"]),
         "false_detection": false_detection_rate(mask, truths["object"]),
         "total_variation": total_variation(heatmap),
+        "gini": gini(heatmap),
     }
+    levels = iou_at_levels(heatmap, jnp.where(annotated, truths["object"], truths["box"]))
+    values |= {f"iou_at_{level:g}": levels[:, i] for i, level in enumerate(LEVELS)}
+    values["iou_best"] = jnp.max(levels, axis=1)
     for name, truth in truths.items():
         values[f"in_{name}"] = share_inside(mask, truth)
         values[f"energy_in_{name}"] = energy_inside(heatmap, truth)
@@ -90,6 +109,11 @@ def evaluate_maps(
     points = point_of(heatmap, protocol=pointing)
     for name, truth in truths.items():
         values[f"pointing_{name}"] = points_at(points, truth, protocol=pointing)
+    boxed = ~jnp.any(jnp.isnan(boxes), axis=1, keepdims=True)
+    outlines = jnp.where(boxed, boxes, box_of(truths["object"]))
+    small = is_small(outlines, height, width)
+    for name in ("object", "box"):
+        values[f"pointing_{name}_small"] = jnp.where(small, values[f"pointing_{name}"], jnp.nan)
     return values
 
 
@@ -98,6 +122,8 @@ def protocols(*, threshold: float = 0.5, pointing: str = "blob_centroid") -> dic
     mask = f"mask: map > {threshold:g}"
     point = f"pointing game, 1 or 0: {POINTING_PROTOCOLS[pointing]}"
     energy = "share of the map's sum that lies in"
+    scale = "the map scaled to span 0 to 1; truth: object mask, filled box where there is none"
+    small = f"; objects whose box covers less than {SMALL:g} of the image only"
     return {
         "area": f"share of the image in the mask; {mask}",
         "iou_mask": f"IoU of mask and object mask; {mask}",
@@ -114,11 +140,96 @@ def protocols(*, threshold: float = 0.5, pointing: str = "blob_centroid") -> dic
         "pointing_object": f"{point} (truth: object mask)",
         "pointing_box": f"{point} (truth: annotated box)",
         "pointing_cue": f"{point} (truth: cue)",
+        **{
+            f"iou_at_{level:g}": f"IoU of truth and the pixels above {level:g} of {scale}"
+            for level in LEVELS
+        },
+        "iou_best": f"highest, image by image, of the IoU at {LEVELS[0]:g} to {LEVELS[-1]:g} of "
+        f"{scale}",
+        "pointing_object_small": f"{point} (truth: object mask{small})",
+        "pointing_box_small": f"{point} (truth: annotated box{small})",
+        "gini": GINI_PROTOCOL,
         "total_variation": "sum of squared differences of neighbouring pixels of the map",
         "p_full": "class probability of the image",
         "p_kept": "class probability with all but the map's region replaced by the infill",
         "p_deleted": "class probability with the map's region replaced by the infill",
     }
+
+
+def evaluate_faithfulness(
+    model: Callable,
+    images: Float[Array, "n h w c"],
+    targets: Int[Array, "n"],
+    heatmap: Float[Array, "n h w"],
+    *,
+    key: Key[Array, "..."],
+    steps: int = 50,
+    insertion_baseline: str = "blur",
+    deletion_baseline: str = "mean",
+    shares: tuple[float, ...] = SHARES,
+    noise: float = NOISE,
+) -> dict[str, Float[Array, "n"]]:
+    """Insertion, deletion and ROAD: metric name -> a value per image.
+
+    2·(steps + 1) + 2·len(shares) forward passes. The settings are those of `insertion`,
+    `deletion` and `road`; `model_protocols` says them.
+    """
+    curves = {
+        "insertion": insertion(
+            model, images, targets, heatmap, steps=steps, baseline=insertion_baseline
+        ),
+        "deletion": deletion(
+            model, images, targets, heatmap, steps=steps, baseline=deletion_baseline
+        ),
+    }
+    removed = road(model, images, targets, heatmap, key=key, shares=shares, noise=noise)
+    return curves | {f"road_{name}": values for name, values in removed._asdict().items()}
+
+
+def model_protocols(
+    *,
+    steps: int = 50,
+    insertion_baseline: str = "blur",
+    deletion_baseline: str = "mean",
+    shares: tuple[float, ...] = SHARES,
+    noise: float = NOISE,
+    radius: float = RADIUS,
+    samples: int = SAMPLES,
+    pool: str = "sum",
+    score: str = "log_odds",
+    layers: Sequence[str] = (),
+) -> dict[str, str]:
+    """How each number that needs the model is measured: the names of `evaluate_faithfulness`,
+    "max_sensitivity", "part_deletion" and "randomisation_…" (the fields of `Randomised`)."""
+    removed = road_protocol(shares=shares, noise=noise)
+    randomised = randomisation_protocol(layers)
+    return {
+        "insertion": curve_protocol(steps, insertion_baseline),
+        "deletion": curve_protocol(steps, deletion_baseline),
+        "road_most_first": f"ROAD, most important first: {removed}",
+        "road_least_first": f"ROAD, least important first: {removed}",
+        "road_gap": f"ROAD, least minus most important first: {removed}",
+        "max_sensitivity": sensitivity_protocol(radius=radius, samples=samples),
+        "part_deletion": parts_protocol(pool=pool, score=score),
+        "randomisation_rank_correlation": f"Spearman's rank correlation {randomised}",
+        "randomisation_ssim": f"SSIM {randomised}",
+    }
+
+
+BETTER: dict[str, bool | None] = dict.fromkeys((*protocols(), *model_protocols()), True) | {
+    "area": None,
+    "total_variation": None,
+    "gini": None,
+    "p_full": None,
+    "false_detection": False,
+    "p_deleted": False,
+    "deletion": False,
+    "road_most_first": False,
+    "max_sensitivity": False,
+    "randomisation_rank_correlation": False,
+    "randomisation_ssim": False,
+}
+"""Metric name -> whether higher is better; None: neither is, by itself."""
 
 
 class Summary(NamedTuple):

@@ -226,6 +226,48 @@ def test_unknown_protocol_names_the_known():
         hits(np.zeros((1, 2, 2), np.float32), np.ones((1, 2, 2), bool), "middle")
 
 
+# Levels and small objects
+
+
+def test_iou_at_levels_equals_numpy():
+    rng = np.random.default_rng(8)
+    heat = (3 * ndimage.gaussian_filter(rng.random((6, 20, 30)), (0, 2, 2)) - 1).astype(np.float32)
+    truth = rng.random(heat.shape) > 0.5
+    truth[4] = False
+    heat[5] = 0.7  # constant: marks nothing
+    ours = np.asarray(loc.iou_at_levels(jnp.asarray(heat), jnp.asarray(truth)))
+    assert ours.shape == (6, 9) and ours.dtype == np.float32
+    for i in range(4):
+        low, high = heat[i].min(), heat[i].max()
+        for j, level in enumerate(loc.LEVELS):
+            mask = heat[i] > low + level * (high - low)
+            expected = (mask & truth[i]).sum() / (mask | truth[i]).sum()
+            assert ours[i, j] == pytest.approx(expected, abs=2e-3)
+    assert np.isnan(ours[4]).all() and (ours[5] == 0).all()
+    # The scale and the offset of a map do not matter.
+    moved = loc.iou_at_levels(jnp.asarray(heat * 4 + 2), jnp.asarray(truth))
+    np.testing.assert_allclose(moved, ours, atol=2e-3)
+    two = loc.iou_at_levels(jnp.asarray(heat), jnp.asarray(truth), levels=(0.2, 0.7))
+    np.testing.assert_array_equal(two, ours[:, [1, 6]])
+
+
+def test_scaled_spans_zero_to_one():
+    heat = np.random.default_rng(9).normal(size=(4, 5, 6)).astype(np.float32)
+    heat[1], heat[2, 1, 1], heat[3, 1, 1] = 0.2, np.nan, -np.inf
+    ours = np.asarray(loc.scaled(jnp.asarray(heat)))
+    assert ours[0].min() == 0 and ours[0].max() == pytest.approx(1)
+    np.testing.assert_allclose(ours[0], (heat[0] - heat[0].min()) / np.ptp(heat[0]), rtol=1e-5)
+    assert (ours[1] == 0).all() and np.isnan(ours[2:]).all()
+    none = loc.iou_at_levels(jnp.asarray(heat), jnp.ones(heat.shape, bool))
+    assert np.isnan(none).all(axis=1).tolist() == [False, False, True, True]
+
+
+def test_small_is_less_than_a_quarter():
+    boxes = jnp.array([[0, 0, 10, 19.9], [0, 0, 10, 20], [0, 0, 40, 20], [np.nan, 0, 1, 1]])
+    assert loc.is_small(boxes, 20, 40).tolist() == [True, False, False, False]
+    assert loc.is_small(boxes, 20, 40, share=0.5).tolist() == [True, True, False, False]
+
+
 # All of them
 
 

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +8,10 @@ from fgjax import evaluation as ev
 
 NAMES = """area iou_mask iou_box in_object in_box in_cue iou_cue cue_covered energy_in_cue
 energy_in_object energy_in_box pointing_object pointing_box pointing_cue false_detection
-total_variation p_full p_kept p_deleted""".split()
+total_variation p_full p_kept p_deleted iou_at_0.1 iou_at_0.2 iou_at_0.3 iou_at_0.4 iou_at_0.5
+iou_at_0.6 iou_at_0.7 iou_at_0.8 iou_at_0.9 iou_best pointing_object_small pointing_box_small
+gini""".split()
+OF_MAP = {"area", "total_variation", "gini"}
 OF_MODEL = {"p_full", "p_kept", "p_deleted"}
 
 
@@ -64,6 +68,14 @@ def test_a_case_done_by_hand():
         "false_detection": 0,
         # .8: 24 px of outline (4 + 10 + 10); .2: 14 px (4 + 10, two sides on the border)
         "total_variation": 0.64 * 24 + 0.04 * 14,
+        # The map spans 0 to .8: its .2 is .25 there. The object is a fifth of the image.
+        **dict.fromkeys(("iou_at_0.1", "iou_at_0.2"), 40 / 120),
+        **{f"iou_at_0.{level}": 0.5 for level in range(3, 10)},
+        "iou_best": 0.5,
+        "pointing_object_small": 1,
+        "pointing_box_small": 1,
+        # 320 of 0, 40 of .2, 40 of .8: twice the area under the Lorenz curve, from 1.
+        "gini": 1 - (0.2 * 0.1 + (0.2 + 1) * 0.1),
     }
     assert {name: float(value[0]) for name, value in values.items()} == pytest.approx(expected)
 
@@ -87,11 +99,73 @@ def test_what_is_not_annotated_is_nan_and_not_zero():
     boxes = jnp.array([[2.0, 2.0, 5.0, 5.0], [jnp.nan] * 4])
     values = evaluate(heat, boxes=boxes, masks=masks, cues=masks)
     for name, value in values.items():
-        if name not in ("area", "total_variation"):
+        if name not in OF_MAP:
             assert jnp.isnan(value).tolist() == [False, True], name
     without = ev.evaluate_maps(heat)
-    for name in set(values) - {"area", "total_variation"}:
+    for name in set(values) - OF_MAP:
         assert jnp.isnan(without[name]).all(), name
+
+
+def test_small_objects_alone():
+    # The box decides where there is one; else the mask's own: 10×10 is a quarter, 9×10 is less.
+    heat = jnp.broadcast_to(jnp.where(drawn(5, 7, 5, 7), 1.0, 0.0), (4, 20, 20))
+    places = ((0, 9, 0, 10), (0, 10, 0, 10), (0, 9, 0, 10), (10, 15, 0, 9))
+    masks = jnp.concatenate([drawn(*place) for place in places])
+    boxes = np.full((4, 4), np.nan)
+    boxes[2], boxes[3] = (0, 0, 11, 11), (0, 0, 9, 11)
+    values = evaluate(heat, boxes=boxes, masks=masks)
+    np.testing.assert_array_equal(values["pointing_object"], [1, 1, 1, 0])
+    np.testing.assert_array_equal(values["pointing_object_small"], [1, np.nan, np.nan, 0])
+    np.testing.assert_array_equal(values["pointing_box_small"], [np.nan, np.nan, np.nan, 1])
+
+
+def test_levels_take_the_box_where_there_is_no_mask():
+    heat = jnp.broadcast_to(jnp.where(drawn(0, 10, 0, 10), 0.3, 0.1), (2, 20, 20))
+    masks = jnp.concatenate([drawn(0, 10, 0, 5), drawn(0, 0, 0, 0)])
+    values = evaluate(heat, boxes=[[0, 0, 10, 20]] * 2, masks=masks)
+    np.testing.assert_allclose(values["iou_at_0.5"], [0.5, 0.5])
+    np.testing.assert_allclose(values["iou_mask"], [0, np.nan])  # nothing is above .5 unscaled
+
+
+@jax.jit
+def model(images):
+    p = 0.1 + 0.8 * jnp.mean(images, axis=(1, 2, 3))
+    return jnp.log(jnp.stack([p, 1 - p], axis=1))
+
+
+def test_faithfulness_is_the_three_metrics_by_name(key):
+    rng = np.random.default_rng(4)
+    images = jnp.asarray(rng.random((2, 12, 12, 3)), jnp.float32)
+    heat, targets = images[..., 1], jnp.array([0, 1])
+    settings = {"steps": 6, "shares": (0.2, 0.5)}
+    values = ev.evaluate_faithfulness(model, images, targets, heat, key=key, **settings)
+    road = ev.road(model, images, targets, heat, key=key, shares=(0.2, 0.5))
+    expected = {
+        "insertion": ev.insertion(model, images, targets, heat, steps=6),
+        "deletion": ev.deletion(model, images, targets, heat, steps=6),
+        "road_most_first": road.most_first,
+        "road_least_first": road.least_first,
+        "road_gap": road.gap,
+    }
+    assert set(values) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(values[name], value, rtol=1e-5)
+    told = ev.model_protocols(**settings)
+    assert set(values) < set(told)
+    assert "6 equal steps" in told["deletion"] and "20, 50 %" in told["road_gap"]
+
+
+def test_every_number_says_how_and_which_way_is_better():
+    sentences = ev.protocols() | ev.model_protocols(layers=["head"])
+    assert set(sentences) == set(ev.BETTER)
+    assert len(set(sentences.values())) == len(sentences) and all(sentences.values())
+    assert {n for n, b in ev.BETTER.items() if b is None} == OF_MAP | {"p_full"}
+    for name in ("deletion", "max_sensitivity", "road_most_first", "randomisation_ssim"):
+        assert ev.BETTER[name] is False
+    for name in ("iou_at_0.5", "road_gap", "part_deletion", "pointing_box_small"):
+        assert ev.BETTER[name] is True
+    assert "0.25 of the image" in sentences["pointing_box_small"]
+    assert "(head)" in sentences["randomisation_ssim"]
 
 
 def test_empty_and_broken_maps():
@@ -104,6 +178,8 @@ def test_empty_and_broken_maps():
         if name.startswith("pointing"):
             assert (empty, broken) == (1, 0), name
             continue
+        if name.startswith("iou_at") or name == "iou_best":
+            assert empty == pytest.approx(1 / 9), name  # scaled, that one pixel is all there is
         assert jnp.isnan(broken), name
         if name in ("area", "iou_mask", "iou_box", "iou_cue", "cue_covered"):
             assert empty == 0, name

@@ -1,0 +1,20 @@
+"""Randomness that belongs to an image, not to its place in a batch."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+
+def image_keys(key: Key[Array, "..."], images: int) -> Key[Array, "n"]:
+    """One key per image: those given, or, of a single one, `fold_in(key, i)` for image i.
+
+    Raises:
+      ValueError: neither one key nor one for each image.
+    """
+    if key.ndim == 0:
+        return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(images))
+    if key.shape != (images,):
+        raise ValueError(f"keys of shape {key.shape} for {images} images: one key, or one for each")
+    return key
