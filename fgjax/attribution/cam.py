@@ -1,0 +1,430 @@
+"""Class activation maps: where the last feature map holds what the target needs.
+
+With A the features `H W K` and s the target's score, every method weighs the channels,
+
+  L = ReLU(Σ_k w_k A^k),
+
+and they differ in w. The map is then enlarged bilinearly to the image (pixel centres at
++0.5, constant beyond the outermost). Only the head is differentiated, never the trunk.
+
+A model offers `features(images) -> n H W K` and `head(features) -> logits`, with
+`head(features(images))` its logits; fgjax's classifiers do.
+
+References:
+  Zhou et al., Learning Deep Features for Discriminative Localization, 2016 (CAM).
+  Selvaraju et al., Grad-CAM, 2017 (and Guided Grad-CAM).
+  Chattopadhay et al., Grad-CAM++, 2018.
+  Wang et al., Score-CAM, 2020.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from fgjax.attribution.gradients import (
+    GradientConfig,
+    Prepared,
+    Score,
+    attribution,
+    chunk_for,
+    prepare,
+    replacement,
+)
+from fgjax.attribution.guided import rectified_gradient
+from fgjax.attribution.infill import Infill, check_infill
+from fgjax.attribution.perturbation import (
+    CLASS_SCORES,
+    check_at_least_one,
+    check_choice,
+    positive_part,
+)
+from fgjax.attribution.streaming import chunks
+from fgjax.attribution.types import Attribution
+from fgjax.functional import combine
+
+
+@dataclass(frozen=True)
+class GradCamConfig:
+    """Settings of Grad-CAM.
+
+    Attributes:
+      score: what is differentiated: the target's "logit", its "log_odds", "probability",
+        or another name of `CLASS_SCORES`.
+      chunk_size: images per model call; None: as memory allows.
+    """
+
+    score: Score = "logit"
+    chunk_size: int | None = None
+
+    def __post_init__(self):
+        check_choice(self, "score", get_args(Score))
+        check_at_least_one(self, "chunk_size")
+
+
+@dataclass(frozen=True)
+class GradCamPlusPlusConfig(GradCamConfig):
+    """Settings of Grad-CAM++: those of `GradCamConfig`."""
+
+
+@dataclass(frozen=True)
+class GuidedGradCamConfig(GradientConfig):
+    """Settings of Guided Grad-CAM: those of `GradientConfig`."""
+
+
+@dataclass(frozen=True)
+class ScoreCamConfig:
+    """Settings of Score-CAM.
+
+    Attributes:
+      score: f: the target's "probability", its "logit", or another name of `CLASS_SCORES`.
+      weights: what a channel counts: "increase", f(masked) - f(infill); "score", f(masked)
+        alone; "softmax" over the channels of f(masked).
+      infill: what the mask leaves open shows this: a name of `INFILLS`, an array or a
+        function. "zeros" is X ∘ H in [0, 1] space; the released code multiplies normalised
+        images, where 0 is the data set's mean colour: give that as an array to do the same.
+      channels: only as many, those that vary most over the map; None: all of them.
+      chunk_size: masked images per model call; None: as memory allows.
+    """
+
+    score: Score = "probability"
+    weights: Literal["increase", "score", "softmax"] = "increase"
+    infill: Infill = "zeros"
+    channels: int | None = None
+    chunk_size: int | None = None
+
+    def __post_init__(self):
+        check_choice(self, "score", get_args(Score))
+        check_choice(self, "weights", ("increase", "score", "softmax"))
+        check_at_least_one(self, "channels", "chunk_size")
+        check_infill(self.infill)
+
+
+SCORE_CAM_PRESETS: dict[str, dict[str, Any]] = {
+    # Definition 2: the increase of confidence over the baseline, after the softmax.
+    "wang-2020": {},
+    # Algorithm 1 of the same paper: the weights are a softmax over the channels.
+    "wang-2020-algorithm": dict(score="logit", weights="softmax"),
+    # The released code: the probability itself, nothing subtracted.
+    "score-cam-pytorch": dict(weights="score"),
+    # Faster Score-CAM: the ten channels that vary most.
+    "faster-score-cam": dict(score="logit", weights="softmax", channels=10),
+}
+"""Published settings of Score-CAM by name."""
+
+
+# Features.
+
+
+@partial(jax.jit, static_argnames="static")
+def _features(arrays, static, images):
+    return combine(arrays, static).features(images)
+
+
+@partial(jax.jit, static_argnames=("static", "score"))
+def _head_gradient(arrays, static, features, targets, score):
+    def total(features):
+        logits = combine(arrays, static).head(features)
+        values = CLASS_SCORES[score](logits.astype(jnp.float32), targets)
+        return values.sum(), values
+
+    gradient, values = jax.grad(total, has_aux=True)(features)
+    gradient = gradient.astype(jnp.float32)
+    return jnp.where(jnp.isnan(values)[:, None, None, None], jnp.nan, gradient)
+
+
+def _check_features(model: Any, prepared: Prepared, method: str) -> None:
+    missing = [name for name in ("features", "head") if not callable(getattr(model, name, None))]
+    if missing:
+        raise ValueError(
+            f"{method} needs the model's last feature map: a model with features(images) -> "
+            f"n H W K and head(features) -> logits. {type(model).__name__} has no "
+            f"{' and no '.join(missing)}. fgjax's classifiers have both (create_model, "
+            "load_pretrained, load_classifier); a Linen, Equinox or other model needs a class "
+            "that offers them"
+        )
+    found = _features.eval_shape(prepared.arrays, prepared.static, prepared.images)
+    shape = getattr(found, "shape", None)
+    if shape is None or len(shape) != 4 or shape[0] != len(prepared.images):
+        raise ValueError(
+            f"{method}: the model's features must be a map n H W K; they are {shape or found}"
+        )
+
+
+def _prepare(model: Any, images: Any, targets: Any, method: str) -> Prepared:
+    prepared = prepare(model, images, targets)
+    _check_features(model, prepared, method)
+    return prepared
+
+
+def feature_gradient(
+    model: Any,
+    images: Float[Array | np.ndarray, "n h w c"],
+    targets: Int[Array | np.ndarray, "n"],
+    *,
+    score: str = "logit",
+    chunk_size: int | None = None,
+) -> tuple[Float[Array, "n H W K"], Float[Array, "n H W K"]]:
+    """The last feature map A, and ∂s_c/∂A of each image's score by it, float32.
+
+    Raises:
+      ValueError: a model without `features` and `head`; inputs that do not fit the model.
+    """
+    prepared = _prepare(model, images, targets, "feature_gradient")
+    return _feature_gradient(prepared, score, chunk_size)
+
+
+def _feature_gradient(prepared, score, chunk_size):
+    arrays, static, images, targets = prepared
+    size = chunk_for(prepared, chunk_size, len(images), backward=False)
+    parts = []
+    for index, keep in chunks(len(images), size):
+        features = _features(arrays, static, images[index])
+        gradient = _head_gradient(arrays, static, features, targets[index], score)
+        parts.append((features.astype(jnp.float32)[: keep.sum()], gradient[: keep.sum()]))
+    features, gradients = zip(*parts, strict=True)
+    return jnp.concatenate(features), jnp.concatenate(gradients)
+
+
+@partial(jax.jit, static_argnames=("height", "width"))
+def enlarge(maps: Float[Array, "n H W"], height: int, width: int) -> Float[Array, "n h w"]:
+    """Bilinear enlargement, pixel centres at +0.5, constant beyond the outermost.
+
+    The same as PyTorch's `interpolate(mode="bilinear", align_corners=False)`.
+    """
+    return jax.image.resize(maps, (len(maps), height, width), "linear", antialias=False)
+
+
+def _cam(features, weights, images) -> Attribution:
+    """Eq. 2 of Grad-CAM: the weighted channels, rectified, then enlarged."""
+    height, width = images.shape[1:3]
+    coarse = _weigh(features, weights)
+    return Attribution(
+        positive_part(enlarge(jnp.maximum(coarse, 0), height, width)),
+        {"signed": enlarge(coarse, height, width)},
+    )
+
+
+@jax.jit
+def _weigh(features, weights):
+    return jnp.einsum("nhwk,nk->nhw", features, weights, precision="highest")
+
+
+# The methods.
+
+
+def grad_cam(
+    model: Any,
+    images: Float[Array | np.ndarray, "n h w c"],
+    targets: Int[Array | np.ndarray, "n"],
+    *,
+    key: Key[Array, "..."] | None = None,
+    config: GradCamConfig = GradCamConfig(),
+) -> Attribution:
+    """Grad-CAM: a channel counts as much as its mean gradient.
+
+      w_k = (1/Z) Σ_ij ∂s/∂A^k_ij   (Selvaraju et al. 2017, Eq. 1)
+      L = ReLU(Σ_k w_k A^k)         (Eq. 2)
+
+    For a network that ends in global average pooling and one linear layer, w is that
+    layer's weights (up to 1/Z) and L is CAM.
+
+    Args:
+      model: a classifier with `features(images)` and `head(features)`.
+      images: RGB in [0, 1].
+      targets: class index per image.
+      key: not used.
+      config: see `GradCamConfig`.
+
+    Returns:
+      heatmap: L, enlarged and divided by the image's maximum; zeros where L is zero
+      everywhere, NaN where the score is NaN. maps: "signed", Σ_k w_k A^k without the ReLU,
+      enlarged.
+
+    Raises:
+      ValueError: a model without `features` and `head`; shapes that do not fit, a target
+        outside the model's classes, or images outside [0, 1].
+    """
+    prepared = _prepare(model, images, targets, "grad_cam")
+    features, gradient = _feature_gradient(prepared, config.score, config.chunk_size)
+    return _cam(features, gradient.mean((1, 2)), prepared.images)
+
+
+@jax.jit
+def _plus_plus_weights(features, gradient):
+    total = features.sum((1, 2), keepdims=True)
+    # g² / (2 g² + ΣA g³) = 1 / (2 + ΣA g) wherever g is not 0, and g³ does not underflow.
+    bottom = 2 + total * gradient
+    share = jnp.where((gradient > 0) & (bottom != 0), 1 / jnp.where(bottom == 0, 1, bottom), 0)
+    weights = (share * jnp.maximum(gradient, 0)).sum((1, 2))
+    return jnp.where(jnp.isnan(gradient).any((1, 2)), jnp.nan, weights)
+
+
+def grad_cam_plus_plus(
+    model: Any,
+    images: Float[Array | np.ndarray, "n h w c"],
+    targets: Int[Array | np.ndarray, "n"],
+    *,
+    key: Key[Array, "..."] | None = None,
+    config: GradCamPlusPlusConfig = GradCamPlusPlusConfig(),
+) -> Attribution:
+    """Grad-CAM++: a channel counts as much as its positive gradients, each with its share.
+
+    With g = ∂s/∂A^k_ij, and Y = exp(s), whose higher derivatives are powers of g for a
+    piecewise linear head (Chattopadhay et al. 2018):
+
+      α^k_ij = g² / (2 g² + Σ_ab A^k_ab g³)    (Eq. 19; 0 where g is 0)
+      w_k = Σ_ij α^k_ij ReLU(∂Y/∂A^k_ij)       (Eq. 5)
+      L = ReLU(Σ_k w_k A^k)
+
+    ∂Y/∂A = exp(s) g; the factor exp(s) is the same for all channels of an image and is left
+    out: it would overflow, and the heatmap does not change.
+
+    Args, Returns, Raises:
+      as in `grad_cam`.
+    """
+    prepared = _prepare(model, images, targets, "grad_cam_plus_plus")
+    features, gradient = _feature_gradient(prepared, config.score, config.chunk_size)
+    return _cam(features, _plus_plus_weights(features, gradient), prepared.images)
+
+
+@jax.jit
+def _masked(images, infill, features, image, channel):
+    """X̂ + H (X - X̂), where H is a channel, enlarged and scaled to [0, 1]."""
+    maps = jax.vmap(lambda i, k: features[i, :, :, k])(image, channel)
+    maps = enlarge(maps, *images.shape[1:3])
+    low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
+    masks = ((maps - low) / jnp.where(high == low, 1, high - low))[..., None]
+    return infill[image] + masks * (images[image] - infill[image])
+
+
+@partial(jax.jit, static_argnames=("static", "score"))
+def _score(arrays, static, images, targets, score):
+    logits = combine(arrays, static)(images).astype(jnp.float32)
+    return CLASS_SCORES[score](logits, targets)
+
+
+@partial(jax.jit, static_argnames="kind")
+def _score_weights(scores, baseline, constant, kind):
+    if kind == "softmax":
+        # Where every channel is constant there is nothing to share.
+        shares = jax.nn.softmax(jnp.where(constant, -jnp.inf, scores), axis=1)
+        return jnp.where(constant, 0, shares)
+    return jnp.where(constant, 0, scores - baseline[:, None])
+
+
+def score_cam(
+    model: Any,
+    images: Float[Array | np.ndarray, "n h w c"],
+    targets: Int[Array | np.ndarray, "n"],
+    *,
+    key: Key[Array, "..."] | None = None,
+    config: ScoreCamConfig = ScoreCamConfig(),
+) -> Attribution:
+    """Score-CAM: a channel counts as much as the class when only its region is shown.
+
+      H^k = s(Up(A^k)),  s(A) = (A - min A) / (max A - min A)
+      w_k = f(X ∘ H^k) - f(X_b)      (Wang et al. 2020, Definition 2)
+      L = ReLU(Σ_k w_k A^k)          (seed 003, section 3.1)
+
+    f is the softmax probability, as the paper argues and its code does; its Algorithm 1
+    takes a softmax over the channels for w (`SCORE_CAM_PRESETS`). A channel that is constant
+    over the map has no H and counts 0. There is one forward pass per channel.
+
+    Args:
+      model: a classifier with `features(images)` and `head(features)`.
+      images: RGB in [0, 1].
+      targets: class index per image.
+      key: one key, or one per image; needed by a random infill only.
+      config: see `ScoreCamConfig`.
+
+    Returns:
+      heatmap and maps as in `grad_cam`.
+
+    Raises:
+      ValueError: as in `grad_cam`; a random infill without a key.
+    """
+    prepared = _prepare(model, images, targets, "score_cam")
+    arrays, static, images, targets = prepared
+    infill = replacement(config.infill, images, key, "infill")
+    features = _all_features(prepared, config.chunk_size)
+    features, constant = _chosen_channels(features, config.channels)
+    n, count = constant.shape
+
+    size = chunk_for(prepared, config.chunk_size, n * count, backward=False)
+    find = partial(_score, arrays, static, score=config.score)
+    scores = []
+    for index, keep in chunks(n * count, size):
+        image, channel = np.divmod(index, count)
+        masked = _masked(images, infill, features, image, channel)
+        scores.append(find(masked, targets[image])[: keep.sum()])
+        scores[-1].block_until_ready()  # calls that wait hold no more than one call's images
+    scores = jnp.concatenate(scores).reshape(n, count)
+
+    baseline = jnp.zeros(n)
+    if config.weights == "increase":
+        parts = [
+            find(infill[index], targets[index])[: keep.sum()] for index, keep in chunks(n, size)
+        ]
+        baseline = jnp.concatenate(parts)
+    return _cam(features, _score_weights(scores, baseline, constant, config.weights), images)
+
+
+def _all_features(prepared, chunk_size):
+    arrays, static, images, _ = prepared
+    size = chunk_for(prepared, chunk_size, len(images), backward=False)
+    return jnp.concatenate(
+        [
+            _features(arrays, static, images[index]).astype(jnp.float32)[: keep.sum()]
+            for index, keep in chunks(len(images), size)
+        ]
+    )
+
+
+@partial(jax.jit, static_argnames="channels")
+def _chosen_channels(features, channels):
+    """The features of the channels that vary most, and which of those are constant."""
+    if channels is not None and channels < features.shape[-1]:
+        _, order = jax.lax.top_k(features.std((1, 2)), channels)
+        features = jnp.take_along_axis(features, order[:, None, None, :], axis=-1)
+    return features, features.max((1, 2)) == features.min((1, 2))
+
+
+def guided_grad_cam(
+    model: Any,
+    images: Float[Array | np.ndarray, "n h w c"],
+    targets: Int[Array | np.ndarray, "n"],
+    *,
+    key: Key[Array, "..."] | None = None,
+    config: GuidedGradCamConfig = GuidedGradCamConfig(),
+) -> Attribution:
+    """Guided Grad-CAM: guided backpropagation where Grad-CAM looks.
+
+      Up(L_Grad-CAM) ⊙ guided backpropagation   (Selvaraju et al. 2017, section 3.2)
+
+    Args:
+      model: a classifier with `features(images)` and `head(features)`, and with ReLUs.
+      images: RGB in [0, 1].
+      targets: class index per image.
+      key: not used.
+      config: see `GuidedGradCamConfig`.
+
+    Returns:
+      heatmap: the product's channels reduced by `config.reduce`, divided by the image's
+      maximum. maps: "signed", its sum over channels.
+
+    Raises:
+      ValueError: as in `grad_cam` and `guided_backprop`.
+    """
+    prepared = _prepare(model, images, targets, "guided_grad_cam")
+    features, gradient = _feature_gradient(prepared, config.score, config.chunk_size)
+    coarse = jnp.maximum(_weigh(features, gradient.mean((1, 2))), 0)
+    guided = rectified_gradient(
+        model, images, targets, "guided", score=config.score, chunk_size=config.chunk_size
+    )
+    cam = enlarge(coarse, *guided.shape[1:3])
+    return attribution(cam[..., None] * guided, config.reduce, "signed")
