@@ -7,12 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 
-def image_keys(key: Key[Array, "..."], images: int) -> Key[Array, "n"]:
+def image_keys(key: Array, images: int) -> Key[Array, "n"]:
     """One key per image: those given, or, of a single one, `fold_in(key, i)` for image i.
 
     Raises:
-      ValueError: neither one key nor one for each image.
+      ValueError: neither one key nor one for each image; a key of the old kind.
     """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise ValueError("key must be a typed key: jax.random.key(seed), not PRNGKey(seed)")
     if key.ndim == 0:
         return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(images))
     if key.shape != (images,):

@@ -176,10 +176,10 @@ def is_small(
     The pointing game on small objects is its mean over these images.
 
     References:
-      GLAS (seed 002), Table 2, "PT-small": the total area of the class's boxes is below a
-      quarter of the image (after Cao et al., Look and Think Twice, ICCV 2015). The "difficult"
-      set of Zhang et al., ECCV 2016, asks besides for an object of another class in the image,
-      which data with one label per image do not have.
+      GLAS (seed 002), Table 2, "PT-small": the total area of the class's boxes, here the one
+      box of an image, is below a quarter of the image (after Cao et al., Look and Think Twice,
+      ICCV 2015). The "difficult" set of Zhang et al., ECCV 2016, asks besides for an object of
+      another class in the image, which data with one label per image do not have.
     """
     return _box_area(boxes) < share * height * width
 

@@ -52,7 +52,7 @@ def cascading_randomisation(
     At depth d the d highest layers have fresh variables (weights and batch statistics, drawn
     by the network's own initialisers under `key`), the others are as trained; the targets
     stay. Each map is compared with the trained network's. Near 0 is sane, near 1 says that
-    the map does not see those layers.
+    the map does not see those layers. (Two smooth maps have an SSIM above 0 by chance.)
 
     Args:
       explain: `explain(model, images, targets) -> n h w`, called once per depth and once more.
@@ -90,11 +90,11 @@ def cascading_randomisation(
 
 
 def randomisation_protocol(layers: Sequence[str] = ()) -> str:
-    """What the numbers of `cascading_randomisation` were measured with, to print beside them."""
+    """Between what the numbers of `cascading_randomisation` are measured, to print beside them."""
     depth = f" ({', '.join(layers)})" if layers else ""
     return (
         "of the map and that of the network whose layers were given fresh weights from the top "
-        f"down{depth}; SSIM: maps scaled to [0, 1], Gaussian window of {WINDOW} px, σ {SIGMA:g}"
+        f"down{depth}"
     )
 
 

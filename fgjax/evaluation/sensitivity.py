@@ -41,8 +41,8 @@ def max_sensitivity(
       ValueError: a radius that is not positive; samples below 1.
 
     References:
-      Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019,
-      Definition 2 (there not divided by ‖Φ(x)‖). Dividing, this radius and this number of
+      Yeh et al., On the (In)fidelity and Sensitivity of Explanations, NeurIPS 2019
+      (its definition does not divide by ‖Φ(x)‖). Dividing, this radius and this number of
       samples are those of Captum's `sensitivity_max`.
     """
     if not radius > 0 or samples < 1:

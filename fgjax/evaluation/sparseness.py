@@ -21,7 +21,7 @@ def gini(maps: Float[Array, "n h w"]) -> Float[Array, "n"]:
 
     References:
       Chalasani et al., Concise Explanations of Neural Networks using Adversarial Training,
-      ICML 2020. Hurley & Rickard, Comparing Measures of Sparsity, 2009, Table I.
+      ICML 2020. Hurley & Rickard, Comparing Measures of Sparsity, 2009.
     """
     values = jnp.sort(jnp.abs(maps).reshape(maps.shape[0], -1), axis=1)
     n = values.shape[1]

@@ -34,7 +34,7 @@ from fgjax.evaluation.localization import (
 )
 from fgjax.evaluation.localization import threshold as above
 from fgjax.evaluation.parts import parts_protocol
-from fgjax.evaluation.randomisation import randomisation_protocol
+from fgjax.evaluation.randomisation import SIGMA, WINDOW, randomisation_protocol
 from fgjax.evaluation.road import NOISE, SHARES, road, road_protocol
 from fgjax.evaluation.sensitivity import RADIUS, SAMPLES, sensitivity_protocol
 from fgjax.evaluation.sparseness import GINI_PROTOCOL, gini
@@ -204,15 +204,16 @@ def model_protocols(
     removed = road_protocol(shares=shares, noise=noise)
     randomised = randomisation_protocol(layers)
     return {
-        "insertion": curve_protocol(steps, insertion_baseline),
-        "deletion": curve_protocol(steps, deletion_baseline),
+        "insertion": f"put into a baseline: {curve_protocol(steps, insertion_baseline)}",
+        "deletion": f"replaced by a baseline: {curve_protocol(steps, deletion_baseline)}",
         "road_most_first": f"ROAD, most important first: {removed}",
         "road_least_first": f"ROAD, least important first: {removed}",
         "road_gap": f"ROAD, least minus most important first: {removed}",
         "max_sensitivity": sensitivity_protocol(radius=radius, samples=samples),
         "part_deletion": parts_protocol(pool=pool, score=score),
         "randomisation_rank_correlation": f"Spearman's rank correlation {randomised}",
-        "randomisation_ssim": f"SSIM {randomised}",
+        "randomisation_ssim": f"SSIM (maps scaled to [0, 1], Gaussian window of {WINDOW} px, "
+        f"σ {SIGMA:g}) {randomised}",
     }
 
 
