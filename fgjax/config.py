@@ -36,6 +36,14 @@ from fgjax.options import (
 )
 from fgjax.spelling import did_you_mean
 
+EXAMPLES = {
+    "stages": ",".join(STAGES),
+    "train.drops": "0.5,0.75",
+    "train.rates": "classifier:10,blocks_0:0.1",
+    "train.freeze": "stem,blocks_0",
+}
+"""The options that are lists, and what one looks like."""
+
 
 def config_folder() -> Path:
     """Where the named configs lie: inside the wheel, or beside the package in a checkout."""
@@ -134,7 +142,7 @@ def _wants(kind: Any, option: str) -> str:
     if typing.get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, typing.get_args(kind)))}"
     if typing.get_origin(kind) is tuple:
-        return f"a list, such as [{','.join(STAGES)}]"
+        return f"a list, such as [{EXAMPLES.get(option, '…')}]"
     parts = [part for part in typing.get_args(kind) if part is not type(None)]
     return " or ".join([*(_wants(part, option) for part in parts), "null"])
 
@@ -210,8 +218,11 @@ def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
     except (OmegaConfBaseException, YAMLError, TypeError) as error:
         raise ConfigError(f"cannot read {' '.join(dots)}: {error}") from None
     # Written as the help shows it: stages=explain,evaluate
-    if isinstance(line.get("stages"), str):
-        line.stages = [word.strip() for word in line.stages.split(",") if word.strip()]
+    for option in EXAMPLES:
+        given_list = OmegaConf.select(line, option)
+        if isinstance(given_list, str | int | float) and not isinstance(given_list, bool):
+            words_in_it = [word.strip() for word in str(given_list).split(",") if word.strip()]
+            OmegaConf.update(line, option, words_in_it)
     schema = _schema(str(method), str(preset))
     merged = OmegaConf.structured(schema)
     for part, where in ((file, f"config={name}: "), (line, "")):
@@ -235,6 +246,10 @@ def _home(path: str | None) -> str | None:
     return path and os.path.expanduser(path)
 
 
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _build(plain: dict[str, Any]) -> Config:
     """The frozen dataclasses of a checked dict; ranges are checked here."""
     explain = dict(plain["explain"])
@@ -252,7 +267,7 @@ def _build(plain: dict[str, Any]) -> Config:
         parallel=plain["parallel"],
         data=DataConfig(**plain["data"]),
         model=ModelConfig(**plain["model"]),
-        train=TrainConfig(**plain["train"]),
+        train=TrainConfig(**{k: _frozen(v) for k, v in plain["train"].items()}),
         explain=ExplainConfig(**explain, settings=settings),
         evaluate=EvaluateConfig(**plain["evaluate"]),
         report=ReportConfig(**plain["report"]),
@@ -288,6 +303,7 @@ def _check(config: Config) -> None:
     for name, value in {
         "train.weight_decay": train.weight_decay,
         "train.light": train.light,
+        "train.color": train.color,
         "report.images": config.report.images,
         "report.figures": config.report.figures,
     }.items():
@@ -298,6 +314,7 @@ def _check(config: Config) -> None:
         "train.warmup": train.warmup,
         "train.label_smoothing": train.label_smoothing,
         "train.shift": train.shift,
+        "train.momentum": train.momentum,
     }.items():
         if not 0 <= value <= 1:
             raise ConfigError(f"{name}={value}: from 0 to 1")
@@ -311,12 +328,37 @@ def _check(config: Config) -> None:
         raise ConfigError(f"data.crop={data.crop}: above 0 and at most 1")
     if not 0 < config.evaluate.threshold < 1:
         raise ConfigError(f"evaluate.threshold={config.evaluate.threshold}: between 0 and 1")
+    if not 0 < train.crop <= 1:
+        raise ConfigError(f"train.crop={train.crop}: above 0 and at most 1")
+    for share in train.drops:
+        if not 0 < share < 1:
+            raise ConfigError(f"train.drops: {share} is not a share of the training, in (0, 1)")
+    read_rates(train.rates)
     if not 0 < train.validation < 1:
         raise ConfigError(f"train.validation={train.validation}: between 0 and 1")
     if model.weights and model.checkpoint:
         raise ConfigError("model.weights and model.checkpoint: give one of them, not both")
     if model.labels and not (model.weights or model.checkpoint):
         raise ConfigError("model.labels belongs to model.weights: it names that file's outputs")
+
+
+def read_rates(rates: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+    """("classifier:10",) -> (("classifier", 10.0),).
+
+    Raises:
+      ConfigError: a word that is not MODULE:FACTOR with a factor of 0 or more.
+    """
+    pairs = []
+    for word in rates:
+        name, colon, factor = word.rpartition(":")
+        try:
+            value = float(factor)
+        except ValueError:
+            value = math.nan
+        if not (colon and name and 0 <= value < math.inf):
+            raise ConfigError(f"train.rates: {word!r} is not MODULE:FACTOR, such as classifier:10")
+        pairs.append((name, value))
+    return tuple(pairs)
 
 
 def describe() -> list[tuple[str, str, str]]:
@@ -330,7 +372,9 @@ def describe() -> list[tuple[str, str, str]]:
                 continue
             found = re.search(rf"^ +{f.name}: (.*?)(?=^ +\w+: |\Z)", text, re.S | re.M)
             about = " ".join(found[1].split()) if found else ""
-            default = ",".join(f.default) if isinstance(f.default, tuple) else f.default
+            default = f.default
+            if isinstance(default, tuple):
+                default = ",".join(map(str, default))
             default = str(default).lower() if isinstance(default, bool) else default
             rows.append((f"{prefix}{f.name}", "" if default is None else str(default), about))
 

@@ -6,8 +6,8 @@ The docstrings are the help text: `config.describe` reads them.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-STAGES = ("train", "explain", "evaluate", "report")
-PATHS = {"data": ("path", "masks"), "model": ("weights", "labels", "checkpoint")}
+STAGES = ("train", "test", "explain", "evaluate", "report")
+PATHS = {"data": ("path", "masks"), "model": ("weights", "labels", "checkpoint", "pretrained")}
 """The options that are paths."""
 
 
@@ -65,12 +65,15 @@ class ModelConfig:
       labels: which output is which class: a text file with a line per output, or a CSV
         with the columns class_name,model_index.
       checkpoint: a finished run's checkpoint folder, used instead of training.
+      pretrained: what training starts from: a .safetensors file, or a Hugging Face hub id such
+        as timm/resnet50.tv_in1k; null: from scratch. Other classes get a fresh classifier.
     """
 
     name: str | None = None
     weights: str | None = None
     labels: str | None = None
     checkpoint: str | None = None
+    pretrained: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,26 +83,50 @@ class TrainConfig:
     Attributes:
       epochs: passes over the training part.
       batch_size: images per step.
-      learning_rate: the highest, after the warm-up; cosine from there to 0.
+      optimizer: adamw, or sgd with momentum.
+      learning_rate: the highest, after the warm-up.
+      schedule: cosine (down to 0), steps (a tenth at each of train.drops) or constant.
+      drops: for schedule=steps, after which shares of the training, such as [0.5,0.75].
       warmup: share of the steps over which the rate rises.
-      weight_decay: of AdamW, on kernels only.
+      weight_decay: on kernels only.
       adam_eps: ε of AdamW.
+      momentum: of SGD.
+      rates: learning rates of modules, as factors: [classifier:10,blocks_0:0.1]. A name stands
+        for all modules that begin with it, backbone for all but the classifier.
+      freeze: modules whose weights stay, named as for train.rates: [backbone], [stem,blocks_0].
+      batch_norm: batch (statistics of the batch), fixed (those the weights came with), or auto:
+        fixed only for weights whose batch normalisation was folded into the convolutions.
+      precision: of the network's sums: f32, bf16, or auto: bf16 on accelerators.
       label_smoothing: share of the target spread over the other classes.
       validation: share of the training images that picks the best epoch.
+      crop: smallest share of the area that a random crop keeps; 1: no random crops.
+      flip: left and right swapped at random.
       shift: random shifts by at most this share of the side.
       light: random brightness and contrast by at most this factor.
+      color: random saturation by at most this factor.
     """
 
     epochs: int = 60
     batch_size: int = 32
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3
+    schedule: Literal["cosine", "steps", "constant"] = "cosine"
+    drops: tuple[float, ...] = (0.5, 0.75)
     warmup: float = 0.1
     weight_decay: float = 0.01
     adam_eps: float = 1e-8
+    momentum: float = 0.9
+    rates: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+    batch_norm: Literal["auto", "batch", "fixed"] = "auto"
+    precision: Literal["auto", "f32", "bf16"] = "auto"
     label_smoothing: float = 0.1
     validation: float = 0.1
+    crop: float = 1.0
+    flip: bool = True
     shift: float = 0.08
     light: float = 0.1
+    color: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -149,14 +176,15 @@ class Config:
     Attributes:
       run_dir: where results go; runs/NAME when left out.
       seed: of every random choice.
-      stages: which of train, explain, evaluate, report to do.
+      stages: which of train, test, explain, evaluate, report to do. test: the accuracy on all
+        test images.
       dry_run: only say what would be done, and about how long it takes.
       parallel: auto (all devices), none (one), or jit (one program over a mesh).
     """
 
     run_dir: str | None = None
     seed: int = 0
-    stages: tuple[str, ...] = STAGES
+    stages: tuple[str, ...] = ("train", "explain", "evaluate", "report")
     dry_run: bool = False
     parallel: Literal["auto", "none", "jit"] = "auto"
     data: DataConfig = field(default_factory=DataConfig)

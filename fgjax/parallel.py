@@ -27,3 +27,13 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     """Every array whole on each device, in buffers of its own: a donated copy leaves `tree` be."""
     # `device_put(..., may_alias=False)` does not keep its word for the first of many devices.
     return jax.device_put(jax.tree.map(jnp.array, tree), NamedSharding(mesh, PartitionSpec()))
+
+
+def awaited(tree: Any) -> Any:
+    """The tree, once it is computed when several CPU devices computed it together.
+
+    Before jax 0.12, programs queued on forced CPU devices can wait for each other for ever.
+    """
+    if jax.default_backend() == "cpu" and jax.device_count() > 1:
+        jax.block_until_ready(tree)
+    return tree

@@ -79,7 +79,8 @@ def run(words: list[str]) -> int:
     _quiet()
     _compilation_cache()
     source = make_source(config)
-    records = explained_records(source, config)
+    judged = {"explain", "evaluate", "report"} & set(config.stages)
+    records = explained_records(source, config) if judged else ()
     if config.dry_run:
         from fgjax.stages.dry_run import dry_run
 
@@ -96,8 +97,12 @@ def run(words: list[str]) -> int:
 
         train_stage(config, source, folder)
     failed = 0
-    if set(config.stages) & {"explain", "evaluate", "report"}:
-        failed = _explain_and_judge(name, config, plain, source, records, folder, load_model)
+    if "test" in config.stages:
+        from fgjax.stages.test import test_stage
+
+        failed += test_stage(config, source, load_model(config, source, folder.path), folder)
+    if judged:
+        failed += _explain_and_judge(name, config, plain, source, records, folder, load_model)
     failures = folder.failures()
     if failures:
         count = "1 image" if len(failures) == 1 else f"{len(failures)} images"

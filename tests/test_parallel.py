@@ -124,7 +124,8 @@ def test_training_on_eight_devices_is_training_on_one():
         import optax
         from fgjax.models.classifier import create_model
         from fgjax.training.checkpoints import load_tree, save_tree
-        from fgjax.training.classifier import start, train_step
+        from fgjax.training.augment import Augmentation
+        from fgjax.training.classifier import Recipe, start, train_step
 
         rng = np.random.default_rng(0)
         labels = np.arange(16, dtype=np.int32) % 2
@@ -132,24 +133,24 @@ def test_training_on_eight_devices_is_training_on_one():
         images = rng.integers(0, 100, (16, 16, 16, 3)) + 10 * np.arange(16)[:, None, None, None]
         images = images.astype(np.uint8)
         model = create_model("resnet_tiny", 2, size=16)
-        optimizer = optax.sgd(0.1)
+        recipe = Recipe(optax.sgd(0.1), Augmentation(crop=0.5, light=0.2, color=0.2))
         states = []
         for spread in (False, True):
-            state = jax.tree.map(jnp.array, start(model, optimizer))
+            state = jax.tree.map(jnp.array, start(model, recipe.optimizer))
             batch = (images, labels)
             if spread:
                 state, batch = replicate(mesh, state), shard(mesh, batch)
             for _ in range(2):
                 state, loss = jax.block_until_ready(
                     train_step(state, *map(jnp.asarray, batch), jax.random.key(0),
-                               network=model.network, optimizer=optimizer,
+                               network=model.network, recipe=recipe,
                                mean=model.mean, std=model.std)
                 )
             states.append(state)
         devices = len(jax.tree.leaves(state)[0].sharding.device_set)
         path = pathlib.Path(tempfile.mkdtemp()) / "state"
         save_tree(path, state)
-        loaded = load_tree(path, start(model, optimizer))
+        loaded = load_tree(path, start(model, recipe.optimizer))
         gap = lambda a, b: max(
             float(np.abs(np.asarray(x) - np.asarray(y)).max())
             for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)

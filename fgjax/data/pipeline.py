@@ -49,17 +49,19 @@ def load_examples(
     records: Sequence[Record],
     *,
     workers: int | None = None,
+    ahead: int | None = None,
     on_error: Literal["yield", "raise"] = "yield",
 ) -> Iterator[tuple[int, Example | DataError]]:
     """Loads records in threads and yields them in their order.
 
-    At most 4 examples per worker are loaded ahead, so memory stays bounded however
-    long the list is.
+    At most `ahead` examples are loaded ahead, so memory stays bounded however long the
+    list is.
 
     Args:
       source: the data set.
       records: what to load.
       workers: how many threads; None: one per core, at most 8.
+      ahead: how many examples may wait to be asked for; None: 4 per worker.
       on_error: what happens to a record that cannot be loaded: its DataError is
         yielded in its place, or raised. An unexpected exception of the source
         becomes a DataError that names the record.
@@ -73,16 +75,16 @@ def load_examples(
         raise ValueError(f"workers must be at least 1, not {workers}")
     if on_error not in ("yield", "raise"):
         raise ValueError(f'on_error must be "yield" or "raise", not {on_error!r}')
-    return _load_examples(source, records, workers, on_error)
+    return _load_examples(source, records, workers, ahead or 4 * workers, on_error)
 
 
-def _load_examples(source, records, workers, on_error):
+def _load_examples(source, records, workers, ahead, on_error):
     pool = ThreadPoolExecutor(workers, thread_name_prefix="fgjax-load")
     waiting = deque()
     following = enumerate(records)
     try:
         while True:
-            while len(waiting) < 4 * workers and (item := next(following, None)):
+            while len(waiting) < ahead and (item := next(following, None)):
                 waiting.append((item[0], pool.submit(_load, source, item[1])))
             if not waiting:
                 return

@@ -44,6 +44,7 @@ class Classifier:
       mean, std: what normalises an image, per channel.
       classes: the name of each output; empty when unknown.
       size: side of the square images it was made for.
+      name: of the architecture, a key of `NETWORKS`; empty for a network of another kind.
     """
 
     variables: Any
@@ -52,6 +53,7 @@ class Classifier:
     std: tuple[float, float, float] = struct.field(pytree_node=False, default=IMAGENET_STD)
     classes: tuple[str, ...] = struct.field(pytree_node=False, default=())
     size: int = struct.field(pytree_node=False, default=224)
+    name: str = struct.field(pytree_node=False, default="")
 
     def normalise(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n h w 3"]:
         """(image - mean) / std."""
@@ -119,4 +121,4 @@ def create_model(
     network = make_network(name, num_classes, **options)
     key = jax.random.key(0) if key is None else key
     variables = jax.jit(network.init)(key, jnp.zeros((1, 96, 96, 3), jnp.float32))
-    return Classifier(variables, network, mean, std, classes, size)
+    return Classifier(variables, network, mean, std, classes, size, name)

@@ -46,7 +46,8 @@ class Conv(nn.Module):
         x = x.astype(self.dtype)
         if sides == (1, 1):
             x = x[:, :: self.stride, :: self.stride]
-            y = jnp.einsum("nhwc,cd->nhwd", x, kernel[0, 0])
+            # Two axes, not four: so the gradient is a plain matrix product too.
+            y = (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:3], self.features)
         else:
             y = jax.lax.conv_general_dilated(
                 x,
@@ -100,11 +101,17 @@ def _shifted_backward(stride, edge, saved, grad):
     size, (height, width) = kernel.shape[0], grad.shape[1:3]
     grad = jax.lax.optimization_barrier(grad)
     padded = jnp.pad(x, [(0, 0), *edge, (0, 0)])
-    d_kernel = [
-        (window * grad).sum((0, 1, 2))
-        for *_, window in _windows(padded, size, height, width, stride)
-    ]
-    d_kernel = jnp.stack(d_kernel).reshape(kernel.shape)
+
+    def one_image(total, pair):  # at a time, so that the k² sums find it in the cache
+        image, grad = pair[0][None], pair[1]
+        sums = [
+            (window[0] * grad).sum((0, 1))
+            for *_, window in _windows(image, size, height, width, stride)
+        ]
+        return total + jnp.stack(sums), None
+
+    zeros = jnp.zeros((size * size, x.shape[-1]), grad.dtype)
+    d_kernel = jax.lax.scan(one_image, zeros, (padded, grad))[0].reshape(kernel.shape)
     # The transposed convolution: spread the gradient to the stride, then slide the flipped
     # kernel over it.
     spread = []
@@ -181,10 +188,5 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h w c"]:
-        return nn.BatchNorm(
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=self.epsilon,
-            dtype=self.dtype,
-            name="norm",
-        )(x)
+        norm = nn.BatchNorm(momentum=0.9, epsilon=self.epsilon, dtype=self.dtype, name="norm")
+        return norm(x, use_running_average=not train)

@@ -74,18 +74,10 @@ def find_weights(source: str | Path) -> tuple[Path, dict[str, Any]]:
         return path, {}
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*/[\w.-]+", str(source)) or path.suffix == ".safetensors":
         raise ValueError(f"{source}: no such file")
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import (
-            EntryNotFoundError,
-            HfHubHTTPError,
-            LocalEntryNotFoundError,
-        )
-    except ImportError:
-        raise ValueError(
-            f"{source}: no such file; if it is a Hugging Face model, "
-            'that needs huggingface_hub: pip install "fgjax[hub]"'
-        ) from None
+    # Slow to import, and of use only here.
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
     try:
         weights = Path(hf_hub_download(str(source), "model.safetensors", etag_timeout=5))
     except LocalEntryNotFoundError:
@@ -170,6 +162,8 @@ def load_pretrained(
     name = name or ARCHITECTURES.get(stated, stated)
     if name is None:
         raise ValueError(f"{source} does not say its architecture: name it")
+    if ARCHITECTURES.get(stated, name) != name:
+        raise ValueError(f"{source} is a {ARCHITECTURES[stated]}, not a {name}")
     if name not in TABLES:
         raise ValueError(f"model {name!r}: trained weights are read for {', '.join(TABLES)}")
     placed, surplus = {}, []
@@ -214,7 +208,7 @@ def load_pretrained(
         variables |= _fresh_head(network, jax.random.key(0) if key is None else key)
     mean, std = _normalisation(name, metadata, about)
     variables = traverse_util.unflatten_dict(variables, sep="/")
-    return Classifier(variables, network, mean, std, classes, size)
+    return Classifier(variables, network, mean, std, classes, size, name)
 
 
 def _fresh_head(network: nn.Module, key: Key[Array, ""]) -> dict[str, Array]:

@@ -13,8 +13,9 @@ from fgjax.data.types import Record, Source
 from fgjax.options import Config
 from fgjax.progress import say
 from fgjax.stages.explain import chunk_size
-from fgjax.stages.setup import fresh_model, load_model, training_records, trains
-from fgjax.training.classifier import make_optimizer, start, train_step
+from fgjax.stages.setup import load_model, training_model, training_records, trains
+from fgjax.stages.train import make_recipe
+from fgjax.training.classifier import start, train_step
 
 JUDGING = 5 * 3 + 1
 """Forward passes per image in the evaluation: the image whole, kept and deleted, for a map and
@@ -28,7 +29,7 @@ def dry_run(name: str, config: Config, source: Source, records: tuple[Record, ..
     """
     if trains(config):
         training = training_records(source, config)
-        model = fresh_model(config, source)
+        model = training_model(config, source)
     else:
         model = load_model(config, source, Path(config.run_dir)).model
     say(f"config={name} would do, in {config.run_dir}:")
@@ -64,18 +65,18 @@ def dry_run(name: str, config: Config, source: Source, records: tuple[Record, ..
 
 
 def _seconds_per_training_image(model, config: Config) -> float:
-    settings, batch = config.train, config.train.batch_size
-    optimizer = make_optimizer(10, settings.learning_rate, 0.1, 0.0, settings.adam_eps)
-    state = jax.tree.map(jax.numpy.array, start(model, optimizer))
-    images = np.zeros((batch, config.data.size, config.data.size, 3), np.uint8)
+    batch, side = config.train.batch_size, config.data.size
+    side = round(side / config.data.crop) if config.train.crop < 1 else side
+    recipe = make_recipe(config, model, 10)
+    state = jax.tree.map(jax.numpy.array, start(model, recipe.optimizer))
+    images = np.zeros((batch, side, side, 3), np.uint8)
     labels = np.zeros(batch, np.int32)
     seconds = 0.0
     for _ in range(3):  # the first one compiles
         began = time.monotonic()
         state, loss = train_step(
             state, images, labels, jax.random.key(0), network=model.network,
-            optimizer=optimizer, mean=model.mean, std=model.std,
-            smoothing=settings.label_smoothing, shift=settings.shift, light=settings.light,
+            mean=model.mean, std=model.std, recipe=recipe,
         )  # fmt: skip
         jax.block_until_ready(loss)
         seconds = time.monotonic() - began

@@ -19,8 +19,12 @@ from fgjax.progress import say
 from fgjax.training.checkpoints import load_classifier
 
 
-def make_source(config: Config) -> Source:
+def make_source(config: Config, *, margin: bool = False) -> Source:
     """The data set of `data.*`.
+
+    Args:
+      margin: with what the centre crop cuts off: images of side data.size / data.crop, to be
+        cropped later.
 
     Raises:
       ConfigError: an option that the source needs is missing or wrong.
@@ -40,8 +44,10 @@ def make_source(config: Config) -> Source:
         "tfds": dict(name=data.name, data_dir=data.path),
     }
     options = dict(size=data.size, **own.get(data.source, {}))
+    if margin:
+        options["size"] = round(data.size / data.crop)
     if data.source != "species":
-        options["crop"] = data.crop
+        options["crop"] = 1.0 if margin else data.crop
     if data.source not in ("species", "tfds"):
         if data.path is None:
             raise ConfigError(f"data.path is missing; {HOMES[data.source]}")
@@ -168,22 +174,28 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
     return Explained(model, names, tuple(range(len(source.classes))))
 
 
-def fresh_model(config: Config, source: Source) -> Classifier:
-    """The untrained classifier of `model.name`.
+def training_model(config: Config, source: Source) -> Classifier:
+    """What training starts from: `model.pretrained`, or `model.name` with fresh weights.
 
     Raises:
-      ConfigError: there is no such architecture.
+      ConfigError: there is no such architecture, or the weights cannot be read.
     """
+    settings, key = config.model, jax.random.fold_in(base_key(config), 1)
+    count = max(2, len(source.classes))
+    about = dict(key=key, size=config.data.size, classes=source.classes)
+    if settings.pretrained is None:
+        try:
+            return create_model(settings.name or "resnet18", count, **about)
+        except ValueError as error:
+            raise ConfigError(f"model.name: {error}") from None
     try:
-        return create_model(
-            config.model.name or "resnet18",
-            max(2, len(source.classes)),
-            key=jax.random.fold_in(base_key(config), 1),
-            size=config.data.size,
-            classes=source.classes,
+        return load_pretrained(
+            settings.name, settings.pretrained, num_classes=count, say=say, **about
         )
     except ValueError as error:
-        raise ConfigError(f"model.name: {error}") from None
+        raise ConfigError(
+            f"model.pretrained: {error} (model.pretrained=null trains from scratch)"
+        ) from None
 
 
 def model_fingerprint(config: Config) -> str:
@@ -191,7 +203,7 @@ def model_fingerprint(config: Config) -> str:
     digest = hashlib.sha256()
     settings = config.model
     checkpoint = sorted(Path(settings.checkpoint).rglob("*")) if settings.checkpoint else []
-    for path in (settings.weights, settings.labels, *checkpoint):
+    for path in (settings.weights, settings.labels, settings.pretrained, *checkpoint):
         if path is not None and Path(path).is_file():
             with Path(path).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -3,62 +3,31 @@
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, UInt8
+from flax import traverse_util
+from jaxtyping import Int
 
-from fgjax.data.pipeline import epoch_order, load_batch, load_examples
-from fgjax.data.types import DataError, Record, Source
+from fgjax.config import read_rates
+from fgjax.data.pipeline import epoch_order
+from fgjax.data.types import Source
 from fgjax.files import write_atomic
-from fgjax.options import Config, ConfigError
+from fgjax.models.classifier import Classifier
+from fgjax.options import Config, ConfigError, TrainConfig
 from fgjax.parallel import make_mesh, replicate, shard
-from fgjax.progress import progress, say
+from fgjax.progress import say
 from fgjax.run_folder import RunFolder
-from fgjax.stages.setup import base_key, fresh_model, training_records
+from fgjax.stages.setup import base_key, make_source, training_model, training_records
+from fgjax.stages.training_images import load_training_images
+from fgjax.training.augment import Augmentation
 from fgjax.training.checkpoints import load_tree, save_classifier, save_tree
-from fgjax.training.classifier import EpochResult, TrainState, make_optimizer, start, train
-
-IN_MEMORY = 4 * 2**30
-"""Bytes of decoded images that are kept; larger sets are decoded again every epoch."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """Training images, in memory when they fit there, else decoded as they are asked for."""
-
-    source: Source
-    records: tuple[Record, ...]
-    labels: Int[np.ndarray, "n"]
-    pixels: UInt8[np.ndarray, "n h w 3"] | None
-    workers: int
-
-    def get(self, index: Int[np.ndarray, "b"]) -> tuple[np.ndarray, np.ndarray]:
-        """Images and labels at these places."""
-        if self.pixels is not None:
-            return self.pixels[index], self.labels[index]
-        records = [self.records[i] for i in index]
-        return load_batch(self.source, records, workers=self.workers).images, self.labels[index]
-
-
-def _load(source: Source, records: list[Record], config: Config) -> tuple[Images, dict[str, str]]:
-    failed, good, pixels = {}, [], []
-    small = len(records) * config.data.size**2 * 3 <= IN_MEMORY
-    with progress("load", len(records)) as counter:
-        loaded = load_examples(source, records, workers=config.data.workers)
-        for place, example in loaded:
-            counter.advance()
-            if isinstance(example, DataError):
-                failed[records[place].name] = str(example)
-                continue
-            good.append(records[place])
-            if small:
-                pixels.append(example.image)
-    labels = np.array([record.label for record in good], np.int32)
-    stacked = np.stack(pixels) if pixels else None
-    return Images(source, tuple(good), labels, stacked, config.data.workers), failed
+from fgjax.training.classifier import EpochResult, Recipe, TrainState, start, train
+from fgjax.training.optimizer import check_modules, learning_rates, make_optimizer
+from fgjax.training.tensorboard import Curves
 
 
 def split_validation(
@@ -76,24 +45,77 @@ def split_validation(
     return np.setdiff1d(np.arange(len(labels)), validation), validation
 
 
+def make_recipe(config: Config, model: Classifier, steps: int) -> Recipe:
+    """The recipe of `train.*` for a training of so many steps.
+
+    Raises:
+      ConfigError: train.rates or train.freeze names no module of the network.
+    """
+    settings = config.train
+    rates = read_rates(settings.rates)
+    for option, names in (("rates", [n for n, _ in rates]), ("freeze", settings.freeze)):
+        try:
+            check_modules(model.variables["params"], names)
+        except ValueError as error:
+            raise ConfigError(f"train.{option}: {error}") from None
+    optimizer = make_optimizer(
+        steps,
+        settings.learning_rate,
+        optimizer=settings.optimizer,
+        schedule=settings.schedule,
+        warmup=settings.warmup,
+        drops=settings.drops,
+        weight_decay=settings.weight_decay,
+        adam_eps=settings.adam_eps,
+        momentum=settings.momentum,
+        rates=rates,
+    )
+    augment = Augmentation(
+        size=config.data.size,
+        crop=settings.crop,
+        flip=settings.flip,
+        shift=settings.shift,
+        light=settings.light,
+        color=settings.color,
+    )
+    batch_norm = settings.batch_norm
+    if batch_norm == "auto":
+        # A fresh network's statistics look as if they were folded, too; it has to learn them.
+        folded = config.model.pretrained is not None and statistics_are_folded(model)
+        batch_norm = "fixed" if folded else "batch"
+    return Recipe(optimizer, augment, settings.label_smoothing, batch_norm, settings.freeze)
+
+
+def statistics_are_folded(model: Classifier) -> bool:
+    """Whether every BatchNorm has mean 0 and variance 1: then its work is done by the
+    convolution before it, and the statistics of a batch would undo that."""
+    flat = traverse_util.flatten_dict(model.variables.get("batch_stats", {}))
+    unit = [bool((value == float(path[-1] == "var")).all()) for path, value in flat.items()]
+    return bool(unit) and all(unit)
+
+
 def train_stage(config: Config, source: Source, run: RunFolder) -> None:
     """Trains, or goes on training, and writes run/checkpoint.
 
-    Per epoch: a line, a row in metrics.jsonl, and run/training/epoch_NNNN to go on from.
-    The checkpoint is that of the epoch with the best validation accuracy (lowest loss among
-    equals); validation images come from the training split.
+    Per epoch: a line, a row in metrics.jsonl, a point in run/tensorboard, and
+    run/training/epoch_NNNN to go on from. The checkpoint is that of the epoch with the best
+    validation accuracy (lowest loss among equals); validation images come from the training
+    split.
 
     Raises:
-      ConfigError: there is nothing to train on.
+      ConfigError: there is nothing to train on, or the training cannot be done as told.
     """
     if (run.path / "checkpoint" / "classifier.json").is_file():
         shutil.rmtree(run.path / "training", ignore_errors=True)
         return
     records = training_records(source, config)
     began = time.monotonic()
-    images, failed = _load(source, records, config)
-    run.set_failures("train", failed)
     settings = config.train
+    model = training_model(config, source)
+    if settings.crop < 1:
+        source = make_source(config, margin=True)
+    images, failed = load_training_images(source, records, config)
+    run.set_failures("train", failed)
     training, validation = split_validation(images.labels, settings.validation, config.seed)
     if len(training) < 2 or len(validation) < 1:
         raise ConfigError(f"data.path={config.data.path}: too few training images that can be read")
@@ -103,40 +125,34 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
     batch = min(settings.batch_size, len(training))
     batch = max(batch - batch % devices, devices)
     steps = len(training) // batch
-    name = config.model.name or "resnet18"
-    model = fresh_model(config, source)
-    optimizer = make_optimizer(
-        steps * settings.epochs,
-        settings.learning_rate,
-        settings.warmup,
-        settings.weight_decay,
-        settings.adam_eps,
-    )
+    recipe = make_recipe(config, model, steps * settings.epochs)
     folder = run.path / "training"
-    state, first = _last_state(folder, start(model, optimizer))
+    fresh = start(model, recipe.optimizer)
+    state, first = _last_state(folder, fresh)
     say(
-        f"train: {name}, {len(training)} images in {len(source.classes)} classes "
+        f"train: {model.name}, {len(training)} images in {len(source.classes)} classes "
         f"(and {len(validation)} for validation), {settings.epochs} epochs"
         + (f", going on after epoch {first}" if first else "")
     )
+    if config.model.pretrained is None:
+        say("train: from scratch; model.pretrained=… would start from trained weights")
 
     def train_batches(epoch: int):
         order = training[epoch_order(config.seed, epoch, len(training))]
-        for i in range(steps):
-            yield images.get(order[i * batch : (i + 1) * batch])
-
-    def validation_batches():
-        for i in range(0, len(validation), batch):
-            yield images.get(validation[i : i + batch])
-
-    def place(batch):
-        return shard(mesh, batch) if devices > 1 else batch
+        return images.batches(order[: steps * batch], batch)
 
     metrics = run.path / "metrics.jsonl"
     done = _read_rows(metrics)[:first]
     write_atomic(metrics, "".join(json.dumps(row) + "\n" for row in done))
     # A state whose row was never written is of an epoch that comes again.
     _forget(folder, keep=set(range(first)))
+    rate = learning_rates(
+        steps * settings.epochs,
+        settings.learning_rate,
+        settings.schedule,
+        settings.warmup,
+        settings.drops,
+    )
 
     def on_epoch(result: EpochResult, state: TrainState) -> None:
         if not np.isfinite([result.train_loss, result.validation_loss]).all():
@@ -144,11 +160,16 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
                 f"train.learning_rate={settings.learning_rate}: the loss of epoch "
                 f"{result.epoch + 1} is not finite; give a lower one"
             )
-        row = {**result._asdict(), "seconds": round(time.monotonic() - began, 1)}
+        row = {
+            **result._asdict(),
+            "learning_rate": float(rate(result.epoch * steps)),
+            "seconds": round(time.monotonic() - began, 1),
+        }
         done.append(row)
         save_tree(folder / f"epoch_{result.epoch:04d}", state)
         with metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        curves.add(row)
         _forget(folder, keep={result.epoch, _best(done)})
         say(
             f"epoch {result.epoch + 1}/{settings.epochs}: loss {result.train_loss:.3f}, "
@@ -156,27 +177,25 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
             f"accuracy {result.validation_accuracy:.1%}, {row['seconds']:.0f} s"
         )
 
-    train(
-        model,
-        train_batches,
-        validation_batches,
-        key=jax.random.fold_in(base_key(config), 2),
-        epochs=settings.epochs,
-        batch_size=batch,
-        optimizer=optimizer,
-        place=place,
-        state=replicate(mesh, state) if devices > 1 else state,
-        first_epoch=first,
-        on_epoch=on_epoch,
-        smoothing=settings.label_smoothing,
-        shift=settings.shift,
-        light=settings.light,
-    )
+    with closing(Curves(run.path / "tensorboard", done)) as curves:
+        train(
+            model.replace(network=model.network.clone(dtype=_dtype(settings))),
+            train_batches,
+            lambda: images.batches(validation, batch),
+            key=jax.random.fold_in(base_key(config), 2),
+            epochs=settings.epochs,
+            batch_size=batch,
+            recipe=recipe,
+            place=(lambda part: shard(mesh, part)) if devices > 1 else (lambda part: part),
+            state=replicate(mesh, state) if devices > 1 else state,
+            first_epoch=first,
+            on_epoch=on_epoch,
+        )
     best = _best(done)
-    state = load_tree(folder / f"epoch_{best:04d}", start(model, optimizer))
+    state = load_tree(folder / f"epoch_{best:04d}", fresh)
     # What is there without its classifier.json is half a checkpoint.
     shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
-    save_classifier(run.path / "checkpoint", name, model.replace(variables=state.variables))
+    save_classifier(run.path / "checkpoint", model.replace(variables=state.variables))
     run.finish(
         "train",
         seconds=round(time.monotonic() - began, 1),
@@ -186,6 +205,11 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
         validation_accuracy=done[best]["validation_accuracy"],
     )
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _dtype(settings: TrainConfig) -> jnp.dtype:
+    bf16 = {"f32": False, "bf16": True, "auto": jax.default_backend() != "cpu"}
+    return jnp.bfloat16 if bf16[settings.precision] else jnp.float32
 
 
 def _best(rows: list[dict]) -> int:

@@ -1,8 +1,10 @@
 """Random changes to training images, batched, on the device. Images are RGB in [0, 1]."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Num
 
 Images = Float[Array, "n h w c"]
 
@@ -38,3 +40,85 @@ def random_light(key: Key[Array, ""], images: Images, strength: float) -> Images
     )
     mean = images.mean((1, 2, 3), keepdims=True)
     return jnp.clip(((images - mean) * factors[0] + mean) * factors[1], 0, 1)
+
+
+def random_saturation(key: Key[Array, ""], images: Images, strength: float) -> Images:
+    """Distance from grey (Rec. 601 luma) times 1 ± `strength`; clipped."""
+    factor = jax.random.uniform(
+        key, (len(images), 1, 1, 1), images.dtype, 1 - strength, 1 + strength
+    )
+    luma = jnp.asarray([0.299, 0.587, 0.114], images.dtype)
+    grey = (images * luma[None, None, None]).sum(3, keepdims=True)
+    return jnp.clip((images - grey) * factor + grey, 0, 1)
+
+
+def random_crop(
+    key: Key[Array, ""], images: Images, size: int, smallest: float
+) -> Float[Array, "n size size c"]:
+    """A random rectangle of each image, resized to `size` x `size` (antialiased, bilinear).
+
+    Its area is uniform in [`smallest`, 1] of the image's, its aspect log-uniform in
+    [3/4, 4/3] as far as it fits, its place uniform.
+
+    Reference: Szegedy et al., Going Deeper with Convolutions, 2015, section 6.
+    """
+    n, height, width, channels = images.shape
+    keys = jax.random.split(key, 3)
+    area = jax.random.uniform(keys[0], (n,), minval=smallest) * height * width
+    stretch = jnp.exp(jax.random.uniform(keys[1], (n,), minval=-1, maxval=1) * jnp.log(4 / 3) / 2)
+    sides = jnp.sqrt(area)[:, None] * jnp.stack([1 / stretch, stretch], axis=1)
+    full = jnp.asarray([height, width], jnp.float32)[None]
+    sides = jnp.minimum(sides, full)
+    corner = jax.random.uniform(keys[2], (n, 2)) * (full - sides)
+    scale = size / sides
+
+    def cut(image, scale, corner):
+        return jax.image.scale_and_translate(
+            image, (size, size, channels), (0, 1), scale, -corner * scale, "linear"
+        )
+
+    return jax.vmap(cut)(images, scale, corner)
+
+
+def center_crop(images: Num[Array, "n h w c"], size: int) -> Num[Array, "n size size c"]:
+    """The middle `size` x `size` pixels."""
+    top, left = (images.shape[1] - size) // 2, (images.shape[2] - size) // 2
+    return images[:, top : top + size, left : left + size]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is changed at random in a training image.
+
+    Attributes:
+      size: side of the result; None: as the images are.
+      crop: smallest share of the area that a random crop keeps; 1: the middle is taken.
+      flip: left and right swapped in half of the images.
+      shift: moved by at most this share of the side.
+      light: brightness and contrast, times 1 ± this at most.
+      color: saturation, times 1 ± this at most.
+    """
+
+    size: int | None = None
+    crop: float = 1.0
+    flip: bool = True
+    shift: float = 0.0
+    light: float = 0.0
+    color: float = 0.0
+
+    def __call__(self, key: Key[Array, ""], images: Images) -> Float[Array, "n H W c"]:
+        """The changed images, `size` x `size`; a function of the key."""
+        keys = jax.random.split(key, 5)
+        if self.crop < 1:
+            images = random_crop(keys[0], images, self.size or images.shape[1], self.crop)
+        elif self.size:
+            images = center_crop(images, self.size)
+        if self.flip:
+            images = random_flip(keys[1], images)
+        if self.shift:
+            images = random_shift(keys[2], images, self.shift)
+        if self.light:
+            images = random_light(keys[3], images, self.light)
+        if self.color:
+            images = random_saturation(keys[4], images, self.color)
+        return images

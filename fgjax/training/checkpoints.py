@@ -58,13 +58,13 @@ def _check_shapes(path: Path, like: Any) -> None:
             raise ValueError(f"{name} is {have or 'missing'}, not {want or 'of this network'}")
 
 
-def save_classifier(path: Path, name: str, model: Classifier) -> None:
+def save_classifier(path: Path, model: Classifier) -> None:
     """Writes `path`/weights (Orbax) and `path`/classifier.json (what network it is)."""
     path = Path(path)
     save_tree(path / "weights", model.variables)
     about = {
         "format": FORMAT,
-        "name": name,
+        "name": model.name,
         "num_classes": model.network.num_classes,
         "padding": model.network.padding,
         "mean": model.mean,
@@ -108,4 +108,5 @@ def load_classifier(path: str | Path) -> Classifier:
         tuple(about["std"]),
         tuple(about["classes"]),
         about["size"],
+        about["name"],
     )

@@ -6,20 +6,22 @@ epoch computes what it would have computed.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import traverse_util
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from fgjax.models.classifier import Classifier
-from fgjax.training.augment import random_flip, random_light, random_shift
+from fgjax.parallel import awaited
+from fgjax.training.augment import Augmentation, center_crop
 from fgjax.training.losses import cross_entropy
+from fgjax.training.optimizer import begins_with, freeze, keep
 
 
 class TrainState(NamedTuple):
@@ -39,20 +41,25 @@ class EpochResult(NamedTuple):
     validation_accuracy: float
 
 
-def make_optimizer(
-    steps: int, learning_rate: float, warmup: float, weight_decay: float, adam_eps: float
-) -> optax.GradientTransformation:
-    """AdamW under a linear warm-up and a cosine; decay on kernels only."""
-    rising = max(1, round(warmup * steps))
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, learning_rate, rising, max(steps, rising + 1), 0.0
-    )
+@dataclass(frozen=True)
+class Recipe:
+    """How a step is made; hashable, so that equal recipes share one compiled program.
 
-    def kernels(params):
-        flat = traverse_util.flatten_dict(params)
-        return traverse_util.unflatten_dict({path: path[-1] == "kernel" for path in flat})
+    Attributes:
+      optimizer: see `make_optimizer`.
+      augment: see `Augmentation`.
+      smoothing: ε of label smoothing.
+      batch_norm: "batch": normalise by the batch and keep running averages; "fixed": by the
+        averages the model came with, which stay. What a small batch or weights whose
+        normalisation was folded into the convolutions need.
+      frozen: beginnings of the names of modules whose weights and statistics stay.
+    """
 
-    return optax.adamw(schedule, eps=adam_eps, weight_decay=weight_decay, mask=kernels)
+    optimizer: optax.GradientTransformation
+    augment: Augmentation = Augmentation()
+    smoothing: float = 0.0
+    batch_norm: Literal["batch", "fixed"] = "batch"
+    frozen: tuple[str, ...] = ()
 
 
 def start(model: Classifier, optimizer: optax.GradientTransformation) -> TrainState:
@@ -60,11 +67,20 @@ def start(model: Classifier, optimizer: optax.GradientTransformation) -> TrainSt
     return TrainState(jnp.int32(0), model.variables, optimizer.init(model.variables["params"]))
 
 
-@partial(
-    jax.jit,
-    static_argnames=("network", "optimizer", "smoothing", "shift", "light", "mean", "std"),
-    donate_argnames="state",
-)
+def _fix_statistics(recipe: Recipe):
+    """Makes the BatchNorm layers of fixed or frozen modules use their running averages."""
+
+    def interceptor(call, args, kwargs, context):
+        if isinstance(context.module, nn.BatchNorm):
+            path = "/".join(context.module.path)
+            if recipe.batch_norm == "fixed" or begins_with(path, recipe.frozen):
+                kwargs = {**kwargs, "use_running_average": True}
+        return call(*args, **kwargs)
+
+    return nn.intercept_methods(interceptor)
+
+
+@partial(jax.jit, static_argnames=("network", "mean", "std", "recipe"), donate_argnames="state")
 def train_step(
     state: TrainState,
     images: UInt8[Array, "n h w 3"],
@@ -72,56 +88,58 @@ def train_step(
     key: Key[Array, ""],
     *,
     network: nn.Module,
-    optimizer: optax.GradientTransformation,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
-    smoothing: float = 0.0,
-    shift: float = 0.0,
-    light: float = 0.0,
+    recipe: Recipe,
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One step on one batch; returns the next state (the given one is donated) and the loss."""
-    keys = jax.random.split(jax.random.fold_in(key, state.step), 4)
-    x = images.astype(jnp.float32) / 255
-    x = random_light(keys[0], random_shift(keys[1], random_flip(keys[2], x), shift), light)
+    keys = jax.random.split(jax.random.fold_in(key, state.step))
+    x = recipe.augment(keys[0], images.astype(jnp.float32) / 255)
     x = (x - jnp.asarray(mean)[None, None, None]) / jnp.asarray(std)[None, None, None]
 
     def loss(params):
-        logits, changed = network.apply(
-            {**state.variables, "params": params},
-            x,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": keys[3]},
-        )
-        return cross_entropy(logits, labels, smoothing).mean(), changed
+        with _fix_statistics(recipe):
+            logits, changed = network.apply(
+                {**state.variables, "params": freeze(params, recipe.frozen)},
+                x,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": keys[1]},
+            )
+        return cross_entropy(logits, labels, recipe.smoothing).mean(), changed
 
-    (value, changed), grad = jax.value_and_grad(loss, has_aux=True)(state.variables["params"])
+    before = state.variables["params"]
+    (value, changed), grad = jax.value_and_grad(loss, has_aux=True)(before)
     # Adam's bias correction mixes a float with an integer count; nothing else here may.
     with jax.numpy_dtype_promotion("standard"):
-        updates, moments = optimizer.update(grad, state.optimizer, state.variables["params"])
-    params = optax.apply_updates(state.variables["params"], updates)
+        updates, moments = recipe.optimizer.update(grad, state.optimizer, before)
+        params = optax.apply_updates(before, keep(updates, recipe.frozen))
     return TrainState(state.step + 1, {**changed, "params": params}, moments), value
 
 
-@jax.jit
-def _judge(model: Classifier, images, labels, weight):
-    logits = model(images.astype(jnp.float32) / 255)
+@partial(jax.jit, static_argnames="size")
+def _judge(model: Classifier, images, labels, weight, size):
+    logits = model(center_crop(images, size).astype(jnp.float32) / 255)
     right = (logits.argmax(1) == labels).astype(jnp.float32)
     return (cross_entropy(logits, labels) * weight).sum(), (right * weight).sum()
 
 
 def measure(
     model: Classifier,
-    batches: Iterator[tuple[UInt8[np.ndarray, "n h w 3"], Int[np.ndarray, "n"]]],
+    batches: Iterator[tuple[UInt8[np.ndarray | Array, "n h w 3"], Int[np.ndarray, "n"]]],
     batch_size: int,
 ) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy. A short last batch is filled up and weighed 0."""
+    """Mean cross-entropy and accuracy on the images' middle squares of the model's size.
+
+    A short last batch is filled up and weighed 0.
+    """
     loss = right = total = 0.0
     for images, labels in batches:
         n = len(labels)
         index = np.minimum(np.arange(batch_size), n - 1)
         weight = (np.arange(batch_size) < n).astype(np.float32)
-        part = _judge(model, images[index], labels[index], weight)
+        size = min(model.size, images.shape[1])
+        part = _judge(model, images[index], labels[index], weight, size)
         loss, right, total = loss + float(part[0]), right + float(part[1]), total + n
     return loss / total, right / total
 
@@ -134,12 +152,11 @@ def train(
     key: Key[Array, ""],
     epochs: int,
     batch_size: int,
-    optimizer: optax.GradientTransformation,
+    recipe: Recipe,
     place: Callable[[Any], Any] = lambda batch: batch,
     state: TrainState | None = None,
     first_epoch: int = 0,
     on_epoch: Callable[[EpochResult, TrainState], None] = lambda result, state: None,
-    **settings: float,
 ) -> TrainState:
     """Trains for `epochs`, calling `on_epoch` after each.
 
@@ -149,9 +166,8 @@ def train(
       validation_batches: -> batches of at most `batch_size`.
       place: puts a batch onto the devices.
       state, first_epoch: where an interrupted training left off.
-      settings: `smoothing`, `shift`, `light` of `train_step`.
     """
-    state = start(model, optimizer) if state is None else state
+    state = start(model, recipe.optimizer) if state is None else state
     # The step donates its state: the model's own arrays must survive it.
     state = jax.tree.map(jnp.array, state)
     for epoch in range(first_epoch, epochs):
@@ -164,12 +180,11 @@ def train(
                 labels,
                 key,
                 network=model.network,
-                optimizer=optimizer,
                 mean=model.mean,
                 std=model.std,
-                **settings,
+                recipe=recipe,
             )
-            losses.append(loss)
+            losses.append(awaited(loss))
         mean_loss = float(np.mean(jax.device_get(losses)))
         now = model.replace(variables=state.variables)
         validation = measure(now, validation_batches(), batch_size)

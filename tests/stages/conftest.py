@@ -90,8 +90,10 @@ def untrained(tmp_path_factory) -> Path:
         spread = np.sqrt(2 / np.prod(leaf.shape[:-1]))
         return jax.numpy.asarray(rng.normal(0, spread, leaf.shape), leaf.dtype)
 
-    model = Classifier(jax.tree_util.tree_map_with_path(draw, shapes), network, size=32)
-    save_classifier(folder / "checkpoint", "resnet18", model)
+    model = Classifier(
+        jax.tree_util.tree_map_with_path(draw, shapes), network, size=32, name="resnet18"
+    )
+    save_classifier(folder / "checkpoint", model)
     save_file(torchvision_names(model), folder / "weights.safetensors")
     return folder
 

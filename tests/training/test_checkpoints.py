@@ -29,7 +29,7 @@ def model():
 @pytest.fixture(scope="module")
 def saved(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "checkpoint"
-    save_classifier(path, "resnet_tiny", model)
+    save_classifier(path, model)
     return path
 
 

@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 from scipy.special import log_softmax
 
 from fgjax.models.classifier import create_model
+from fgjax.training.augment import Augmentation
 from fgjax.training.checkpoints import load_tree, save_tree
-from fgjax.training.classifier import make_optimizer, measure, start, train, train_step
+from fgjax.training.classifier import Recipe, measure, start, train, train_step
+from fgjax.training.optimizer import make_optimizer
 
 BATCH = 8
 
@@ -44,19 +47,20 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def optimizer():
-    return make_optimizer(12, 3e-3, warmup=0.1, weight_decay=1e-4, adam_eps=1e-8)
+def recipe():
+    optimizer = make_optimizer(12, 3e-3, warmup=0.1, weight_decay=1e-4)
+    return Recipe(optimizer, Augmentation(shift=0.1, light=0.1), smoothing=0.1)
 
 
 @pytest.fixture(scope="module")
-def whole(model, optimizer):
+def whole(model, recipe):
     """Three epochs in one go."""
     results = []
-    state = learn(model, optimizer, on_epoch=lambda result, state: results.append(result))
+    state = learn(model, recipe, on_epoch=lambda result, state: results.append(result))
     return state, results
 
 
-def learn(model, optimizer, **options):
+def learn(model, recipe, **options):
     options = {"epochs": 3, **options}
     return train(
         model,
@@ -64,10 +68,7 @@ def learn(model, optimizer, **options):
         validation_batches,
         key=jax.random.key(1),
         batch_size=BATCH,
-        optimizer=optimizer,
-        smoothing=0.1,
-        shift=0.1,
-        light=0.1,
+        recipe=recipe,
         **options,
     )
 
@@ -88,7 +89,7 @@ def test_the_models_arrays_survive_the_donated_steps(model, whole):
     assert (trained != model.variables["params"]["classifier"]["kernel"]).any()
 
 
-def test_an_interrupted_training_goes_on_as_if_it_had_not_been(model, optimizer, whole, tmp_path):
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(model, recipe, whole, tmp_path):
     class Killed(Exception):
         pass
 
@@ -97,18 +98,21 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(model, optimizer,
         raise Killed
 
     with pytest.raises(Killed):
-        learn(model, optimizer, on_epoch=save_and_die)
-    state = load_tree(tmp_path / "state", start(model, optimizer))
+        learn(model, recipe, on_epoch=save_and_die)
+    state = load_tree(tmp_path / "state", start(model, recipe.optimizer))
     assert int(state.step) == 4
-    state = learn(model, optimizer, state=state, first_epoch=1)
+    state = learn(model, recipe, state=state, first_epoch=1)
     assert jax.tree.structure(state) == jax.tree.structure(whole[0])
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(whole[0]), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_training_compiles_one_step(model, optimizer, whole):
+def test_a_training_compiles_one_step(model, recipe, whole):
     compiled = train_step._cache_size()
-    learn(model, optimizer, epochs=1)
+    # Another run makes its own recipe; equal settings are the same program.
+    optimizer = make_optimizer(12, 3e-3, warmup=0.1, weight_decay=1e-4)
+    again = Recipe(optimizer, Augmentation(shift=0.1, light=0.1), smoothing=0.1)
+    learn(model, again, epochs=1)
     assert train_step._cache_size() == compiled
 
 
@@ -120,27 +124,10 @@ def test_measure_is_exact_with_a_short_last_batch(model):
     assert accuracy == (np.asarray(logits).argmax(1) == LABELS[:20]).mean()
 
 
-def test_optimizer_warms_up_cools_down_and_decays_kernels_alone():
-    optimizer = make_optimizer(10, 0.5, warmup=0.2, weight_decay=0.1, adam_eps=1e-8)
-    params = {"layer": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}}
-    state = optimizer.init(params)
-    still = jax.tree.map(jnp.zeros_like, params)
-    update = jax.jit(optimizer.update)
-    moves = []
-    for _ in range(11):
-        with jax.numpy_dtype_promotion("standard"):  # optax's own sums need it
-            updates, state = update(still, state, params)
-        np.testing.assert_array_equal(updates["layer"]["bias"], 0)
-        moves.append(-float(updates["layer"]["kernel"][0]) / 0.1)
-    # Without a gradient only the decay is left: rate times 0.1 times 1.
-    rising, falling = [0, 0.25], [0.25 * (1 + np.cos(np.pi * i / 8)) for i in range(9)]
-    np.testing.assert_allclose(moves, rising + falling, atol=1e-6)
-
-
 def test_a_step_is_one_of_gradient_descent(model):
-    """Written out; images that are their own mirror image, because flips are always on."""
-    descent = optax.sgd(0.1)
-    images = np.maximum(IMAGES[:BATCH], IMAGES[:BATCH, :, ::-1])
+    """Written out."""
+    descent = Recipe(optax.sgd(0.1), Augmentation(flip=False))
+    images = IMAGES[:BATCH]
     labels = jnp.asarray(LABELS[:BATCH])
 
     def loss(params):
@@ -153,12 +140,12 @@ def test_a_step_is_one_of_gradient_descent(model):
     before = model.variables["params"]
     value, gradient = jax.jit(jax.value_and_grad(loss))(before)
     state, ours = train_step(
-        jax.tree.map(jnp.array, start(model, descent)),
+        jax.tree.map(jnp.array, start(model, descent.optimizer)),
         jnp.asarray(images),
         labels,
         jax.random.key(0),
         network=model.network,
-        optimizer=descent,
+        recipe=descent,
         mean=model.mean,
         std=model.std,
     )
@@ -168,3 +155,77 @@ def test_a_step_is_one_of_gradient_descent(model):
     for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     assert np.abs(gradient["classifier"]["kernel"]).max() > 1e-3
+
+
+def step(model, recipe, images=None, labels=None):
+    images = IMAGES[:BATCH] if images is None else images
+    state = jax.tree.map(jnp.array, start(model, recipe.optimizer))
+    return train_step(
+        state, jnp.asarray(images), jnp.asarray(LABELS[:BATCH]), jax.random.key(0),
+        network=model.network, mean=model.mean, std=model.std, recipe=recipe,
+    )  # fmt: skip
+
+
+def flat(variables, collection):
+    return flatten_dict(variables[collection], sep="/")
+
+
+def test_fixed_statistics_stay_and_are_those_that_normalise(model):
+    """With them a training step computes the gradient of the model as it is used later."""
+    recipe = Recipe(optax.sgd(0.1), Augmentation(flip=False), batch_norm="fixed")
+    state, value = step(model, recipe)
+    for path, after in flat(state.variables, "batch_stats").items():
+        np.testing.assert_array_equal(after, flat(model.variables, "batch_stats")[path])
+    labels = jnp.asarray(LABELS[:BATCH])
+
+    def loss(params):
+        now = model.replace(variables={**model.variables, "params": params})
+        logits = now(jnp.asarray(IMAGES[:BATCH], jnp.float32) / 255)
+        return -jax.nn.log_softmax(logits)[jnp.arange(BATCH), labels].mean()
+
+    before = model.variables["params"]
+    expected, gradient = jax.jit(jax.value_and_grad(loss))(before)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    after = flat(state.variables, "params")
+    for path, g in flatten_dict(gradient, sep="/").items():
+        moved = flatten_dict(before, sep="/")[path] - 0.1 * g
+        np.testing.assert_allclose(after[path], moved, atol=1e-5)
+
+
+def test_frozen_modules_keep_weights_and_statistics_and_the_rest_learns(model):
+    optimizer = make_optimizer(4, 0.1, weight_decay=0.5)  # decay alone would move a weight
+    frozen = Recipe(optimizer, frozen=("stem", "blocks_0"))
+    state, _ = step(model, frozen)
+    state = state.variables
+    for collection in ("params", "batch_stats"):
+        before = flat(model.variables, collection)
+        for path, after in flat(state, collection).items():
+            same = bool((after == before[path]).all())
+            assert same == path.startswith(("stem", "blocks_0")), path
+
+
+def test_with_a_frozen_backbone_the_classifier_alone_learns(model):
+    state, _ = step(model, Recipe(optax.sgd(0.1), frozen=("backbone",)))
+    before = flat(model.variables, "params")
+    moved = {p for p, v in flat(state.variables, "params").items() if (v != before[p]).any()}
+    assert moved == {"classifier/kernel", "classifier/bias"}
+
+
+def test_bfloat16_steps_keep_float32_weights(model):
+    half = model.replace(network=model.network.clone(dtype=jnp.bfloat16))
+    with jax.numpy_dtype_promotion("standard"):  # Flax's own statistics need it
+        state, loss = step(half, Recipe(optax.sgd(0.1)))
+    assert loss.dtype == jnp.float32 and np.isfinite(loss)
+    assert {v.dtype for v in jax.tree.leaves(state.variables)} == {np.dtype("float32")}
+
+
+def test_larger_images_are_cropped_for_training_and_in_the_middle_for_measuring(model):
+    wide = np.random.default_rng(1).integers(0, 256, (BATCH, 24, 24, 3), np.uint8)
+    wide[:, 4:20, 4:20] = IMAGES[:BATCH]
+    loss, accuracy = measure(model, iter([(wide, LABELS[:BATCH])]), BATCH)
+    expected = measure(model, iter([(IMAGES[:BATCH], LABELS[:BATCH])]), BATCH)
+    np.testing.assert_allclose([loss, accuracy], expected, rtol=1e-6)
+    middle = Recipe(optax.sgd(0.1), Augmentation(16, flip=False))
+    np.testing.assert_allclose(
+        step(model, middle, wide)[1], step(model, middle, IMAGES[:BATCH])[1], rtol=1e-6
+    )

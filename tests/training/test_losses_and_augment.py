@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from fgjax.training.augment import random_flip, random_light, random_shift
+from fgjax.training.augment import (
+    Augmentation,
+    center_crop,
+    random_crop,
+    random_flip,
+    random_light,
+    random_saturation,
+    random_shift,
+)
 from fgjax.training.losses import cross_entropy
 
 
@@ -90,3 +98,66 @@ def test_the_key_decides(key, change):
     images = random_images()
     np.testing.assert_array_equal(change(key, images), change(key, images))
     assert (change(key, images) != change(jax.random.key(1), images)).any()
+
+
+def test_saturation_moves_towards_or_away_from_grey(key):
+    images = random_images() * 0.2 + 0.4  # nothing is clipped
+    result = np.asarray(random_saturation(key, images, 0.5), np.float64)
+    luma = np.array([0.299, 0.587, 0.114])
+    before = np.asarray(images, np.float64)
+    np.testing.assert_allclose(result @ luma, before @ luma, atol=1e-6)
+    grey = (before @ luma)[..., None]
+    factors = ((result - grey) / (before - grey)).reshape(len(result), -1)
+    assert np.ptp(np.median(factors, axis=1)) > 0.2  # each image has its own
+    for image, factor in zip(factors, np.median(factors, axis=1), strict=True):
+        assert 0.5 <= factor <= 1.5
+        np.testing.assert_allclose(image, factor, rtol=0.05)
+
+
+def ramps(n, height, width):
+    """Red grows to the right, green downwards: a crop's colours say where it is from."""
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([(x + 0.5) / width, (y + 0.5) / height, np.zeros_like(x)], -1)
+    return jnp.asarray(np.repeat(image[None], n, 0), jnp.float32)
+
+
+def test_a_random_crop_is_a_rectangle_of_the_image_in_bounds(key):
+    result = np.asarray(random_crop(key, ramps(200, 40, 48), 20, 0.3), np.float64)
+    assert result.shape == (200, 20, 20, 3)
+    # Away from the border, where the filter is cut off, the colours are linear in the place.
+    inner = result[:, 4:-4, 4:-4]
+    x, y = inner[..., 0].mean(1), inner[..., 1].mean(2)
+    np.testing.assert_allclose(inner[..., 0], np.repeat(x[:, None], 12, 1), atol=1e-4)
+    step_x, step_y = np.diff(x, axis=1), np.diff(y, axis=1)
+    # The filter samples whole pixels: a ripple of a tenth of a pixel remains.
+    assert np.ptp(step_x, axis=1).max() < 8e-3 and np.ptp(step_y, axis=1).max() < 8e-3
+    width, height = step_x.mean(1) * 20, step_y.mean(1) * 20  # shares of the image's sides
+    left, top = x[:, 0] - 4.5 * step_x.mean(1), y[:, 0] - 4.5 * step_y.mean(1)
+    slack = 0.02
+    assert (left > -slack).all() and (left + width < 1 + slack).all()
+    assert (top > -slack).all() and (top + height < 1 + slack).all()
+    area, aspect = width * height, (width * 48) / (height * 40)
+    assert 0.3 - slack < area.min() < 0.36 and 0.85 < area.max() < 1 + slack
+    assert 0.7 < aspect.min() < 0.85 and 1.2 < aspect.max() < 1.4
+    assert 0.08 < left.std() and 0.08 < top.std()
+
+
+def test_a_crop_of_everything_is_the_image(key):
+    """Area and aspect leave no choice; only the aspect is random, cut to what fits."""
+    images = random_images(4, 16, 16)
+    middle = Augmentation(size=16, flip=False)(key, images)
+    np.testing.assert_array_equal(middle, images)
+    np.testing.assert_array_equal(center_crop(images, 8), images[:, 4:12, 4:12])
+    np.testing.assert_array_equal(
+        Augmentation(size=8, flip=False)(key, images), images[:, 4:12, 4:12]
+    )
+
+
+def test_an_augmentation_that_is_off_changes_nothing(key):
+    images = random_images()
+    still = Augmentation(flip=False)
+    np.testing.assert_array_equal(still(key, images), images)
+    assert hash(still) == hash(Augmentation(flip=False))
+    every = Augmentation(size=9, crop=0.4, shift=0.1, light=0.2, color=0.2)
+    assert every(key, images).shape == (16, 9, 9, 3)
+    assert (every(key, images) == every(key, images)).all()
