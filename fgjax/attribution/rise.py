@@ -43,8 +43,8 @@ class RiseConfig:
         the masks drawn at each pixel, whose expectation p is; "none" nothing. The first and
         the last have the same heat map.
       tolerance: stop early when the heat map is this near its limit: the expected mean
-        absolute error of the scaled map, found from how far it moved since the last check.
-        0: never.
+        absolute error of the scaled map, found from what leaving out a block of `check_every`
+        masks changes (`jackknife_error`). 0: never.
       check_every: masks between two checks; only with a tolerance.
       score: "probability" of the class, another of `CLASS_SCORES`, or a function
         `(outputs, targets) -> n` for a model that returns something else.
@@ -117,7 +117,7 @@ def rise_masks(
     width: int,
     *,
     cells: int = 7,
-    keep: float = 0.5,
+    keep: float | Float[Array, ""] = 0.5,
 ) -> Float[Array, "m h w"]:
     """The masks with these indices (§3.2), each a function of the key and its index alone.
 
@@ -220,10 +220,11 @@ def _masked_means(
 ) -> tuple[Float[Array, "g h w"], int]:
     """The raw maps of a few images, and from how many masks."""
     g, height, width, _ = part.images.shape
-    sums = Sums(jnp.zeros((g, height, width)), jnp.zeros((height, width)))
-    before, done = None, 0
+    total = _no_sums(g, height, width)
+    blocks, done = [], 0
     while done < config.masks:
         count = min(block, config.masks - done)
+        sums = _no_sums(g, height, width)
         for chunk in chunks(count, shape.perturbations):
             sums = _step(
                 sums,
@@ -240,20 +241,38 @@ def _masked_means(
                 config.cells,
             )
         done += count
-        raw = _raw(sums, float(done), config.keep, config.normalise)
-        if config.tolerance and before is not None:
-            if float(_error(raw, before, done, count)) < config.tolerance:
+        total = jax.tree.map(jnp.add, total, sums)
+        raw = _raw(total, float(done), config.keep, config.normalise)
+        if config.tolerance:
+            blocks.append(jax.tree.map(np.asarray, sums))
+            if len(blocks) >= MIN_BLOCKS and jackknife_error(blocks, config) < config.tolerance:
                 break
-        before = raw
     return raw, done
 
 
-def _error(raw: Array, before: Array, done: int, new: int) -> Float[Array, ""]:
-    """The expected mean absolute error of the scaled map after `done` masks.
+def _no_sums(g: int, height: int, width: int) -> Sums:
+    return Sums(jnp.zeros((g, height, width)), jnp.zeros((height, width)))
 
-    A mean of N independent terms has variance σ²/N, and differs from the mean of the first
-    N - B of them by a variance of σ² B / (N (N - B)): the error is √((N - B) / B) times what
-    the last B masks changed.
+
+MIN_BLOCKS = 4
+"""Blocks of masks before the spread between them is believed."""
+
+
+def jackknife_error(blocks: list[Sums], config: RiseConfig) -> float:
+    """The expected mean absolute error of one image's scaled map, from its blocks of masks.
+
+    With h_k the scaled map without block k of K, the squared standard error of the map is at
+    each pixel (K - 1) / K Σ_k (h_k - mean h)², scaling included; a normal error of deviation
+    σ has the mean size σ √(2/π). The blocks' sums lie in the host's memory.
+
+    Reference:
+      Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982, §3.
     """
-    moved = jnp.abs(scale_to_unit(raw) - scale_to_unit(before)).mean()
-    return moved * math.sqrt((done - new) / new)
+    weighted, masks = (np.stack([block[i] for block in blocks]) for i in range(2))
+    without = (weighted.sum(0) - weighted)[:, 0]
+    if config.normalise == "masks":
+        without = without / np.maximum(masks.sum(0) - masks, 1e-9)
+    scaled = np.asarray(scale_to_unit(jnp.asarray(without)))
+    count = len(blocks)
+    variance = (count - 1) / count * ((scaled - scaled.mean(0)) ** 2).sum(0)
+    return float(np.sqrt(variance).mean() * math.sqrt(2 / math.pi))
