@@ -154,6 +154,11 @@ def _say(error: Exception, schema: type, part: Any, where: str) -> ConfigError:
     if isinstance(error, ConfigKeyError):
         known = [name for name, kind in types.items() if not dataclasses.is_dataclass(kind)]
         return ConfigError(f"{where}there is no option {option}.{did_you_mean(option, known)}")
+    for name in EXAMPLES:  # of a list OmegaConf does not say which
+        items = OmegaConf.select(part, name)
+        if float in typing.get_args(types[name]) and any(isinstance(i, str) for i in items or ()):
+            listed = ",".join(map(str, items))
+            return ConfigError(f"{where}{name}=[{listed}]: wants {_wants(types[name], name)}")
     given = OmegaConf.to_container(part)
     if not option:  # OmegaConf does not say which group was given no group, or the reverse
         group = {name: dataclasses.is_dataclass(types.get(name)) for name in given}
@@ -221,8 +226,8 @@ def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
     for option in EXAMPLES:
         given_list = OmegaConf.select(line, option)
         if isinstance(given_list, str | int | float) and not isinstance(given_list, bool):
-            words_in_it = [word.strip() for word in str(given_list).split(",") if word.strip()]
-            OmegaConf.update(line, option, words_in_it)
+            words = [word.strip() for word in str(given_list).split(",") if word.strip()]
+            OmegaConf.update(line, option, [_number(word) for word in words])
     schema = _schema(str(method), str(preset))
     merged = OmegaConf.structured(schema)
     for part, where in ((file, f"config={name}: "), (line, "")):
@@ -239,6 +244,14 @@ def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
     for group, names in PATHS.items():
         plain[group] |= {name: _home(plain[group][name]) for name in names}
     return name, _build(plain), plain
+
+
+def _number(word: str) -> str | float:
+    """The word as a number, where it is one."""
+    try:
+        return float(word)
+    except ValueError:
+        return word
 
 
 def _home(path: str | None) -> str | None:

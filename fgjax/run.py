@@ -194,7 +194,8 @@ def _quiet() -> None:
     """Keeps other libraries' chatter off the console; it is of no use to a user."""
     import logging
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    for name in ("absl", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"orbax\.")
 
 

@@ -74,25 +74,39 @@ def find_weights(source: str | Path) -> tuple[Path, dict[str, Any]]:
         return path, {}
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*/[\w.-]+", str(source)) or path.suffix == ".safetensors":
         raise ValueError(f"{source}: no such file")
-    # Slow to import, and of use only here.
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    return _from_hub(str(source))
 
+
+def _from_hub(name: str) -> tuple[Path, dict[str, Any]]:
+    # Slow to import, and of use only here.
+    from huggingface_hub import (
+        get_hf_file_metadata,
+        hf_hub_download,
+        hf_hub_url,
+        try_to_load_from_cache,
+    )
+    from huggingface_hub.errors import HfHubHTTPError
+
+    weights = try_to_load_from_cache(name, "model.safetensors")
+    if not isinstance(weights, str):
+        try:
+            # Asked first because a download without a network is tried for half a minute.
+            get_hf_file_metadata(hf_hub_url(name, "model.safetensors"), timeout=5)
+            weights = hf_hub_download(name, "model.safetensors")
+        except (HfHubHTTPError, ValueError) as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"{name}: not to be had from the hub: {first}") from None
+        except Exception as error:  # whatever the HTTP library of this version raises
+            raise ValueError(
+                f"{name}: no such file, and the Hugging Face hub cannot be reached from here "
+                f"({type(error).__name__}). Fetch its model.safetensors elsewhere and give the file"
+            ) from None
+    about = try_to_load_from_cache(name, "config.json")
     try:
-        weights = Path(hf_hub_download(str(source), "model.safetensors", etag_timeout=5))
-    except LocalEntryNotFoundError:
-        raise ValueError(
-            f"{source}: no such file, and the Hugging Face hub cannot be reached "
-            "from here. Fetch its model.safetensors elsewhere and give the file"
-        ) from None
-    except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{source}: not to be had from the hub: {first}") from None
-    try:
-        about = json.loads(Path(hf_hub_download(str(source), "config.json")).read_text("utf-8"))
-    except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError):
-        about = {}
-    return weights, about
+        about = about if isinstance(about, str) else hf_hub_download(name, "config.json")
+        return Path(weights), json.loads(Path(about).read_text("utf-8"))
+    except Exception:  # a model without one, or no network any more: the weights are enough
+        return Path(weights), {}
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

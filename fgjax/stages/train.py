@@ -207,7 +207,7 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _dtype(settings: TrainConfig) -> jnp.dtype:
+def _dtype(settings: TrainConfig) -> type:
     bf16 = {"f32": False, "bf16": True, "auto": jax.default_backend() != "cpu"}
     return jnp.bfloat16 if bf16[settings.precision] else jnp.float32
 

@@ -1,6 +1,6 @@
 """Weights under torchvision's and timm's names: every tensor in its place, or a clear refusal."""
 
-import csv
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,6 @@ import pytest
 from flax import traverse_util
 from safetensors.numpy import save_file
 
-from fgjax.data.cub import CubSource
-from fgjax.data.labels import read_labels
 from fgjax.models.classifier import create_model
 from fgjax.models.pretrained import load_pretrained
 
@@ -223,18 +221,61 @@ def test_architectures_that_are_not_known(tmp_path, mobilenet):
         load_pretrained("resnet18", path)
 
 
-@pytest.mark.shared
-def test_the_inaturalist_birds_classifier_knows_cubs_birds(shared):
-    source = CubSource(shared / "data" / "birds", limit=40)
-    model = load_pretrained(None, shared / "weights" / "mobilenetv2_inat_birds.safetensors")
-    labels = shared / "data" / "birds" / "model_classes.csv"
-    index = read_labels(labels, source.classes, model.network.num_classes).index
-    known = [r for r in source.records if r.split == "test" and index[r.label] is not None][:24]
-    assert len(known) == 24
-    with labels.open(encoding="utf-8") as file:  # the map is the file's own
-        rows = {row["class_name"]: row["model_index"] for row in csv.DictReader(file)}
-    assert all(str(index[r.label]) == rows[source.classes[r.label]] for r in known)
-    images = np.stack([source.load(record).image for record in known])
-    logits = jax.jit(lambda m, x: m(x))(model, jnp.asarray(images, jnp.float32) / 255)
-    right = np.asarray(logits.argmax(1)) == [index[r.label] for r in known]
-    assert right.mean() >= 0.75
+def test_another_architecture_than_the_file_says(tmp_path, mobilenet):
+    path = tmp_path / "weights.safetensors"
+    save_file(mobilenet, path, {"architecture": "mobilenetv2_100"})
+    with pytest.raises(ValueError, match="is a mobilenet_v2, not a resnet18"):
+        load_pretrained("resnet18", path)
+
+
+def test_other_classes_get_a_fresh_classifier_and_the_rest_stays(tmp_path, mobilenet):
+    path, said = tmp_path / "weights.safetensors", []
+    save_file(mobilenet, path)
+    whole = load_pretrained("mobilenet_v2", path)
+    model = load_pretrained("mobilenet_v2", path, num_classes=7, say=said.append)
+    assert said == [f"{path}: its classifier of 3 classes is replaced by a fresh one of 7"]
+    assert model.network.num_classes == 7 and model.name == "mobilenet_v2"
+    before = traverse_util.flatten_dict(whole.variables, sep="/")
+    for name, value in traverse_util.flatten_dict(model.variables, sep="/").items():
+        if name.startswith("params/classifier"):
+            assert value.shape[-1] == 7
+        else:
+            np.testing.assert_array_equal(value, before[name])
+    assert model.variables["params"]["classifier"]["kernel"].std() > 0
+    other = load_pretrained("mobilenet_v2", path, num_classes=7, key=jax.random.key(1), say=print)
+    kernels = [m.variables["params"]["classifier"]["kernel"] for m in (model, other)]
+    assert (kernels[0] != kernels[1]).any()
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A cache of the Hugging Face hub that holds one model; the hub itself is out of reach."""
+    from huggingface_hub import constants
+
+    def unreachable(*args, **kwargs):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    model = tmp_path / "models--timm--mobilenetv2_100.ours"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text("abc")
+    snapshot = model / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    return snapshot
+
+
+def test_a_model_in_the_hubs_cache_needs_no_network(hub, mobilenet):
+    save_file(mobilenet, hub / "model.safetensors")
+    about = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    config = {"architecture": "mobilenetv2_100", "pretrained_cfg": about}
+    (hub / "config.json").write_text(json.dumps(config))
+    model = load_pretrained(None, "timm/mobilenetv2_100.ours")
+    assert (model.mean, model.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert model.name == "mobilenet_v2"
+
+
+def test_without_a_network_the_hub_is_given_up_at_once(hub):
+    with pytest.raises(ValueError, match="timm/resnet50.tv_in1k: no such file, and .* hub cannot"):
+        load_pretrained(None, "timm/resnet50.tv_in1k")

@@ -1,0 +1,243 @@
+"""Runs that train: from weights, with every recipe, and the stage that tests what came of it."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from fgjax.options import Config, DataConfig, ModelConfig, TrainConfig
+from fgjax.run import main
+from fgjax.stages import training_images
+from fgjax.stages.setup import make_source, training_model
+from fgjax.stages.train import make_recipe, statistics_are_folded
+from fgjax.training.checkpoints import load_classifier
+
+
+@pytest.fixture(scope="module")
+def spots(tmp_path_factory, picture):
+    """Class folders: reddish and bluish pictures, one of them damaged."""
+    data = tmp_path_factory.mktemp("spots")
+    rng = np.random.default_rng(0)
+    for place, name in enumerate(("blue", "red")):
+        (data / name).mkdir()
+        for i in range(12):
+            pixels = rng.integers(0, 100, (48, 40, 3), np.uint8)
+            pixels[..., 0 if place else 2] += 120
+            Image.fromarray(pixels).save(data / name / f"{i}.png")
+    (data / "red" / "broken.png").write_text("no image")
+    return data
+
+
+@pytest.fixture
+def tiny(spots, tmp_path):
+    """The words of a training on the spots."""
+
+    def words(*more, run="run"):
+        given = (f"data.path={spots}", f"run_dir={tmp_path / run}", "model.pretrained=null")
+        small = ("model.name=resnet_tiny", "data.size=32", "train.epochs=3", "train.batch_size=8",
+                 "train.learning_rate=0.01", "train.validation=0.3")  # fmt: skip
+        return ["config=train_folder", *given, *small, *more]
+
+    return words
+
+
+def rows(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_training_and_its_test(tiny, tmp_path, capsys):
+    assert main(tiny()) == 1  # the damaged image
+    said = capsys.readouterr().out
+    assert "from scratch" in said and "epoch 3/3" in said and "test: right on" in said
+    run = tmp_path / "run"
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in metrics] == [0, 1, 2]
+    assert len(list((run / "tensorboard").iterdir())) == 1
+    predictions, about = rows(run / "predictions.csv"), json.loads((run / "test.json").read_text())
+    assert len(predictions) == about["images"] > 8
+    right = [int(row["label"] == row["predicted"]) for row in predictions]
+    assert [int(row["correct"]) for row in predictions] == right
+    value = about["metrics"]["accuracy"]
+    assert value["mean"] == pytest.approx(np.mean(right)) and "test images" in value["protocol"]
+    low, high = value["interval_95"]
+    assert 0 <= low <= value["mean"] <= high <= 1
+
+    # The predictions are the model's.
+    model = load_classifier(run)
+    assert (model.name, model.classes, model.size) == ("resnet_tiny", ("blue", "red"), 32)
+    config = Config(data=DataConfig(source="folder", path=str(tiny()[1][10:]), size=32))
+    source = make_source(config)
+    records = {r.name: r for r in source.records}
+    for row in predictions[:3]:
+        image = source.load(records[row["name"]]).image[None].astype(np.float32) / 255
+        p = np.asarray(jax.nn.softmax(jax.jit(lambda m, x: m(x))(model, image)))[0]
+        assert row["predicted"] == model.classes[p.argmax()]
+        assert float(row["probability"]) == pytest.approx(p.max(), abs=1e-4)
+
+    # Again: nothing is done, and the same is said.
+    before = (run / "test.json").stat().st_mtime_ns
+    assert main(tiny()) == 1
+    assert "epoch" not in (again := capsys.readouterr().out) and "test: right on" in again
+    assert (run / "test.json").stat().st_mtime_ns == before
+
+
+def test_the_test_set_has_no_part_in_choosing(tiny, tmp_path, spots):
+    """Training twice, with the test images' files exchanged for noise the second time."""
+    assert main(tiny("stages=train")) == 0  # the damaged image is one of the test images
+    config = Config(data=DataConfig(source="folder", path=str(spots), size=32))
+    test_names = {r.name for r in make_source(config).records if r.split == "test"}
+    for folder in ("blue", "red"):
+        (tmp_path / "other" / folder).mkdir(parents=True)
+    for path in spots.rglob("*.png"):
+        name = path.relative_to(spots).as_posix()
+        target = tmp_path / "other" / name
+        if name in test_names and "broken" not in name:
+            Image.fromarray(np.zeros((48, 40, 3), np.uint8)).save(target)
+        else:
+            target.write_bytes(path.read_bytes())
+    words = [w for w in tiny("stages=train", run="second") if not w.startswith("data.path")]
+    assert main([*words, f"data.path={tmp_path / 'other'}"]) == 0
+    states = [load_classifier(tmp_path / run).variables for run in ("run", "second")]
+    for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+RECIPES = {
+    "sgd": ["train.optimizer=sgd", "train.schedule=steps", "train.drops=0.5", "train.warmup=0"],
+    "frozen backbone": ["train.freeze=[backbone]", "train.schedule=constant"],
+    "rates": ["train.rates=[classifier:10,blocks_0:0]", "train.weight_decay=0.5"],
+    "crops and colours": ["train.crop=0.4", "train.color=0.3", "train.flip=false"],
+    "half precision": ["train.precision=bf16"],
+    "fixed statistics": ["train.batch_norm=fixed"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_trains(tiny, tmp_path, spots, recipe):
+    with jax.numpy_dtype_promotion("standard"):  # Flax's bfloat16 statistics need it
+        assert main(tiny(*RECIPES[recipe], "stages=train")) == 0
+    model = load_classifier(tmp_path / "run")
+    data = DataConfig(source="folder", path=str(spots), size=32)
+    config = Config(model=ModelConfig(name="resnet_tiny"), data=data)
+    fresh = training_model(config, make_source(config))
+    moved = {
+        path[0].key
+        for (path, a), b in zip(
+            jax.tree_util.tree_leaves_with_path(model.variables["params"]),
+            jax.tree.leaves(fresh.variables["params"]),
+            strict=True,
+        )
+        if (np.asarray(a) != np.asarray(b)).any()
+    }
+    every = set(model.variables["params"])
+    expected = {"frozen backbone": {"classifier"}, "rates": every - {"blocks_0_0"}}
+    assert moved == expected.get(recipe, every)
+
+
+WRONG = {
+    "train.freeze=[stemm]": ("train.freeze", "stemm", "Did you mean stem"),
+    "train.rates=[clasifier:10]": ("train.rates", "Did you mean classifier"),
+    "train.rates=[classifier]": ("train.rates", "MODULE:FACTOR"),
+    "train.rates=[classifier:-1]": ("train.rates", "MODULE:FACTOR"),
+    "train.drops=[1.5]": ("train.drops", "1.5"),
+    "train.drops=half": ("train.drops", "a list, such as [0.5,0.75]"),
+    "train.crop=0": ("train.crop=0", "above 0"),
+    "train.optimizer=adam": ("train.optimizer=adam", "adamw, sgd", "Did you mean adamw"),
+    "model.pretrained=nowhere.safetensors": ("model.pretrained", "no such file", "from scratch"),
+}
+
+
+@pytest.mark.parametrize("word", WRONG)
+def test_wrong_options_are_told(tiny, tmp_path, capsys, word):
+    assert main(tiny(word)) == 2
+    err = capsys.readouterr().err
+    assert all(part in err for part in WRONG[word]), err
+    assert "Traceback" not in err and not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_fine_tuning_starts_from_the_weights(tiny, tmp_path, untrained, capsys):
+    words = [w for w in tiny() if not w.startswith(("model.", "train.learning_rate"))]
+    weights = f"model.pretrained={untrained / 'weights.safetensors'}"
+    slow = ("train.learning_rate=1e-9", "train.weight_decay=0", "train.epochs=1")
+    named = "model.name=resnet18"
+    assert main([*words, weights, named, *slow, "train.batch_norm=fixed"]) == 1
+    assert "classifier of 10 classes is replaced by a fresh one of 2" in capsys.readouterr().out
+    given = load_classifier(untrained / "checkpoint").variables
+    tuned = load_classifier(tmp_path / "run").variables
+    for collection, module in (("params", "stem"), ("batch_stats", "stem_norm")):
+        for a, b in zip(
+            jax.tree.leaves(given[collection][module]),
+            jax.tree.leaves(tuned[collection][module]),
+            strict=True,
+        ):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+
+    # Other weights under the same name: not the same run.
+    other = tmp_path / "other.safetensors"
+    tensors = {"x": np.zeros(3, np.float32)}
+    save_file(tensors, other)
+    assert main([*words, f"model.pretrained={other}", named, *slow]) == 2
+    assert "model.pretrained" in capsys.readouterr().err
+
+
+def test_folded_normalisation_is_left_alone(untrained):
+    """Weights with mean 0 and variance 1 everywhere; a batch's statistics would undo them."""
+    path = str(untrained / "weights.safetensors")
+    config = Config(model=ModelConfig("resnet18", pretrained=path), train=TrainConfig())
+    source = make_source(config)
+    model = training_model(config, source)
+    assert statistics_are_folded(model)
+    assert make_recipe(config, model, 5).batch_norm == "fixed"
+    scratch = Config(model=ModelConfig("resnet_tiny"))
+    assert make_recipe(scratch, training_model(scratch, source), 5).batch_norm == "batch"
+    moved = jax.tree.map(lambda v: v + 0.1, model.variables["batch_stats"])
+    model = model.replace(variables={**model.variables, "batch_stats": moved})
+    assert make_recipe(config, model, 5).batch_norm == "batch"
+
+
+def test_batches_are_the_same_wherever_the_images_are(spots, monkeypatch):
+    """In memory, on the device, and decoded on the way."""
+    config = Config(data=DataConfig(source="folder", path=str(spots), size=32))
+    source = make_source(config)
+    records = [r for r in source.records if r.split == "train"]
+    order = np.array([3, 0, 5, 1, 2])
+    seen = {}
+    for name, memory, free in (("host", 2**30, 0), ("device", 2**30, 2**40), ("decoded", 0, 0)):
+        monkeypatch.setattr(training_images, "IN_MEMORY", memory)
+        monkeypatch.setattr(training_images, "_free_memory", lambda free=free: free)
+        images, failed = training_images.load_training_images(source, records, config)
+        assert len(failed) <= 1 and len(images.records) == len(records) - len(failed)
+        kinds = {"host": np.ndarray, "device": jax.Array, "decoded": type(None)}
+        assert isinstance(images.pixels, kinds[name])
+        seen[name] = [(np.asarray(x), y) for x, y in images.batches(order, 2)]
+    for name in ("device", "decoded"):
+        assert [len(y) for _, y in seen[name]] == [2, 2, 1]
+        for (a, la), (b, lb) in zip(seen["host"], seen[name], strict=True):
+            np.testing.assert_array_equal(a, b)
+            np.testing.assert_array_equal(la, lb)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("data", "weights", "least", "images"),
+    [("birds", "inat_birds", 0.80, 588), ("butterflies", "inat_insects", 0.85, 216)],
+)
+def test_classifiers_trained_elsewhere_are_right(shared, tmp_path, data, weights, least, images):
+    """The iNaturalist MobileNetV2s on CUB's test birds and on the butterflies they know."""
+    words = {
+        "birds": ["config=fido_cub", f"data.path={shared / 'data' / 'birds'}"],
+        "butterflies": ["config=fido_folder", "data.test_share=1",
+                        f"data.path={shared / 'data' / 'butterflies' / 'images'}"],
+    }[data]  # fmt: skip
+    model = (f"model.weights={shared / 'weights' / f'mobilenetv2_{weights}.safetensors'}",
+             f"model.labels={shared / 'data' / data / 'model_classes.csv'}")  # fmt: skip
+    assert main([*words, *model, "stages=test", f"run_dir={tmp_path / 'run'}"]) == 0
+    about = json.loads((tmp_path / "run" / "test.json").read_text())
+    assert about["images"] == images
+    assert about["metrics"]["accuracy"]["mean"] >= least
