@@ -107,6 +107,19 @@ def _bodies(eqn: Any) -> list[Any]:
     return held
 
 
+def _scan_counts(eqn: Any) -> tuple[int, int]:
+    """How many of a scan's inputs are the same in every step, and how many are carried on.
+
+    Told by their ranks: what is scanned over has one axis more outside the step than in it.
+    """
+    body, _ = _open(_bodies(eqn)[0])
+    same = lambda outer, inner: sum(
+        len(o.aval.shape) == len(i.aval.shape) for o, i in zip(outer, inner, strict=True)
+    )
+    carried = same(eqn.outvars, body.outvars)
+    return same(eqn.invars, body.invars) - carried, carried
+
+
 def _only_clips(jaxpr: Any) -> bool:
     """Whether a function does nothing but compare with bounds, as relu and relu6 do."""
     return all(
@@ -160,15 +173,15 @@ def _find(jaxpr: Any, zero_inputs: Sequence[bool]) -> Found:
                 found[place] = _find(body, known)
             elif _holds_relu(body):
                 raise ValueError(
-                    f"a ReLU sits inside {_called(eqn)}, a function with its own derivative "
-                    f"({name}): the rule for ReLUs cannot reach it there. Take the ReLU out of "
-                    "it, or drop the derivative while explaining"
+                    f"a ReLU sits inside {body.debug_info.func_name!r}, a function with its own "
+                    "derivative (custom_jvp or custom_vjp), where it cannot be replaced: take the "
+                    "ReLU out of it, or do without that derivative while explaining"
                 )
         elif name in _INLINED:
             if eqn.params.get("name") not in _GATES:
                 body, _ = _open(_bodies(eqn)[0])
                 if name == "scan":  # what is carried may start as 0 and not stay it
-                    fixed = eqn.params["num_consts"]
+                    fixed, _ = _scan_counts(eqn)
                     known = [*known[:fixed], *([False] * (len(known) - fixed))]
                 found[place] = _find(body, known)
         else:
@@ -183,11 +196,6 @@ def _find(jaxpr: Any, zero_inputs: Sequence[bool]) -> Found:
         if found.get(place) == {}:
             del found[place]
     return found
-
-
-def _called(eqn: Any) -> str:
-    name = getattr(eqn.params["call_jaxpr"], "jaxpr", eqn.params["call_jaxpr"]).debug_info
-    return repr(getattr(name, "func_name", None) or eqn.primitive.name)
 
 
 def _holds_relu(jaxpr: Any) -> bool:
@@ -229,7 +237,7 @@ def _run_inside(eqn, found, rule, operands) -> list:
         kept = {name: params[name] for name in ("policy", "prevent_cse")}
         return jax.checkpoint(body, **kept)(*operands)
     if eqn.primitive.name == "scan":
-        fixed, carried = params["num_consts"], params["num_carry"]
+        fixed, carried = _scan_counts(eqn)
         first = operands[fixed : fixed + carried]
 
         def step(carry, xs):

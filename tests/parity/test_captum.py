@@ -1,0 +1,194 @@
+"""Our attributions against Captum's: the same random weights, the same images.
+
+Captum sees a network that normalises for itself, so that both differentiate by the image in
+[0, 1]. Errors are relative, in the norm of an image's whole map, and the median over the images
+is asked for: a unit whose input is within rounding of 0 is open on one side and shut on the
+other, which changes the gradient in its whole field. One gradient in 24 has such a unit
+(measured: errors of 7e-3 to 5e-2 there, 1e-6 elsewhere), and PyTorch in float32 differs by as
+much from PyTorch in float64.
+Needs the extra `parity`; see the README on how to install it.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import fgjax
+from fgjax.attribution.cam import grad_cam, guided_grad_cam
+from fgjax.attribution.gradients import (
+    IntegratedGradientsConfig,
+    gradient,
+    input_gradient,
+    integrated_gradients,
+    path_integral,
+)
+from fgjax.attribution.guided import deconvnet, guided_backprop, rectified_gradient
+
+torch = pytest.importorskip("torch", reason='needs PyTorch: pip install "fgjax[parity]"')
+
+# torchvision imports without its compiled operators once these two are declared.
+_operators = torch.library.Library("torchvision", "FRAGMENT")
+for _name in ("nms", "qnms"):
+    if not hasattr(torch.ops.torchvision, _name):
+        _operators.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+torchvision = pytest.importorskip("torchvision")
+attr = pytest.importorskip("captum.attr", reason='needs Captum: pip install "fgjax[parity]"')
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+TARGETS = (3, 0, 6, 1, 3, 5, 2)
+SIZE = 64
+LAST = {"resnet18": "layer4", "vgg16": "features", "mobilenet_v2": "features"}
+"""What our `features` returns, by its name in torchvision."""
+
+TOLERANCE = 1e-4
+"""A tenth of what is promised; nearer 1e-6 is measured."""
+
+
+class Normalising(torch.nn.Module):
+    """Takes images in [0, 1], as ours do."""
+
+    def __init__(self, network, mean, std):
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean)[None, :, None, None])
+        self.register_buffer("std", torch.tensor(std)[None, :, None, None])
+
+    def forward(self, images):
+        return self.network((images - self.mean) / self.std)
+
+
+@pytest.fixture(scope="module", params=["resnet18", "vgg16", "mobilenet_v2"])
+def both(request, tmp_path_factory):
+    """Captum's model, ours with its weights, and the architecture's name."""
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, request.param)(weights=None, num_classes=7)
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            module.weight.data.uniform_(0.7, 1.3)
+            module.bias.data.normal_(0, 0.1)
+        if isinstance(module, torch.nn.ReLU | torch.nn.ReLU6):
+            module.inplace = False  # Captum's hooks need what went in
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    save_file({k: v.numpy().copy() for k, v in theirs.state_dict().items()}, path)
+    ours = fgjax.load_pretrained(request.param, path)
+    return Normalising(theirs.eval(), ours.mean, ours.std), ours, request.param
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).uniform(size=(len(TARGETS), SIZE, SIZE, 3)).astype(np.float32)
+
+
+def to_torch(images):
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).requires_grad_()
+
+
+def channel_last(attributions) -> np.ndarray:
+    return attributions.detach().numpy().transpose(0, 2, 3, 1)
+
+
+def assert_close(ours, theirs):
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape
+    norm = lambda maps: np.linalg.norm(maps.reshape(len(maps), -1), axis=1)
+    some = norm(theirs) > 0  # where Grad-CAM is nowhere positive, there is nothing to guide
+    assert some.any() and (ours[~some] == 0).all()
+    errors = norm(ours - theirs)[some] / norm(theirs)[some]
+    print("relative errors", " ".join(f"{error:.1e}" for error in errors))
+    assert np.median(errors) < TOLERANCE
+    assert errors.max() < 0.1  # but for such a unit
+
+
+def test_gradient(both, images):
+    theirs, ours, _ = both
+    expected = channel_last(
+        attr.Saliency(theirs).attribute(to_torch(images), target=list(TARGETS), abs=False)
+    )
+    assert_close(input_gradient(ours, images, np.array(TARGETS)), expected)
+    result = gradient(ours, jnp.asarray(images), jnp.asarray(TARGETS))
+    assert_close(result.maps["signed"], expected.sum(-1))
+    highest = np.abs(expected).max(-1)
+    assert_close(result.heatmap, highest / highest.max((1, 2), keepdims=True))
+
+
+RULES = {
+    "gausslegendre": "gausslegendre",
+    "midpoint": "riemann_middle",
+    "trapezoid": "riemann_trapezoid",
+    "left": "riemann_left",
+    "right": "riemann_right",
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_integrated_gradients(both, images, rule):
+    theirs, ours, name = both
+    if name != "resnet18" and rule != "gausslegendre":
+        pytest.skip("one network is enough for the rules")
+    steps = 3
+    method = attr.IntegratedGradients(theirs)
+    # From another image, not a constant one, which has a tie in every maximum.
+    baseline = images[::-1] / 2
+    expected = channel_last(
+        method.attribute(
+            to_torch(images),
+            baselines=to_torch(baseline),
+            target=list(TARGETS),
+            n_steps=steps,
+            method=RULES[rule],
+            internal_batch_size=20,
+        )
+    )
+    if rule == "trapezoid":  # Captum's weights add up to 1 - 1/steps
+        expected = expected * steps / (steps - 1)
+    options = dict(steps=steps, rule=rule)
+    assert_close(path_integral(ours, images, np.array(TARGETS), baseline, **options), expected)
+    config = IntegratedGradientsConfig(baseline=baseline, **options)
+    result = integrated_gradients(ours, jnp.asarray(images), jnp.asarray(TARGETS), config=config)
+    assert_close(result.maps["signed"], expected.sum(-1))
+
+
+@pytest.mark.parametrize("rule", ["guided", "deconv"])
+def test_guided_backprop_and_deconvnet(both, images, rule):
+    theirs, ours, name = both
+    if name == "mobilenet_v2":
+        pytest.skip("Captum leaves ReLU6 alone, ours does not")
+    theirs_method, method = {
+        "guided": (attr.GuidedBackprop, guided_backprop),
+        "deconv": (attr.Deconvolution, deconvnet),
+    }[rule]
+    expected = channel_last(theirs_method(theirs).attribute(to_torch(images), target=list(TARGETS)))
+    assert_close(rectified_gradient(ours, images, np.array(TARGETS), rule), expected)
+    result = method(ours, jnp.asarray(images), jnp.asarray(TARGETS))
+    assert_close(result.maps["signed"], expected.sum(-1))
+
+
+def test_grad_cam(both, images):
+    theirs, ours, name = both
+    layer = getattr(theirs.network, LAST[name])
+    coarse = attr.LayerGradCam(theirs, layer).attribute(to_torch(images), target=list(TARGETS))
+    enlarge = lambda maps: (
+        torch.nn.functional.interpolate(maps, (SIZE, SIZE), mode="bilinear", align_corners=False)
+        .detach()
+        .numpy()[:, 0]
+    )
+    result = grad_cam(ours, jnp.asarray(images), jnp.asarray(TARGETS))
+    assert_close(result.maps["signed"], enlarge(coarse))
+    rectified = enlarge(torch.relu(coarse))
+    peak = rectified.max((1, 2), keepdims=True)
+    assert_close(result.heatmap, rectified / np.where(peak == 0, 1, peak))
+
+
+def test_guided_grad_cam(both, images):
+    theirs, ours, name = both
+    if name == "mobilenet_v2":
+        pytest.skip("Captum leaves ReLU6 alone, ours does not")
+    method = attr.GuidedGradCam(theirs, getattr(theirs.network, LAST[name]))
+    # Captum applies the product to whatever sign Grad-CAM has; the paper's has none below 0.
+    expected = method.attribute(to_torch(images), target=list(TARGETS), interpolate_mode="bilinear")
+    result = guided_grad_cam(ours, jnp.asarray(images), jnp.asarray(TARGETS))
+    assert_close(result.maps["signed"], channel_last(expected).sum(-1))
