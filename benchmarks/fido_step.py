@@ -384,7 +384,7 @@ def machine():
         "threads": len(os.sched_getaffinity(0)),
         "system": platform.system(),
         "versions": {**versions, "numpy": np.__version__},
-        "command": " ".join(["python benchmarks/fido_step.py", *names]),
+        "command": " ".join([f"python benchmarks/{Path(sys.argv[0]).name}", *names]),
     }
 
 

@@ -80,16 +80,33 @@ def _sum_of_products(x, kernel, height, width, stride):
     return total
 
 
+CACHE = 8 * 2**20
+"""Bytes of a map above which images are taken one by one, so that each stays in the cache while
+its k² products are summed."""
+
+
+def _image_by_image(function, x):
+    """`function` of a batch, computed for one image at a time when the batch is large."""
+    if x.size * x.dtype.itemsize <= CACHE:
+        return function(x)
+    x = jax.lax.optimization_barrier(x)
+    return jax.lax.map(lambda image: function(image[None])[0], x)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _shifted_depthwise(x, kernel, stride, edge):
     size = kernel.shape[0]
     height, width = (
         (s + sum(e) - size) // stride + 1 for s, e in zip(x.shape[1:3], edge, strict=True)
     )
-    # Without the barriers XLA fuses what comes before into each of the k² products, and
-    # computes it k² times.
-    x = jax.lax.optimization_barrier(jnp.pad(x, [(0, 0), *edge, (0, 0)]))
-    return _sum_of_products(x, kernel, height, width, stride)
+
+    def slide(x):
+        # Without the barriers XLA fuses what comes before into each of the k² products, and
+        # computes it k² times.
+        x = jax.lax.optimization_barrier(jnp.pad(x, [(0, 0), *edge, (0, 0)]))
+        return _sum_of_products(x, kernel, height, width, stride)
+
+    return _image_by_image(slide, x)
 
 
 def _shifted_forward(x, kernel, stride, edge):
@@ -98,30 +115,39 @@ def _shifted_forward(x, kernel, stride, edge):
 
 def _shifted_backward(stride, edge, saved, grad):
     x, kernel = saved
-    size, (height, width) = kernel.shape[0], grad.shape[1:3]
     grad = jax.lax.optimization_barrier(grad)
-    padded = jnp.pad(x, [(0, 0), *edge, (0, 0)])
+    d_kernel = _kernel_gradient(x, grad, kernel.shape[0], stride, edge).reshape(kernel.shape)
+    return _input_gradient(x, grad, kernel, stride, edge), d_kernel
 
-    def one_image(total, pair):  # at a time, so that the k² sums find it in the cache
-        image, grad = pair[0][None], pair[1]
+
+def _kernel_gradient(x, grad, size, stride, edge):
+    def one_image(total, pair):
+        image, grad = jnp.pad(pair[0], [*edge, (0, 0)])[None], pair[1]
         sums = [
             (window[0] * grad).sum((0, 1))
-            for *_, window in _windows(image, size, height, width, stride)
+            for *_, window in _windows(image, size, *grad.shape[:2], stride)
         ]
         return total + jnp.stack(sums), None
 
     zeros = jnp.zeros((size * size, x.shape[-1]), grad.dtype)
-    d_kernel = jax.lax.scan(one_image, zeros, (padded, grad))[0].reshape(kernel.shape)
-    # The transposed convolution: spread the gradient to the stride, then slide the flipped
-    # kernel over it.
-    spread = []
-    for length, out, (before, _) in zip(x.shape[1:3], (height, width), edge, strict=True):
+    return jax.lax.scan(one_image, zeros, (x, grad))[0]
+
+
+def _input_gradient(x, grad, kernel, stride, edge):
+    """The transposed convolution: the gradient is spread to the stride, and the flipped kernel
+    slid over it."""
+    size, spread = kernel.shape[0], []
+    for length, out, (before, _) in zip(x.shape[1:3], grad.shape[1:3], edge, strict=True):
         low = size - 1 - before
         spread.append((low, length + size - 1 - low - ((out - 1) * stride + 1), stride - 1))
     zero = jnp.zeros((), grad.dtype)
-    wide = jax.lax.pad(grad, zero, [(0, 0, 0), *spread, (0, 0, 0)])
-    wide = jax.lax.optimization_barrier(wide)
-    return _sum_of_products(wide, kernel[::-1, ::-1], *x.shape[1:3], 1), d_kernel
+
+    def slide(grad):
+        wide = jax.lax.pad(grad, zero, [(0, 0, 0), *spread, (0, 0, 0)])
+        wide = jax.lax.optimization_barrier(wide)
+        return _sum_of_products(wide, kernel[::-1, ::-1], *x.shape[1:3], 1)
+
+    return _image_by_image(slide, grad)
 
 
 _shifted_depthwise.defvjp(_shifted_forward, _shifted_backward)
