@@ -33,6 +33,7 @@ from fgjax.options import (
     ModelConfig,
     ReportConfig,
     TrainConfig,
+    TtaConfig,
 )
 from fgjax.spelling import did_you_mean
 
@@ -41,6 +42,7 @@ EXAMPLES = {
     "train.drops": "0.5,0.75",
     "train.rates": "classifier:10,blocks_0:0.1",
     "train.freeze": "stem,blocks_0",
+    "tta.crops": "box,center,fido_simplified",
 }
 """The options that are lists, and what one looks like."""
 
@@ -284,6 +286,7 @@ def _build(plain: dict[str, Any]) -> Config:
         explain=ExplainConfig(**explain, settings=settings),
         evaluate=EvaluateConfig(**plain["evaluate"]),
         report=ReportConfig(**plain["report"]),
+        tta=TtaConfig(**{k: _frozen(v) for k, v in plain["tta"].items()}),
     )
     for name, value in flatten(plain).items():
         if isinstance(value, float) and not math.isfinite(value):

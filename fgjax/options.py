@@ -6,8 +6,12 @@ The docstrings are the help text: `config.describe` reads them.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-STAGES = ("train", "test", "explain", "evaluate", "report")
-PATHS = {"data": ("path", "masks"), "model": ("weights", "labels", "checkpoint", "pretrained")}
+STAGES = ("train", "test", "explain", "evaluate", "report", "compare", "tta")
+PATHS = {
+    "data": ("path", "masks"),
+    "model": ("weights", "labels", "checkpoint", "pretrained"),
+    "tta": ("boxes",),
+}
 """The options that are paths."""
 
 
@@ -154,6 +158,29 @@ class ReportConfig:
 
 
 @dataclass(frozen=True)
+class TtaConfig:
+    """Test-time augmentation: a crop of each test image that the classifier sees as well.
+
+    Attributes:
+      crops: which: box (the annotated one), random, center, gradient, detector, fido_original,
+        fido_simplified, glas. FIDO's settings are those of explain.*.
+      boxes: for detector: a CSV with the columns name,x0,y0,x1,y1[,score], in pixels of the
+        image file; of several boxes of an image the one with the highest score counts.
+      threshold: a map's box is around its values above this.
+      padding: added to a map's box on every side, as a share of its side.
+      share: side of the random and center crops, as a share of the image's.
+    """
+
+    crops: tuple[str, ...] = (
+        "box", "random", "center", "gradient", "fido_original", "fido_simplified", "glas",
+    )  # fmt: skip
+    boxes: str | None = None
+    threshold: float = 0.5
+    padding: float = 0.1
+    share: float = 0.75
+
+
+@dataclass(frozen=True)
 class ExplainConfig:
     """Which attribution method, on which class.
 
@@ -176,8 +203,8 @@ class Config:
     Attributes:
       run_dir: where results go; runs/NAME when left out.
       seed: of every random choice.
-      stages: which of train, test, explain, evaluate, report to do. test: the accuracy on all
-        test images.
+      stages: which of train, test (the accuracy on all test images), explain, evaluate, report,
+        compare (many methods), tta (test-time augmentation) to do.
       dry_run: only say what would be done, and about how long it takes.
       parallel: auto (all devices), none (one), or jit (one program over a mesh).
     """
@@ -193,3 +220,4 @@ class Config:
     explain: ExplainConfig = field(default_factory=ExplainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    tta: TtaConfig = field(default_factory=TtaConfig)
