@@ -39,13 +39,13 @@ def measure(maps, masks) -> dict:
     """Means over the images, and the threshold of the best mean IoU."""
     ious = [float(iou(maps > level, masks).mean()) for level in THRESHOLDS]
     hits = {
-        name: float(pointing_game(maps, masks, protocol=protocol).mean())
+        name: round(float(pointing_game(maps, masks, protocol=protocol).mean()), 4)
         for name, protocol in (("pointing", "blob_centroid"), ("argmax", "argmax_15px"))
     }
-    return {**hits, "IoU": max(ious), "at": float(THRESHOLDS[int(np.argmax(ious))])}
+    return {**hits, "IoU": round(max(ious), 4), "at": float(THRESHOLDS[int(np.argmax(ious))])}
 
 
-def read(folder: Path, weights: str, each: int):
+def read(folder: Path, weights: str, each: int, skip: int):
     """Images, class indices of the model, masks and the model."""
     source = FolderSource(folder, test_share=1.0)
     model = fgjax.load_pretrained(None, weights)
@@ -54,7 +54,7 @@ def read(folder: Path, weights: str, each: int):
     ).index
     records = []
     for label in np.flatnonzero([index is not None for index in labels]):
-        mine = sorted(r.name for r in source.records if r.label == label)[:each]
+        mine = sorted(r.name for r in source.records if r.label == label)[skip : skip + each]
         records += [r for r in source.records if r.name in mine]
     examples = [source.load(r) for r in records]
     images = np.stack([e.image for e in examples]).astype(np.float32) / 255
@@ -123,6 +123,15 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def write(path: Path, about: dict, plain: list[dict], rows: list[dict]) -> None:
+    """JSON with one row to a line."""
+    lines = lambda rows: ",\n  ".join(json.dumps(row) for row in rows)
+    path.write_text(
+        f'{{"about": {json.dumps(about)},\n "baselines": [\n  {lines(plain)}],\n'
+        f' "rows": [\n  {lines(rows)}]}}\n'
+    )
+
+
 def best(rows: list[dict], count: int) -> list[dict]:
     """Highest mean of pointing, argmax and IoU first."""
     order = lambda row: -(row["pointing"] + row["argmax"] + row["IoU"])
@@ -134,6 +143,7 @@ def main() -> None:
     parser.add_argument("--butterflies", required=True, type=Path)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--each", type=int, default=3, help="images of each species")
+    parser.add_argument("--skip", type=int, default=0, help="images of each species left out first")
     parser.add_argument("--grids", type=int, nargs="*", default=[7, 11])
     parser.add_argument(
         "--sigmas", type=float, nargs="*", default=[5.0, 10.0, 20.0, 30.0, 45.0, 65.0]
@@ -141,11 +151,12 @@ def main() -> None:
     parser.add_argument("--spatial", type=float, nargs="*", default=[6.0, 15.0, 30.0, 45.0, 60.0])
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    images, targets, masks, model = read(args.butterflies, args.weights, args.each)
+    images, targets, masks, model = read(args.butterflies, args.weights, args.each, args.skip)
     question = ask(model, images, targets, "probability")
     began, rows = time.monotonic(), []
     about = {
         "images": len(images),
+        "skip": args.skip,
         "jax": jax.__version__,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
@@ -153,9 +164,7 @@ def main() -> None:
         rows += sweep(question, masks, args.sigmas, args.spatial, grid)
         about["seconds"] = round(time.monotonic() - began)
         plain = baselines(masks)
-        args.out.write_text(
-            json.dumps({"about": about, "baselines": plain, "rows": rows}, indent=1) + "\n"
-        )
+        write(args.out, about, plain, rows)
         print(table([*best([r for r in rows if r["grid"] == grid], 12), *plain]), flush=True)
 
 

@@ -41,7 +41,7 @@ LAMBDA = 1e-5
 
 @dataclass(frozen=True)
 class GlasConfig:
-    """Settings of GLAS.
+    """Settings of GLAS. The defaults are measured (benchmarks/glas_sigma.py), see `sigma_unit`.
 
     Attributes:
       grid: k; search points are the centres of k x k equal cells.
@@ -49,16 +49,18 @@ class GlasConfig:
       sigma_shadow: σ_s, that of the shadow.
       sigma_spatial: σ_spatial of the mixture: exp(-D / σ²), D the squared distance.
       sigma_unit: what the three are counted in: a "pixel" of a 224 px image (scaled with the
-        shorter side), or a "cell" of the grid.
+        shorter side), or a "cell" of the grid. On butterflies the best widths are the same
+        number of pixels on a grid of 7 and of 11, and not the same number of cells: a light
+        must show as much as the network needs to see, however many lights there are.
       score: "probability" of the class as in the paper, another of `CLASS_SCORES`, or a
         function `(outputs, targets) -> n` for a model that returns something else.
       chunk_size: perturbed images per model call; None: by the memory there is.
     """
 
-    grid: int = 15
-    sigma_light: float = 5.0
-    sigma_shadow: float = 3.0
-    sigma_spatial: float = 6.0
+    grid: int = 11
+    sigma_light: float = 45.0
+    sigma_shadow: float = 20.0
+    sigma_spatial: float = 45.0
     sigma_unit: Literal["pixel", "cell"] = "pixel"
     score: Score = "probability"
     chunk_size: int | None = None

@@ -248,8 +248,9 @@ def perturbed_scores(
             )
             for chunk in chunks(count, shape.perturbations)
         ]
-        rows.append(jnp.concatenate(columns, axis=1)[: group.keep.sum(), :count])
-    return jnp.concatenate(rows)
+        # Joined on the host, where another number of calls is no other program.
+        rows.append(np.concatenate(columns, axis=1)[: group.keep.sum(), :count])
+    return jnp.asarray(np.concatenate(rows))
 
 
 @jax.jit
