@@ -51,7 +51,8 @@ class GlasConfig:
       sigma_unit: what the three are counted in: a "pixel" of a 224 px image (scaled with the
         shorter side), or a "cell" of the grid. On butterflies the best widths are the same
         number of pixels on a grid of 7 and of 11, and not the same number of cells: a light
-        must show as much as the network needs to see, however many lights there are.
+        must show as much as the network needs to see, however many lights there are. A smaller
+        σ_spatial shows finer clues, at the price of IoU with the whole object.
       score: "probability" of the class as in the paper, another of `CLASS_SCORES`, or a
         function `(outputs, targets) -> n` for a model that returns something else.
       chunk_size: perturbed images per model call; None: by the memory there is.
@@ -60,7 +61,7 @@ class GlasConfig:
     grid: int = 11
     sigma_light: float = 45.0
     sigma_shadow: float = 20.0
-    sigma_spatial: float = 45.0
+    sigma_spatial: float = 60.0
     sigma_unit: Literal["pixel", "cell"] = "pixel"
     score: Score = "probability"
     chunk_size: int | None = None
