@@ -105,8 +105,9 @@ class AircraftSource:
                 f"banner of {BANNER}"
             )
         image = image[:-BANNER]
-        box = self.fit.box(self._boxes[record.name], image.shape[:2])
-        return Example(image=self.fit.image(image), label=record.label, box=box)
+        shape = image.shape[:2]
+        box = self.fit.box(self._boxes[record.name], shape)
+        return Example(image=self.fit.image(image), label=record.label, box=box, shape=shape)
 
 
 def _read_classes(path: Path, classes: Collection[str]) -> dict[str, str]:

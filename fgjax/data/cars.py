@@ -95,8 +95,9 @@ class CarsSource:
     def load(self, record: Record) -> Example:
         """Decodes and fits one image with its box."""
         image = read_image(self.file(record))
-        box = self.fit.box(self._boxes[record.name], image.shape[:2])
-        return Example(image=self.fit.image(image), label=record.label, box=box)
+        shape = image.shape[:2]
+        box = self.fit.box(self._boxes[record.name], shape)
+        return Example(image=self.fit.image(image), label=record.label, box=box, shape=shape)
 
 
 def _find_test(root: Path) -> Path:

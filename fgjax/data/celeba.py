@@ -129,6 +129,7 @@ class CelebaSource:
             label=record.label,
             box=None if box is None else self.fit.box(box, shape),
             landmarks=self.fit.landmarks(landmarks, shape),
+            shape=shape,
         )
 
 

@@ -105,6 +105,7 @@ class CubSource:
             box=self.fit.box(box, shape),
             mask=mask,
             landmarks=self.fit.landmarks(landmarks, shape),
+            shape=shape,
         )
 
 

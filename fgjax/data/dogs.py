@@ -91,11 +91,11 @@ class DogsSource:
     def load(self, record: Record) -> Example:
         """Decodes and fits one image with its box."""
         image = read_image(self.file(record))
-        box = None
+        shape, box = image.shape[:2], None
         if self._annotations is not None:
             box = _read_box((self._annotations / record.name).with_suffix(""))
-            box = self.fit.box(box, image.shape[:2])
-        return Example(image=self.fit.image(image), label=record.label, box=box)
+            box = self.fit.box(box, shape)
+        return Example(image=self.fit.image(image), label=record.label, box=box, shape=shape)
 
 
 def _read_list(path: Path, split: Split) -> Iterator[tuple[str, Record]]:

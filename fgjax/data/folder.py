@@ -102,10 +102,10 @@ class FolderSource:
     def load(self, record: Record) -> Example:
         """Decodes and fits one image, and its mask where there is one."""
         image = read_image(self.file(record), orient=True)
-        mask = None
+        shape, mask = image.shape[:2], None
         if self._masks is not None and (mask_file := self._mask_file(record)).exists():
-            mask = self.fit.mask(read_mask(mask_file, image.shape[:2]))
-        return Example(image=self.fit.image(image), label=record.label, mask=mask)
+            mask = self.fit.mask(read_mask(mask_file, shape))
+        return Example(image=self.fit.image(image), label=record.label, mask=mask, shape=shape)
 
     def _mask_file(self, record: Record) -> Path:
         return (self._masks / record.name).with_suffix(".png")

@@ -129,6 +129,7 @@ class TfdsSource:
             label=record.label,
             box=None if box is None else self.fit.box(box, shape),
             mask=None if mask is None else self.fit.mask(mask),
+            shape=shape,
         )
 
 

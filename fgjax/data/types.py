@@ -45,6 +45,8 @@ class Example:
       mask: True on the object. None: not annotated.
       cue: True on the part that tells the class from its siblings. None: unknown.
       landmarks: x, y, visible (0 or 1) for each part. None: not annotated.
+      shape: height and width of the decoded image before it was fitted (by the source's `fit`),
+        by which boxes in its pixels can be moved along. None: drawn, nothing was fitted.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -53,6 +55,7 @@ class Example:
     mask: Bool[np.ndarray, "h w"] | None = None
     cue: Bool[np.ndarray, "h w"] | None = None
     landmarks: Float[np.ndarray, "parts 3"] | None = None
+    shape: tuple[int, int] | None = None
 
 
 @runtime_checkable
