@@ -21,10 +21,12 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from fgjax.attribution import CONFIGS, PRESETS
+from fgjax.attribution import CONFIGS, METHODS, PRESETS
 from fgjax.options import (
+    BASELINES,
     PATHS,
     STAGES,
+    CompareConfig,
     Config,
     ConfigError,
     DataConfig,
@@ -42,6 +44,7 @@ EXAMPLES = {
     "train.drops": "0.5,0.75",
     "train.rates": "classifier:10,blocks_0:0.1",
     "train.freeze": "stem,blocks_0",
+    "compare.methods": "fido,glas,rise",
     "tta.crops": "box,center,fido_simplified",
 }
 """The options that are lists, and what one looks like."""
@@ -73,42 +76,58 @@ def _plain(annotation: Any) -> Any:
     return str
 
 
+def _method_fields(method: str, preset: str) -> list[tuple[str, Any, Any]]:
+    """The fields of a method's settings, at the preset's values."""
+    hints = typing.get_type_hints(CONFIGS[method])
+    values = PRESETS[method][preset]
+    return [
+        (f.name, _plain(hints[f.name]), field(default=values.get(f.name, f.default)))
+        for f in dataclasses.fields(CONFIGS[method])
+    ]
+
+
+def _common_fields(group: type) -> list[tuple[str, Any, Any]]:
+    return [
+        (f.name, f.type, field(default=f.default))
+        for f in dataclasses.fields(group)
+        if f.name != "settings"
+    ]
+
+
 def _explain_schema(method: str, preset: str) -> type:
-    """`explain.*`: the fields above and those of the method, at the preset's values."""
+    """`explain.*`: the options of every method and those of this one."""
     if method not in CONFIGS:
         hint = did_you_mean(method, CONFIGS)
         raise ConfigError(f"explain.method={method}: one of {', '.join(CONFIGS)}.{hint}")
     if preset not in PRESETS[method]:
         hint = did_you_mean(preset, PRESETS[method])
         raise ConfigError(f"explain.preset={preset}: one of {', '.join(PRESETS[method])}.{hint}")
-    common = [
-        (f.name, f.type, field(default=f.default))
-        for f in dataclasses.fields(ExplainConfig)
-        if f.name != "settings"
-    ]
-    hints = typing.get_type_hints(CONFIGS[method])
-    own = [
-        (
-            f.name,
-            _plain(hints[f.name]),
-            field(default=PRESETS[method][preset].get(f.name, f.default)),
-        )
-        for f in dataclasses.fields(CONFIGS[method])
-    ]
-    return dataclasses.make_dataclass("Explain", common + own, frozen=True)
+    both = _common_fields(ExplainConfig) + _method_fields(method, preset)
+    return dataclasses.make_dataclass("Explain", both, frozen=True)
+
+
+def _compare_schema() -> type:
+    """`compare.*`: the common options, and a group of options for every method."""
+    groups = []
+    for method in CONFIGS:
+        group = dataclasses.make_dataclass(method, _method_fields(method, "default"), frozen=True)
+        groups.append((method, group, field(default_factory=group)))
+    return dataclasses.make_dataclass(
+        "Compare", _common_fields(CompareConfig) + groups, frozen=True
+    )
 
 
 def _schema(method: str, preset: str) -> type:
     """The dataclass that a config file and the command line are checked against."""
+    own = {"explain": _explain_schema(method, preset), "compare": _compare_schema()}
     parts = [
         (f.name, f.type, field(default=f.default))
         if f.default is not dataclasses.MISSING
         else (f.name, f.type, field(default_factory=f.default_factory))
         for f in dataclasses.fields(Config)
-        if f.name != "explain"
+        if f.name not in own
     ]
-    explain = _explain_schema(method, preset)
-    parts.append(("explain", explain, field(default_factory=explain)))
+    parts += [(name, kind, field(default_factory=kind)) for name, kind in own.items()]
     return dataclasses.make_dataclass("Schema", parts, frozen=True)
 
 
@@ -265,15 +284,20 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _settings(method: str, own: dict[str, Any], group: str) -> Any:
+    try:
+        return CONFIGS[method](**own)
+    except ValueError as error:
+        raise ConfigError(f"{group}.{error}") from None
+
+
 def _build(plain: dict[str, Any]) -> Config:
     """The frozen dataclasses of a checked dict; ranges are checked here."""
-    explain = dict(plain["explain"])
+    explain, compare = dict(plain["explain"]), dict(plain["compare"])
     method = explain["method"]
     own = {f.name: explain.pop(f.name) for f in dataclasses.fields(CONFIGS[method])}
-    try:
-        settings = CONFIGS[method](**own)
-    except ValueError as error:
-        raise ConfigError(f"explain.{error}") from None
+    settings = _settings(method, own, "explain")
+    each = {name: _settings(name, compare.pop(name), f"compare.{name}") for name in CONFIGS}
     config = Config(
         run_dir=plain["run_dir"],
         seed=plain["seed"],
@@ -286,6 +310,7 @@ def _build(plain: dict[str, Any]) -> Config:
         explain=ExplainConfig(**explain, settings=settings),
         evaluate=EvaluateConfig(**plain["evaluate"]),
         report=ReportConfig(**plain["report"]),
+        compare=CompareConfig(**{k: _frozen(v) for k, v in compare.items()}, settings=each),
         tta=TtaConfig(**{k: _frozen(v) for k, v in plain["tta"].items()}),
     )
     for name, value in flatten(plain).items():
@@ -312,6 +337,7 @@ def _check(config: Config) -> None:
         "train.batch_size": train.batch_size,
         "train.learning_rate": train.learning_rate,
         "train.adam_eps": train.adam_eps,
+        "compare.steps": config.compare.steps,
     }
     for name, value in positive.items():
         if value is not None and not value > 0:
@@ -320,6 +346,10 @@ def _check(config: Config) -> None:
         "train.weight_decay": train.weight_decay,
         "train.light": train.light,
         "train.color": train.color,
+        "compare.sensitivity": config.compare.sensitivity,
+        "compare.randomised": config.compare.randomised,
+        "compare.again": config.compare.again,
+        "compare.gallery": config.compare.gallery,
         "report.images": config.report.images,
         "report.figures": config.report.figures,
     }.items():
@@ -346,6 +376,11 @@ def _check(config: Config) -> None:
         raise ConfigError(f"evaluate.threshold={config.evaluate.threshold}: between 0 and 1")
     if not 0 < train.crop <= 1:
         raise ConfigError(f"train.crop={train.crop}: above 0 and at most 1")
+    for method in config.compare.methods:
+        if method not in (*METHODS, *BASELINES):
+            known = (*METHODS, *BASELINES)
+            hint = did_you_mean(method, known)
+            raise ConfigError(f"compare.methods: {method!r}: one of {', '.join(known)}.{hint}")
     for share in train.drops:
         if not 0 < share < 1:
             raise ConfigError(f"train.drops: {share} is not a share of the training, in (0, 1)")
@@ -377,16 +412,22 @@ def read_rates(rates: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
     return tuple(pairs)
 
 
-def describe() -> list[tuple[str, str, str]]:
-    """Every option: its name, its default, and what it is (from the docstrings above)."""
+def describe(method: str = ExplainConfig.method) -> list[tuple[str, str, str]]:
+    """Every option: its name, its default, and what it is (from the docstrings).
+
+    Args:
+      method: whose settings are listed as explain.*.
+    """
     rows = []
 
-    def add(cls: type, prefix: str, skip: tuple[str, ...] = ()):
-        text = cls.__doc__ or ""
+    def add(cls: type, prefix: str):
+        # A subclass says only what it adds.
+        texts = [base.__doc__ or "" for base in cls.__mro__ if base is not object]
         for f in dataclasses.fields(cls):
-            if f.name in skip or dataclasses.is_dataclass(f.type):
+            if f.name == "settings" or dataclasses.is_dataclass(f.type):
                 continue
-            found = re.search(rf"^ +{f.name}: (.*?)(?=^ +\w+: |\Z)", text, re.S | re.M)
+            pattern = rf"^ +{f.name}: (.*?)(?=^ +[\w, ]+: |\n\n|\Z)"
+            found = next((m for t in texts if (m := re.search(pattern, t, re.S | re.M))), None)
             about = " ".join(found[1].split()) if found else ""
             default = f.default
             if isinstance(default, tuple):
@@ -397,8 +438,7 @@ def describe() -> list[tuple[str, str, str]]:
     add(Config, "")
     for f in dataclasses.fields(Config):
         if dataclasses.is_dataclass(f.type):
-            add(f.type, f"{f.name}.", skip=("settings",))
+            add(f.type, f"{f.name}.")
             if f.name == "explain":
-                for cls in CONFIGS.values():
-                    add(cls, "explain.")
+                add(CONFIGS[method], "explain.")
     return rows

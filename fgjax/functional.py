@@ -6,7 +6,7 @@ Linen `Partial`, an Equinox module, an `fgjax` classifier and a plain function a
 all called the same way, and the same model object compiles once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,10 +18,18 @@ from jaxtyping import Array, Float
 
 @dataclass(frozen=True)
 class Static:
-    """What is left of a model when its arrays are taken out: hashable, so `jit` can key on it."""
+    """What is left of a model when its arrays are taken out: hashable, so `jit` can key on it.
+
+    Attributes:
+      treedef: the model's structure.
+      leaves: what is no array; None where an array was.
+      kinds: the classes of its nodes. A tree's structure does not tell them apart, and two
+        classes may compute other things from the same arrays.
+    """
 
     treedef: Any
     leaves: tuple[Any, ...]
+    kinds: tuple[type, ...] = ()
 
 
 def _is_array(leaf: Any) -> bool:
@@ -46,7 +54,8 @@ def partition(model: Any) -> tuple[tuple[Any, ...], Static]:
         )
     leaves, treedef = jax.tree.flatten(model)
     arrays = tuple(leaf if _is_array(leaf) else None for leaf in leaves)
-    static = Static(treedef, tuple(None if _is_array(leaf) else leaf for leaf in leaves))
+    rest = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
+    static = Static(treedef, rest, tuple(_kinds(treedef)))
     try:
         hash(static)
     except TypeError as error:
@@ -55,6 +64,14 @@ def partition(model: Any) -> tuple[tuple[Any, ...], Static]:
             "jit needs one or the other"
         ) from None
     return arrays, static
+
+
+def _kinds(treedef: Any) -> Iterator[type]:
+    node = treedef.node_data()
+    if node is not None:
+        yield node[0]
+        for child in treedef.children():
+            yield from _kinds(child)
 
 
 def combine(arrays: tuple[Any, ...], static: Static) -> Callable:

@@ -15,6 +15,10 @@ PATHS = {
 """The options that are paths."""
 
 
+BASELINES = ("center", "random")
+"""Maps that know nothing of the image; compare.methods takes them, too."""
+
+
 class ConfigError(ValueError):
     """A wrong option. The message says which, what it was given, and what it takes."""
 
@@ -158,6 +162,31 @@ class ReportConfig:
 
 
 @dataclass(frozen=True)
+class CompareConfig:
+    """Many methods on the same images and model. A method's own settings are compare.METHOD.FIELD,
+    such as compare.rise.masks=500.
+
+    Attributes:
+      methods: which; all when left out. center and random are maps to be better than.
+      steps: of the insertion and deletion curves.
+      road: whether ROAD is measured (about 18 forward passes and as many imputations a map).
+      sensitivity: nearby images that max-sensitivity explains again; 0: not measured.
+      randomised: images that are explained again with randomised layers; 0: not measured.
+      again: methods with more model passes per image than this are not run again for those two.
+      gallery: at most so many images on the page.
+    """
+
+    methods: tuple[str, ...] = ()
+    steps: int = 50
+    road: bool = True
+    sensitivity: int = 3
+    randomised: int = 0
+    again: int = 600
+    gallery: int = 12
+    settings: Any = None
+
+
+@dataclass(frozen=True)
 class TtaConfig:
     """Test-time augmentation: a crop of each test image that the classifier sees as well.
 
@@ -220,4 +249,5 @@ class Config:
     explain: ExplainConfig = field(default_factory=ExplainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
     tta: TtaConfig = field(default_factory=TtaConfig)

@@ -11,6 +11,7 @@ from typing import Any
 
 import rich.table
 
+from fgjax.attribution import METHODS
 from fgjax.config import describe, list_configs, resolve
 from fgjax.data.types import DataError
 from fgjax.options import ConfigError
@@ -31,7 +32,8 @@ def main(words: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         if not words or {"-h", "--help", "help"} & set(words):
-            print_help()
+            chosen = [w.partition("=")[2] for w in words if w.startswith("explain.method=")]
+            print_help(*[m for m in chosen if m in METHODS])
             return 0
         return run(words)
     except (ConfigError, DataError) as error:
@@ -46,19 +48,27 @@ def main(words: list[str] | None = None) -> int:
         return 2
 
 
-def print_help() -> None:
-    """The configs with a line each, and every option with its default."""
+def print_help(method: str = "fido") -> None:
+    """The configs with a line each, and every option with its default; of `method`, its own."""
     say(f"usage: {USAGE}\n")
     say("configs (a name, or the path of a YAML file):")
     for name, line in list_configs().items():
         say(f"  config={name:<14} {line}")
-    say("\noptions (name=default):")
+    say("\noptions (name=default, or the default in brackets):")
     table = rich.table.Table(box=None, show_header=False, padding=(0, 2, 0, 2))
     table.add_column(no_wrap=True)
     table.add_column()
-    for name, default, about in describe():
-        table.add_row(rich.text.Text(f"{name}={default}"), rich.text.Text(about))
+    for name, default, about in describe(method):
+        table.add_row(
+            rich.text.Text(f"{name}={default}" if len(default) < 16 else name),
+            rich.text.Text(about if len(default) < 16 else f"{about} [{default}]"),
+        )
     console.print(table, soft_wrap=False)
+    say(
+        f"\nexplain.* lists the settings of {method}; of another method: "
+        "python -m fgjax.run explain.method=NAME --help\n"
+        f"methods: {', '.join(METHODS)}"
+    )
     say("\nThe same command again goes on where it stopped. Results: RUN_DIR/report.html")
 
 

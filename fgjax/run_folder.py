@@ -20,8 +20,9 @@ from fgjax.files import write_atomic
 from fgjax.options import ConfigError
 
 # A finished part of a run does not depend on these: they may change when it goes on.
-FREE = ("run_dir", "stages", "dry_run", "parallel", "data.workers", "explain.images_per_step")
-LATE = ("evaluate.", "report.")
+FREE = ("run_dir", "stages", "dry_run", "parallel", "data.workers", "explain.images_per_step",
+        "explain.chunk_size")  # fmt: skip
+LATE = ("evaluate.", "report.", "compare.")
 RESULTS = {"training", "checkpoint", "maps.zarr", "results.csv"}
 CHANGED = {
     "data_fingerprint": "the images of data.path",

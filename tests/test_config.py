@@ -1,5 +1,7 @@
 """Configs and words to one checked Config, or an error in the user's words."""
 
+import dataclasses
+
 import pytest
 
 from fgjax.attribution import CONFIGS
@@ -154,7 +156,15 @@ def test_every_option_is_described_with_its_default(tmp_path):
     assert len(names) == len(set(names))
     assert all(about for _, _, about in rows), [name for name, _, about in rows if not about]
     _, _, plain = resolve(["config=fido_cub"])
-    assert set(names) == set(flatten(plain))
+    # The settings of each compared method are those of explain.*, and said so in one line.
+    grouped = {n for n in flatten(plain) if n.split(".")[0] == "compare" and n.count(".") == 2}
+    assert set(names) == set(flatten(plain)) - grouped
+    for method, settings in CONFIGS.items():
+        own = {name for name, _, _ in describe(method) if name.startswith("explain.")}
+        own -= {f"explain.{name}" for name in ("method", "preset", "target")}
+        assert own == {f"explain.{field.name}" for field in dataclasses.fields(settings)}
+        assert all(about for _, _, about in describe(method)), method
+        assert own == {f"explain.{n.split('.')[2]}" for n in grouped if n.split(".")[1] == method}
     given = {name: default for name, default, _ in rows}
     assert given["seed"] == "0" and given["dry_run"] == "false"
     assert given["stages"] == "train,explain,evaluate,report"
@@ -163,3 +173,27 @@ def test_every_option_is_described_with_its_default(tmp_path):
     empty = tmp_path / "run.yaml"
     empty.write_text("{}")
     assert resolve([f"config={empty}", *words])[2] == resolve([f"config={empty}"])[2]
+
+
+def test_a_compared_method_is_set_by_its_name():
+    config = resolve(["config=fido_demo", "compare.rise.masks=50", "compare.methods=rise,glas"])[1]
+    assert config.compare.methods == ("rise", "glas")
+    assert config.compare.settings["rise"].masks == 50
+    assert config.compare.settings["glas"] == CONFIGS["glas"]()
+
+
+COMPARED = {
+    "compare.rise.masks=many": ("compare.rise.masks=many", "a whole number"),
+    "compare.rise.masks=0": ("compare.rise.masks=0",),
+    "compare.rise.mask=5": ("compare.rise.mask", "Did you mean compare.rise.masks?"),
+    "compare.methods=[rize]": ("compare.methods", "Did you mean rise?"),
+    "compare.steps=0": ("compare.steps=0",),
+    "compare.sensitivity=-1": ("compare.sensitivity=-1",),
+}
+
+
+@pytest.mark.parametrize("word", COMPARED)
+def test_wrong_settings_of_a_comparison(word):
+    with pytest.raises(ConfigError) as told:
+        resolve(["config=fido_demo", word])
+    assert all(part in str(told.value) for part in COMPARED[word])

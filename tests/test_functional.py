@@ -1,5 +1,8 @@
 """Models as pure functions: what is an array and what is not, and how often they compile."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -68,3 +71,30 @@ class Unhashable:
 def test_what_cannot_be_hashed_is_refused():
     with pytest.raises(TypeError, match="neither an array nor hashable.*Unhashable"):
         partition(Partial(affine, jnp.ones(2), scale=Unhashable()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Doubling:
+    weights: jax.Array
+
+    def __call__(self, images):
+        return 2 * images.mean((1, 2)) @ self.weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Tripling:
+    weights: jax.Array
+
+    def __call__(self, images):
+        return 3 * images.mean((1, 2)) @ self.weights
+
+
+for _kind in (Doubling, Tripling):
+    jax.tree_util.register_dataclass(_kind)
+
+
+def test_two_classes_of_equal_structure_are_two_models():
+    """A tree's structure compares equal for both: the second would get the first's program."""
+    images, weights = jnp.ones((1, 2, 2, 3)), jnp.ones((3, 2))
+    assert compiled(Doubling(weights))(images).tolist() == [[6, 6]]
+    assert compiled(Tripling(weights))(images).tolist() == [[9, 9]]

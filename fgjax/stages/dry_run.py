@@ -1,18 +1,19 @@
 """`dry_run=true`: how much work a run is, measured on this machine before doing it."""
 
 import time
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fgjax.attribution import METHODS
-from fgjax.attribution.fido import FidoConfig
+from fgjax.attribution.passes import Passes, count_passes
+from fgjax.attribution.streaming import choose_chunk
 from fgjax.data.types import Record, Source
+from fgjax.functional import combine, compiled, partition
 from fgjax.options import Config
 from fgjax.progress import say
-from fgjax.stages.explain import chunk_size
 from fgjax.stages.setup import load_model, training_model, training_records, trains
 from fgjax.stages.train import make_recipe
 from fgjax.training.classifier import start, train_step
@@ -43,23 +44,35 @@ def dry_run(name: str, config: Config, source: Source, records: tuple[Record, ..
             f"  train: {len(training)} images, {settings.epochs} epochs, "
             f"{images} forward and backward passes, about {_time(seconds)}"
         )
-    passes = config.explain.settings.steps * 2 * config.explain.settings.batch_size
-    each = _seconds_per_explained_image(model, config)
+    if {"test", "explain", "evaluate"} & set(config.stages):
+        forward, backward = _seconds_per_pass(model, config)
+    if "test" in config.stages:
+        count = sum(r.split == "test" and r.label is not None for r in source.records)
+        total += count * forward
+        say(f"  test: {count} images, a forward pass each, about {_time(count * forward)}")
     if "explain" in config.stages:
-        seconds = len(records) * each
-        total += seconds
+        passes = count_passes(
+            config.explain.method,
+            config.explain.settings,
+            config.data.size,
+            config.data.size,
+            _channels(model, config),
+        )
+        each = passes.forward * forward + passes.backward * backward
+        total += len(records) * each
         say(
-            f"  explain: {len(records)} images, {passes} forward and backward passes each "
-            f"({len(records) * passes} in all), about {_time(seconds)}"
+            f"  explain: {len(records)} images, {_words(passes)} each "
+            f"({len(records) * sum(passes)} in all), about {_time(len(records) * each)}"
         )
     if "evaluate" in config.stages:
-        # A forward pass alone is about a third of one with its backward pass.
-        seconds = len(records) * JUDGING * each / passes / 3
+        seconds = len(records) * JUDGING * forward
         total += seconds
         say(
             f"  evaluate: {len(records)} images, about {JUDGING} forward passes each "
             f"({len(records) * JUDGING} in all), about {_time(seconds)}"
         )
+    if left := [stage for stage in ("compare", "tta") if stage in config.stages]:
+        say(f"  {' and '.join(left)}: not counted here")
     where = f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
     say(f"  about {_time(total)} in all on {where}, and the time to compile; nothing is written")
 
@@ -83,21 +96,37 @@ def _seconds_per_training_image(model, config: Config) -> float:
     return seconds / batch
 
 
-def _seconds_per_explained_image(model, config: Config) -> float:
-    size = chunk_size(config, 1)
-    settings: FidoConfig = replace(config.explain.settings, steps=2, images_per_step=size)
+@partial(jax.jit, static_argnames="static")
+def _input_gradient(arrays, static, images):
+    return jax.grad(lambda x: combine(arrays, static)(x)[:, 0].sum())(images)
+
+
+def _seconds_per_pass(model, config: Config) -> tuple[float, float]:
+    """Of one image: forward, and forward and back to the image, in calls of a usual size."""
+    arrays, static = partition(model)
     side = config.data.size
-    images = jax.numpy.full((size, side, side, 3), 0.5, np.float32)
-    targets = jax.numpy.zeros(size, np.int32)
-    seconds = 0.0
-    for _ in range(2):  # the first one compiles
+    one = np.zeros((1, side, side, 3), np.float32)
+    images = jnp.zeros((choose_chunk(arrays, static, one, backward=True), side, side, 3))
+    seconds = []
+    for call in (compiled(model), lambda x: _input_gradient(arrays, static, x)):
+        jax.block_until_ready(call(images))  # the first one compiles
         began = time.monotonic()
-        result = METHODS[config.explain.method](
-            model, images, targets, key=jax.random.key(0), config=settings
-        )
-        jax.block_until_ready(result.heatmap)
-        seconds = time.monotonic() - began
-    return seconds / 2 * config.explain.settings.steps / size
+        jax.block_until_ready(call(images))
+        seconds.append((time.monotonic() - began) / len(images))
+    return seconds[0], seconds[1]
+
+
+def _words(passes: Passes) -> str:
+    kinds = {"forward passes": passes.forward, "forward and backward passes": passes.backward}
+    return " and ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+
+
+def _channels(model, config: Config) -> int:
+    side = config.data.size
+    features = getattr(model, "features", None)
+    if features is None:
+        return 0
+    return jax.eval_shape(features, jnp.zeros((1, side, side, 3))).shape[-1]
 
 
 def _time(seconds: float) -> str:

@@ -79,7 +79,11 @@ def _explain(config, source, records, explained, run, store, pending) -> dict[st
     devices = mesh.devices.size
     size = min(chunk_size(config, devices), -(-len(pending) // devices) * devices)
     method = METHODS[config.explain.method]
-    settings = replace(config.explain.settings, images_per_step=size)
+    settings = config.explain.settings
+    if hasattr(settings, "images_per_step"):
+        settings = replace(settings, images_per_step=size)
+    else:  # it forms its calls itself, on one device
+        devices = 1
     key = jax.random.fold_in(base_key(config), 3)
     model = replicate(mesh, explained.model) if devices > 1 else explained.model
     say(
