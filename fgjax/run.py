@@ -59,9 +59,11 @@ def print_help(method: str = "fido") -> None:
     table.add_column(no_wrap=True)
     table.add_column()
     for name, default, about in describe(method):
+        short = len(default) < 16
+        listed = default.replace(",", ", ")  # a long list is wrapped, not cut off
         table.add_row(
-            rich.text.Text(f"{name}={default}" if len(default) < 16 else name),
-            rich.text.Text(about if len(default) < 16 else f"{about} [{default}]"),
+            rich.text.Text(f"{name}={default}" if short else name),
+            rich.text.Text(about if short else f"{about} [{listed}]"),
         )
     console.print(table, soft_wrap=False)
     say(
