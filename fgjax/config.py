@@ -24,6 +24,7 @@ from yaml import YAMLError
 from fgjax.attribution import CONFIGS, METHODS, PRESETS
 from fgjax.options import (
     BASELINES,
+    CROPS,
     PATHS,
     STAGES,
     CompareConfig,
@@ -352,6 +353,7 @@ def _check(config: Config) -> None:
         "compare.gallery": config.compare.gallery,
         "report.images": config.report.images,
         "report.figures": config.report.figures,
+        "tta.padding": config.tta.padding,
     }.items():
         if value < 0:
             raise ConfigError(f"{name}={value}: must not be negative")
@@ -374,6 +376,7 @@ def _check(config: Config) -> None:
         raise ConfigError(f"data.crop={data.crop}: above 0 and at most 1")
     if not 0 < config.evaluate.threshold < 1:
         raise ConfigError(f"evaluate.threshold={config.evaluate.threshold}: between 0 and 1")
+    _check_tta(config)
     if not 0 < train.crop <= 1:
         raise ConfigError(f"train.crop={train.crop}: above 0 and at most 1")
     for method in config.compare.methods:
@@ -391,6 +394,21 @@ def _check(config: Config) -> None:
         raise ConfigError("model.weights and model.checkpoint: give one of them, not both")
     if model.labels and not (model.weights or model.checkpoint):
         raise ConfigError("model.labels belongs to model.weights: it names that file's outputs")
+
+
+def _check_tta(config: Config) -> None:
+    tta = config.tta
+    for crop in tta.crops:
+        if crop not in CROPS:
+            raise ConfigError(
+                f"tta.crops: no crop {crop!r}; {', '.join(CROPS)}.{did_you_mean(crop, CROPS)}"
+            )
+    if not 0 < tta.threshold < 1:
+        raise ConfigError(f"tta.threshold={tta.threshold}: between 0 and 1")
+    if not 0 < tta.share <= 1:
+        raise ConfigError(f"tta.share={tta.share}: above 0 and at most 1")
+    if "tta" in config.stages and not tta.crops:
+        raise ConfigError(f"tta.crops: none given; {', '.join(CROPS)}")
 
 
 def read_rates(rates: tuple[str, ...]) -> tuple[tuple[str, float], ...]:

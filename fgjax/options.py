@@ -19,6 +19,11 @@ BASELINES = ("center", "random")
 """Maps that know nothing of the image; compare.methods takes them, too."""
 
 
+CROPS = ("box", "random", "center", "gradient", "detector", "fido_original", "fido_simplified",
+         "glas")  # fmt: skip
+"""The crops of test-time augmentation."""
+
+
 class ConfigError(ValueError):
     """A wrong option. The message says which, what it was given, and what it takes."""
 

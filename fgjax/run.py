@@ -93,6 +93,11 @@ def run(words: list[str]) -> int:
     source = make_source(config)
     judged = {"explain", "evaluate", "report"} & set(config.stages)
     records = explained_records(source, config) if judged else ()
+    if "tta" in config.stages:
+        from fgjax.stages.tta import read_detections, tta_stage
+
+        explained_records(source, config)  # what is missing is told before a training
+        read_detections(config, source)
     if config.dry_run:
         from fgjax.stages.dry_run import dry_run
 
@@ -115,6 +120,8 @@ def run(words: list[str]) -> int:
         failed += test_stage(config, source, load_model(config, source, folder.path), folder)
     if judged:
         failed += _explain_and_judge(name, config, plain, source, records, folder, load_model)
+    if "tta" in config.stages:
+        failed += tta_stage(config, source, load_model(config, source, folder.path), folder)
     failures = folder.failures()
     if failures:
         count = "1 image" if len(failures) == 1 else f"{len(failures)} images"

@@ -21,9 +21,9 @@ from fgjax.options import ConfigError
 
 # A finished part of a run does not depend on these: they may change when it goes on.
 FREE = ("run_dir", "stages", "dry_run", "parallel", "data.workers", "explain.images_per_step",
-        "explain.chunk_size")  # fmt: skip
+        "explain.chunk_size", "tta.crops")  # fmt: skip
 LATE = ("evaluate.", "report.", "compare.")
-RESULTS = {"training", "checkpoint", "maps.zarr", "results.csv"}
+RESULTS = {"training", "checkpoint", "maps.zarr", "results.csv", "tta.csv"}
 CHANGED = {
     "data_fingerprint": "the images of data.path",
     "model_fingerprint": "model.weights, model.labels or model.checkpoint",
@@ -108,6 +108,8 @@ class RunFolder:
         except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
             raise ConfigError(f"{self._file('config.yaml')}: cannot be read: {error}") from None
         keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+        if not self._file("tta.csv").is_file():  # on which nothing else depends
+            keys = [k for k in keys if not k.startswith("tta.")]
         if keys:
             changes = ", ".join(f"{k} (was {before.get(k)}, is {now.get(k)})" for k in keys)
             raise ConfigChanged(
