@@ -201,7 +201,7 @@ def point_of(maps: Float[Array, "n h w"], *, protocol: str) -> Float[Array, "n 2
             f"choose one of {', '.join(POINTING_PROTOCOLS)}"
         )
     top = jnp.max(maps, axis=(1, 2), keepdims=True)
-    chosen = _largest_blob(maps > 0.95 * top) if protocol == "blob_centroid" else maps == top
+    chosen = largest_blob(maps > 0.95 * top) if protocol == "blob_centroid" else maps == top
     y, x = _pixel_centres(*maps.shape[1:])
     place = [jnp.sum(jnp.where(chosen, v, 0.0), axis=(1, 2)) / _count(chosen) for v in (x, y)]
     varies = top > jnp.min(maps, axis=(1, 2), keepdims=True)
@@ -244,7 +244,7 @@ def _box_area(boxes: Float[Array, "n 4"]) -> Float[Array, "n"]:
     return jnp.prod(jnp.maximum(boxes[:, 2:] - boxes[:, :2], 0.0), axis=1)
 
 
-def _largest_blob(maps: Bool[Array, "n h w"]) -> Bool[Array, "n h w"]:
+def largest_blob(maps: Bool[Array, "n h w"]) -> Bool[Array, "n h w"]:
     """The largest 8-connected blob; of equal ones the one that starts first, row by row."""
     n, height, width = maps.shape
     background = height * width  # one past the last pixel index

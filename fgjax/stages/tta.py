@@ -461,8 +461,8 @@ def protocols(config: Config) -> dict[str, str]:
         "box": "the square around the annotated box",
         "random": f"{tta.share:.0%} of width and height at a random place",
         "center": f"{tta.share:.0%} of width and height in the middle",
-        "gradient": "the square around the largest |gradient| over the channels, blurred "
-        f"(σ {GRADIENT_SIGMA:g} px of 224), above its mean, {padded}",
+        "gradient": "the square around the largest blob above the mean of the largest |gradient| "
+        f"over the channels, blurred (σ {GRADIENT_SIGMA:g} px of 224), {padded}",
         "detector": f"the square around the detector's box of the highest score ({tta.boxes})",
         "glas": f"{marked} GLAS' map (grid={GlasConfig.grid}), {padded}",
     }

@@ -177,7 +177,7 @@ def test_blob_threshold_is_095_of_the_maximum():
 def test_largest_blob_equals_scipy_label():
     rng = np.random.default_rng(5)
     masks = rng.random((120, 21, 33)) < np.repeat([0.1, 0.3, 0.42, 0.6], 30)[:, None, None]
-    ours = np.asarray(jax.jit(loc._largest_blob)(jnp.asarray(masks)))
+    ours = np.asarray(jax.jit(loc.largest_blob)(jnp.asarray(masks)))
     for mask, blob in zip(masks, ours):
         labels, _ = ndimage.label(mask, structure=EIGHT)
         # argmax takes the first of equal sizes, and SciPy numbers blobs row by row.
@@ -192,7 +192,7 @@ def test_a_long_winding_blob_stays_one():
     snake[0, 13] = False  # cut in two: 7 rows above, 9 rows below and single turns
     expected = ndimage.label(snake[0], structure=EIGHT)[0] == 2
     assert expected.sum() > 8 * 31
-    np.testing.assert_array_equal(jax.jit(loc._largest_blob)(jnp.asarray(snake))[0], expected)
+    np.testing.assert_array_equal(jax.jit(loc.largest_blob)(jnp.asarray(snake))[0], expected)
 
 
 def test_blob_centroid_equals_scipy():
