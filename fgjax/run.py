@@ -92,7 +92,8 @@ def run(words: list[str]) -> int:
     _compilation_cache()
     source = make_source(config)
     judged = {"explain", "evaluate", "report"} & set(config.stages)
-    records = explained_records(source, config) if judged else ()
+    compared = "compare" in config.stages
+    records = explained_records(source, config) if judged or compared else ()
     if "tta" in config.stages:
         from fgjax.stages.tta import read_detections, tta_stage
 
@@ -120,6 +121,11 @@ def run(words: list[str]) -> int:
         failed += test_stage(config, source, load_model(config, source, folder.path), folder)
     if judged:
         failed += _explain_and_judge(name, config, plain, source, records, folder, load_model)
+    if compared:
+        from fgjax.stages.compare import compare_stage
+
+        model = load_model(config, source, folder.path)
+        failed += compare_stage(config, source, records, model, folder)
     if "tta" in config.stages:
         failed += tta_stage(config, source, load_model(config, source, folder.path), folder)
     failures = folder.failures()

@@ -23,7 +23,7 @@ from fgjax.options import ConfigError
 FREE = ("run_dir", "stages", "dry_run", "parallel", "data.workers", "explain.images_per_step",
         "explain.chunk_size", "tta.crops")  # fmt: skip
 LATE = ("evaluate.", "report.", "compare.")
-RESULTS = {"training", "checkpoint", "maps.zarr", "results.csv", "tta.csv"}
+RESULTS = {"training", "checkpoint", "maps.zarr", "results.csv", "compare", "tta.csv"}
 CHANGED = {
     "data_fingerprint": "the images of data.path",
     "model_fingerprint": "model.weights, model.labels or model.checkpoint",

@@ -1,0 +1,137 @@
+"""The page of a comparison: one table, and the pictures side by side, method by column."""
+
+from base64 import b64encode
+from dataclasses import dataclass
+from importlib import resources
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+
+from fgjax.files import write_atomic
+from fgjax.report.overlay import ANNOTATION, draw_box, draw_mask_outline, overlay, to_unit
+
+Cell = tuple[float, float, float] | None
+"""Mean, and the ends of its interval; None: no value."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric: its name, its head, whether higher is better (None: neither), how measured."""
+
+    name: str
+    head: str
+    higher: bool | None
+    protocol: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method: its mean rank (None: not ranked), a cell per column, and what it costs."""
+
+    method: str
+    rank: float | None
+    cells: tuple[Cell, ...]
+    cost: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table of a comparison."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    images: int
+
+    def best(self) -> dict[str, tuple[str, ...]]:
+        """Column -> the ranked methods with its best mean, as it is printed."""
+        found = {}
+        for i, column in enumerate(self.columns):
+            means = {
+                row.method: round(row.cells[i][0], 3)
+                for row in self.rows
+                if row.cells[i] is not None and row.rank is not None
+            }
+            if means and column.higher is not None:
+                top = (max if column.higher else min)(means.values())
+                found[column.name] = tuple(m for m, v in means.items() if v == top)
+        return found
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image with the map of every method, and what is annotated."""
+
+    name: str
+    target: str
+    image: UInt8[np.ndarray, "h w 3"]
+    maps: dict[str, Float[np.ndarray, "h w"]]
+    mask: Bool[np.ndarray, "h w"] | None = None
+    cue: Bool[np.ndarray, "h w"] | None = None
+    box: Float[np.ndarray, "4"] | None = None
+
+
+def write_comparison_page(
+    path: Path, table: Table, pictures: list[Picture], *, side: int = 128
+) -> None:
+    """Writes one self-contained HTML file.
+
+    Args:
+      side: of each picture in it, in pixels.
+    """
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    source = resources.files("fgjax.report").joinpath("comparison.html.j2").read_text("utf-8")
+    methods = [row.method for row in table.rows]
+    shown = [
+        {
+            "name": picture.name,
+            "target": picture.target,
+            "image": _address(_annotated(picture), side),
+            "maps": {m: _address(_map(picture, m), side) for m in methods if m in picture.maps},
+        }
+        for picture in pictures
+    ]
+    best = table.best()
+    text = environment.from_string(source).render(
+        table=table, best=best, pictures=shown, methods=methods, side=side, spread=_spread(table)
+    )
+    write_atomic(path, text)
+
+
+def _spread(table: Table) -> list[tuple[float, float]]:
+    """The lowest and highest mean of each column, for the shade of its cells."""
+    ends = []
+    for i in range(len(table.columns)):
+        means = [row.cells[i][0] for row in table.rows if row.cells[i] is not None]
+        ends.append((min(means, default=0.0), max(means, default=0.0)))
+    return ends
+
+
+def _annotated(picture: Picture) -> np.ndarray:
+    image = picture.image
+    if picture.mask is not None:
+        image = draw_mask_outline(image, picture.mask)
+    if picture.cue is not None:
+        image = draw_mask_outline(image, picture.cue, ANNOTATION["cue"])
+    if picture.box is not None and picture.mask is None:
+        image = draw_box(image, picture.box)
+    return image
+
+
+def _map(picture: Picture, method: str) -> np.ndarray:
+    heat, _ = to_unit(picture.maps[method])
+    return overlay(picture.image, heat, opacity=0.55)
+
+
+def _address(image: np.ndarray, side: int) -> str:
+    scaled = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
+    out = BytesIO()
+    scaled.save(out, "WEBP", quality=80)
+    return "data:image/webp;base64," + b64encode(out.getvalue()).decode("ascii")
