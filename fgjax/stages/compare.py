@@ -212,7 +212,7 @@ def _baseline(kind: str, images: jax.Array, keys: jax.Array) -> jax.Array:
     n, height, width = images.shape[:3]
     if kind == "random":
         return jnp.concatenate([random_maps(key, 1, height, width) for key in keys])
-    y, x = (jnp.arange(side) + 0.5 - side / 2 for side in (height, width))
+    y, x = (jnp.arange(side, dtype=jnp.float32) + 0.5 - side / 2 for side in (height, width))
     bell = jnp.exp(-(y[:, None] ** 2 + x[None] ** 2) / (2 * (min(height, width) / 4) ** 2))
     return jnp.broadcast_to(bell, (n, height, width))
 

@@ -39,6 +39,9 @@ SHOWN = {
 }
 """The metrics of the table, and their heads; what no method has a value of is left out."""
 
+INSTEAD = {"pointing_box": "pointing_object", "energy_in_box": "energy_in_object"}
+"""A box is looked at where there is no mask."""
+
 Scores = dict[str, dict[str, Summary]]
 
 
@@ -76,12 +79,21 @@ def collect(task, methods: list[str]) -> Scores:
     return scores
 
 
+def shown_metrics(scores: Scores) -> list[str]:
+    """The metrics of `SHOWN` that some method has a value of."""
+
+    def has(metric):
+        return any(np.isfinite(_mean(values, metric)) for values in scores.values())
+
+    return [m for m in SHOWN if has(m) and not (m in INSTEAD and has(INSTEAD[m]))]
+
+
 def mean_ranks(scores: Scores) -> dict[str, float]:
     """Each method's mean place, 1 the best, over the shown metrics that have a direction and
     that all ranked methods have; maps that know nothing of the image take no place."""
     ranked = [method for method in scores if method not in BASELINES]
     places: dict[str, list[float]] = {method: [] for method in ranked}
-    for metric in SHOWN:
+    for metric in shown_metrics(scores):
         if better(metric) is None:
             continue
         means = np.array([_mean(scores[m], metric) for m in ranked])
@@ -166,7 +178,7 @@ def _long_csv(scores: Scores, about: dict[str, str]) -> str:
 
 def make_table(task, scores: Scores, ranks, costs, about) -> Table:
     """The methods in the order of their mean rank, what knows nothing of the image last."""
-    shown = [m for m in SHOWN if any(np.isfinite(_mean(s, m)) for s in scores.values())]
+    shown = shown_metrics(scores)
     columns = [Column(m, SHOWN[m], better(m), about[m]) for m in shown]
     order = sorted(scores, key=lambda m: (m in BASELINES, ranks.get(m, np.inf)))
     rows = []
