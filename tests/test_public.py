@@ -12,7 +12,9 @@ NAMES = {
     "METHODS", "CONFIGS", "PRESETS", "Attribution", "Classifier", "FidoConfig", "fido",
     "fido_preset", "concrete_dropout", "simplified_concrete_dropout", "log_odds",
     "total_variation", "iou", "pointing_game", "insertion", "deletion", "create_model",
-    "load_pretrained", "load_classifier", "load_maps",
+    "load_pretrained", "load_classifier", "load_maps", "glas_volume",
+    *"""fido glas recursive_glas rise occlusion gradient smooth_gradient integrated_gradients
+    guided_backprop grad_cam grad_cam_plus_plus score_cam mask_perturbation lime""".split(),
 }  # fmt: skip
 FIDO_FIELDS = {"steps", "batch_size", "temperature", "sampler", "learning_rate", "l1", "tv",
                "mask_size", "infill"}  # fmt: skip
@@ -39,6 +41,14 @@ def test_every_method_is_called_alike(name):
 def test_fido_is_a_method_with_its_fields():
     assert fgjax.METHODS["fido"] is fgjax.fido
     assert FIDO_FIELDS <= set(inspect.signature(fgjax.FidoConfig).parameters)
+
+
+def test_every_method_and_its_settings_are_exported():
+    for name, method in fgjax.METHODS.items():
+        assert getattr(fgjax, name) is method and name in fgjax.__all__
+        assert fgjax.CONFIGS[name].__name__ in fgjax.__all__
+    fields = {"grid", "sigma_light", "sigma_shadow", "sigma_spatial", "sigma_unit"}
+    assert fields <= set(inspect.signature(fgjax.GlasConfig).parameters)
 
 
 @pytest.mark.parametrize(
