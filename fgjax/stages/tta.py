@@ -128,10 +128,8 @@ def tta_stage(config: Config, source: Source, explained: Explained, run: RunFold
     failed: dict[str, str] = {}
     began, earlier = time.monotonic(), run.stage("tta").get("seconds", 0.0)
     if todo:
-        say(
-            f"tta: {len(todo)} images, {', '.join(wanted[1:])}"
-            + (f" of {len(known)}, the others are done" if len(todo) < len(known) else "")
-        )
+        others = f" of {len(known)}, the others are done" if len(todo) < len(known) else ""
+        say(f"tta: {_images(len(todo))}{others}; {', '.join(wanted[1:])}")
         _augment(config, source, explained, run, known, todo, wanted, detections, rows, failed)
     run.set_failures("tta", failed)
     about = summary(
