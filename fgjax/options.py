@@ -20,7 +20,7 @@ BASELINES = ("center", "random")
 
 
 CROPS = ("box", "random", "center", "gradient", "detector", "fido_original", "fido_simplified",
-         "glas")  # fmt: skip
+         "fido_original_cleaned", "fido_simplified_cleaned", "glas")  # fmt: skip
 """The crops of test-time augmentation."""
 
 
@@ -197,7 +197,8 @@ class TtaConfig:
 
     Attributes:
       crops: which: box (the annotated one), random, center, gradient, detector, fido_original,
-        fido_simplified, glas. FIDO's settings are those of explain.*.
+        fido_simplified, glas. FIDO's settings are those of explain.*; fido_original_cleaned
+        and fido_simplified_cleaned leave specks of the same mask out of the box.
       boxes: for detector: a CSV with the columns name,x0,y0,x1,y1[,score], in pixels of the
         image file; of several boxes of an image the one with the highest score counts.
       threshold: a map's box is around its values above this.

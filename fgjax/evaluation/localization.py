@@ -246,6 +246,24 @@ def _box_area(boxes: Float[Array, "n 4"]) -> Float[Array, "n"]:
 
 def largest_blob(maps: Bool[Array, "n h w"]) -> Bool[Array, "n h w"]:
     """The largest 8-connected blob; of equal ones the one that starts first, row by row."""
+    labels, sizes = _blobs(maps)
+    return labels == jnp.argmax(sizes[:, :-1], axis=1)[:, None, None]
+
+
+def without_specks(
+    maps: Bool[Array, "n h w"], pixels: float | Float[Array, ""]
+) -> Bool[Array, "n h w"]:
+    """The mask without its 8-connected blobs of fewer than so many pixels."""
+    labels, sizes = _blobs(maps)
+    own = jnp.take_along_axis(sizes, labels.reshape(len(maps), -1), axis=1)
+    return maps & (own.reshape(maps.shape).astype(jnp.float32) >= pixels)
+
+
+def _blobs(maps: Bool[Array, "n h w"]) -> tuple[Int[Array, "n h w"], Int[Array, "n blobs"]]:
+    """The blob of each pixel, named by its first pixel's index, and the size of each name.
+
+    What is in no blob has the last name.
+    """
     n, height, width = maps.shape
     background = height * width  # one past the last pixel index
     index = jnp.arange(background, dtype=jnp.int32).reshape(1, height, width)
@@ -264,5 +282,4 @@ def largest_blob(maps: Bool[Array, "n h w"]) -> Bool[Array, "n h w"]:
 
     start = jnp.where(maps, index, background)
     labels, _ = jax.lax.while_loop(lambda state: state[1], spread, (start, jnp.array(True)))
-    sizes = jax.vmap(lambda one: jnp.bincount(one.ravel(), length=background + 1))(labels)
-    return labels == jnp.argmax(sizes[:, :background], axis=1)[:, None, None]
+    return labels, jax.vmap(lambda one: jnp.bincount(one.ravel(), length=background + 1))(labels)

@@ -83,6 +83,24 @@ def test_boxes_around_a_map(rng):
     np.testing.assert_allclose(padded[2], [5.5, 5.5, 8.5, 8.5], atol=1e-5)
 
 
+def test_specks_do_not_count_if_told_so():
+    maps = np.zeros((1, 448, 448), np.float32)  # 4 px of a 224 px image are 16 here
+    maps[0, 100:140, 200:260] = 1
+    maps[0, 2:5, 440:445] = 1  # 15 pixels
+    around = {speck: map_boxes(jnp.asarray(maps), padding=0.0, speck=speck) for speck in (0, 4)}
+    np.testing.assert_allclose(around[0], [square([200, 2, 445, 140], 448, 448)])
+    np.testing.assert_allclose(around[4], [square([200, 100, 260, 140], 448, 448)])
+    maps[0, 5, 446] = 1  # touches a corner: not in the blob
+    np.testing.assert_array_equal(map_boxes(jnp.asarray(maps), padding=0.0, speck=4), around[4])
+    maps[0, 5, 445] = 1  # 17
+    wider = map_boxes(jnp.asarray(maps), padding=0.0, speck=4)
+    np.testing.assert_allclose(wider, [square([200, 2, 447, 140], 448, 448)])
+    # Nothing but specks marks nothing.
+    maps[0, 100:140, 200:260] = 0
+    whole = map_boxes(jnp.asarray(maps), speck=10)
+    np.testing.assert_array_equal(whole, [[0, 0, 448, 448]])
+
+
 @pytest.mark.parametrize("find", [map_boxes, gradient_boxes])
 def test_maps_that_mark_nothing_or_are_broken_give_the_whole_image(find):
     maps = np.zeros((4, 16, 20), np.float32)
