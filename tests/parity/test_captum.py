@@ -27,11 +27,6 @@ from fgjax.attribution.guided import deconvnet, guided_backprop, rectified_gradi
 
 torch = pytest.importorskip("torch", reason='needs PyTorch: pip install "fgjax[parity]"')
 
-# torchvision imports without its compiled operators once these two are declared.
-_operators = torch.library.Library("torchvision", "FRAGMENT")
-for _name in ("nms", "qnms"):
-    if not hasattr(torch.ops.torchvision, _name):
-        _operators.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 torchvision = pytest.importorskip("torchvision")
 attr = pytest.importorskip("captum.attr", reason='needs Captum: pip install "fgjax[parity]"')
 

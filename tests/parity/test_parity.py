@@ -14,10 +14,6 @@ import fgjax
 
 torch = pytest.importorskip("torch", reason='needs PyTorch: pip install "fgjax[parity]"')
 
-# torchvision imports without its compiled operators once these two are declared.
-_operators = torch.library.Library("torchvision", "DEF")
-for _name in ("nms", "qnms"):
-    _operators.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 torchvision = pytest.importorskip("torchvision")
 timm = pytest.importorskip("timm")
 
