@@ -27,6 +27,7 @@ SHOWN = {
     "pointing_object_small": "points, small",
     "energy_in_object": "energy in object",
     "pointing_box": "points at box",
+    "pointing_15px_box": "points, 15 px",
     "energy_in_box": "energy in box",
     "iou_best": "IoU, best level",
     "insertion": "insertion",
@@ -39,7 +40,11 @@ SHOWN = {
 }
 """The metrics of the table, and their heads; what no method has a value of is left out."""
 
-INSTEAD = {"pointing_box": "pointing_object", "energy_in_box": "energy_in_object"}
+INSTEAD = {
+    "pointing_box": "pointing_object",
+    "pointing_15px_box": "pointing_15px_object",
+    "energy_in_box": "energy_in_object",
+}
 """A box is looked at where there is no mask."""
 
 Scores = dict[str, dict[str, Summary]]
