@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fgjax import evaluation
 from fgjax.attribution.infill import INFILLS, make_infill
 from fgjax.data.pipeline import load_examples, stack
 from fgjax.data.types import DataError, Example, Record, Source
@@ -37,9 +38,8 @@ from fgjax.store import MapStore, read_maps, read_traces
 
 BATCH = 8
 COLUMNS = ["index", "name", "label", "target", "predicted", "correct"]
-BETTER = {"false_detection": False, "p_deleted": False, "p_deleted_sampled": False,
-          "total_variation": None, "area": None, "p_full": None}  # fmt: skip
-"""Which way is better; up where it is not said."""
+BETTER = evaluation.BETTER | {"p_kept_sampled": True, "p_deleted_sampled": False}
+"""Whether higher is better; None: neither is, by itself."""
 FIRST = ("iou_cue", "in_cue", "cue_covered", "iou_mask", "iou_box", "in_object", "in_box",
          "p_kept", "p_deleted", "area")  # fmt: skip
 """The order of the short table."""
@@ -138,6 +138,8 @@ def _judge_chunk(config, source, chunk, names, targets, explained, run):
     out = {}
     for kind, maps in kinds.items():
         values = evaluate_maps(maps, boxes=boxes, masks=masks, cues=cues, threshold=level)
+        # The overlap at nine levels is for tables of many methods; here one threshold is meant.
+        values = {k: v for k, v in values.items() if not k.startswith("iou_at_")}
         hard = jnp.where(jnp.isnan(maps), jnp.nan, (maps > level).astype(jnp.float32))
         faith = kept_and_deleted(model, images, chosen, hard, infill)._asdict()
         out[kind] = {k: np.asarray(v) for k, v in (values | faith).items()}
@@ -204,7 +206,7 @@ def _summary(config, tables, rows, images) -> dict[str, Any]:
             "interval_95": [_finite(summary.low), _finite(summary.high)],
             "defined": summary.n_defined,
             "images": summary.n,
-            "better": {True: "higher", False: "lower", None: ""}[BETTER.get(name, True)],
+            "better": {True: "higher", False: "lower", None: ""}[BETTER[name]],
             "baselines": baselines,
             "minus_baseline_95": beyond,
         }

@@ -92,7 +92,7 @@ def _metric(name: str, value: dict[str, Any]) -> Metric:
         defined=value["defined"],
         images=value["images"],
         baselines={kind.replace("_", " "): mean for kind, mean in value["baselines"].items()},
-        higher_is_better=BETTER.get(name, True),
+        higher_is_better=BETTER[name],
     )
 
 
