@@ -43,7 +43,11 @@ def report_stage(
         title=f"{name}: {config.explain.method}",
         summary=_headline(metrics),
         facts=_facts(run),
-        settings={key: str(value) for key, value in flatten(plain).items()},
+        settings={
+            key: str(value)
+            for key, value in flatten(plain).items()
+            if not key.startswith(("compare.", "tta."))  # of stages that have pages of their own
+        },
         metrics=[_metric(key, value) for key, value in metrics["metrics"].items()],
         entries=_entries(config, source, records, run, rows[: config.report.images]),
         failures=[Failure(**row) for row in run.failures()],
