@@ -4,26 +4,20 @@ Every method is `method(model, images, targets, *, key, config) -> Attribution`.
 """
 
 from fgjax.attribution.cam import (
-    SCORE_CAM_PRESETS,
     GradCamConfig,
     GradCamPlusPlusConfig,
     GuidedGradCamConfig,
-    ScoreCamConfig,
     grad_cam,
     grad_cam_plus_plus,
     guided_grad_cam,
-    score_cam,
 )
 from fgjax.attribution.fido import FIDO_PRESETS, FidoConfig, fido
 from fgjax.attribution.glas import GLAS_PRESETS, GlasConfig, glas, glas_volume
 from fgjax.attribution.gradients import (
-    INTEGRATED_GRADIENTS_PRESETS,
     SMOOTH_GRADIENT_PRESETS,
     GradientConfig,
-    IntegratedGradientsConfig,
     SmoothGradientConfig,
     gradient,
-    integrated_gradients,
     smooth_gradient,
 )
 from fgjax.attribution.guided import (
@@ -39,12 +33,18 @@ from fgjax.attribution.mask_perturbation import (
     mask_perturbation,
 )
 from fgjax.attribution.occlusion import OCCLUSION_PRESETS, OcclusionConfig, occlusion
+from fgjax.attribution.path_integral import (
+    INTEGRATED_GRADIENTS_PRESETS,
+    IntegratedGradientsConfig,
+    integrated_gradients,
+)
 from fgjax.attribution.recursive_glas import (
     RECURSIVE_GLAS_PRESETS,
     RecursiveGlasConfig,
     recursive_glas,
 )
 from fgjax.attribution.rise import RISE_PRESETS, RiseConfig, rise
+from fgjax.attribution.score_cam import SCORE_CAM_PRESETS, ScoreCamConfig, score_cam
 from fgjax.attribution.types import Attribution
 
 METHODS = {

@@ -12,7 +12,7 @@ References:
   Chang et al., Explaining Image Classifiers by Counterfactual Generation, 2018.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -25,11 +25,12 @@ from jaxtyping import Array, Float, Int, Key
 from fgjax.attribution.concrete import concrete_dropout, simplified_concrete_dropout
 from fgjax.attribution.infill import Infill, check_infill, make_infill
 from fgjax.attribution.inputs import check_inputs
+from fgjax.attribution.presets import preset
 from fgjax.attribution.scores import SCORES
 from fgjax.attribution.types import Attribution
 from fgjax.filters import REFERENCE_SIDE, total_variation
 from fgjax.functional import Static, combine, partition
-from fgjax.spelling import did_you_mean
+from fgjax.keys import image_keys
 
 TRACES = ("p_kept", "p_deleted", "loss_ssr", "loss_sdr", "l1_ssr", "l1_sdr", "tv_ssr", "tv_sdr")
 """What is recorded per step: p(c) with only the SSR kept and with the SDR deleted (mean over
@@ -153,13 +154,7 @@ def fido_preset(name: str, **changes: Any) -> FidoConfig:
     Raises:
       ValueError: no such preset, or no such setting.
     """
-    if name not in FIDO_PRESETS:
-        hint = did_you_mean(name, FIDO_PRESETS)
-        raise ValueError(f"preset={name!r}: one of {', '.join(FIDO_PRESETS)}.{hint}")
-    unknown = set(changes) - {field.name for field in fields(FidoConfig)}
-    if unknown:
-        raise ValueError(f"FidoConfig has no {', '.join(sorted(unknown))}")
-    return FidoConfig(**{**FIDO_PRESETS[name], **changes})
+    return preset(FidoConfig, FIDO_PRESETS, name, changes)
 
 
 class FidoState(NamedTuple):
@@ -302,13 +297,8 @@ def fido(
     images = jnp.asarray(images, jnp.float32)
     targets = jnp.asarray(targets, jnp.int32)
     arrays, static = partition(model)
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise ValueError("key must be a typed key: jax.random.key(seed), not PRNGKey(seed)")
-    keys = key if key.ndim else jax.vmap(partial(jax.random.fold_in, key))(np.arange(len(images)))
     check_inputs(arrays, static, images, targets)
-    if keys.shape != targets.shape:
-        raise ValueError(f"{keys.shape[0]} keys for {len(images)} images: one key, or one for each")
-
+    keys = image_keys(key, len(images))
     infill = make_infill(config.infill, images, keys, blur_sigma=config.blur_sigma)
     chunk = config.images_per_step or (1 if jax.default_backend() == "cpu" else 16)
     chunk = min(chunk, len(images))

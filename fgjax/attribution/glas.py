@@ -29,9 +29,9 @@ from fgjax.attribution.perturbation import (
     check_choice,
     check_score,
     perturbed_scores,
-    preset,
     scale_to_unit,
 )
+from fgjax.attribution.presets import preset
 from fgjax.attribution.types import Attribution
 from fgjax.filters import REFERENCE_SIDE
 

@@ -37,8 +37,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from fgjax.attribution.gradients import (
-    GradientConfig,
+from fgjax.attribution.gradients import GradientConfig
+from fgjax.attribution.score_gradient import (
     attribution,
     chunked_gradient,
     image_gradient,

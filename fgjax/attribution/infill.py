@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from fgjax.filters import REFERENCE_SIDE, gaussian_blur
+from fgjax.keys import image_keys
 from fgjax.spelling import did_you_mean
 
 Images = Float[Array, "n h w c"]
@@ -89,6 +90,10 @@ INFILLS: dict[str, Callable] = {
 }
 
 
+RANDOM_INFILLS = ("uniform", "normal", "knockoff")
+"""Those that draw."""
+
+
 def check_infill(infill: Infill) -> None:
     """Raises ValueError when a named infill does not exist, with the nearest name."""
     if isinstance(infill, str) and infill not in INFILLS:
@@ -127,3 +132,24 @@ def make_infill(
     if result.shape != images.shape:
         raise ValueError(f"the infill function returned shape {result.shape}, not {images.shape}")
     return result
+
+
+def keyed_infill(
+    infill: Infill,
+    images: Images,
+    key: Key[Array, "..."] | None,
+    *,
+    name: str = "infill",
+    blur_sigma: float = 11.6,
+) -> Images:
+    """The infill images of a method that draws nothing itself: a key is needed only by those
+    made at random. A function given as infill gets keys of seed 0 where none is given.
+
+    Raises:
+      ValueError: a random infill (said by the setting's `name`) and no key, or what
+        `make_infill` refuses.
+    """
+    if key is None and isinstance(infill, str) and infill in RANDOM_INFILLS:
+        raise ValueError(f"{name}={infill!r} is random: give key=jax.random.key(seed)")
+    keys = image_keys(jax.random.key(0) if key is None else key, len(images))
+    return make_infill(infill, images, keys, blur_sigma=blur_sigma)

@@ -18,12 +18,12 @@ from fgjax.attribution.perturbation import (
     ask,
     check_at_least_one,
     check_score,
-    image_keys,
     perturbed_scores,
     positive_part,
-    preset,
 )
+from fgjax.attribution.presets import preset
 from fgjax.attribution.types import Attribution
+from fgjax.keys import image_keys
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,9 @@ def lime_preset(name: str, **changes: Any) -> LimeConfig:
 def superpixels(
     image: Float[np.ndarray, "h w c"], segments: int, compactness: float = 10.0
 ) -> Int[np.ndarray, "h w"]:
-    """SLIC superpixels numbered 0, 1, …; about `segments` of them.
+    """SLIC superpixels numbered 0, 1, …; about `segments` of them."""
+    from skimage.segmentation import slic  # slow to import, and of use only here
 
-    Raises:
-      ImportError: scikit-image is not installed.
-    """
-    try:
-        from skimage.segmentation import slic
-    except ImportError as error:
-        raise ImportError("LIME's superpixels need scikit-image: pip install scikit-image") from (
-            error
-        )
     labels = slic(
         image.astype(np.float64),
         n_segments=segments,
@@ -199,7 +191,6 @@ def lime(
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
         outside [0, 1], a key that is missing or of the old kind.
-      ImportError: scikit-image is not installed.
     """
     question = ask(model, images, targets, config.score)
     keys = image_keys(key, len(question.images))

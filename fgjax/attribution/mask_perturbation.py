@@ -20,14 +20,14 @@ from fgjax.attribution.perturbation import (
     ask,
     check_at_least_one,
     check_score,
-    image_keys,
-    preset,
     score_perturbed,
 )
+from fgjax.attribution.presets import preset
 from fgjax.attribution.streaming import choose_chunk, chunks, plan
 from fgjax.attribution.types import Attribution
 from fgjax.filters import REFERENCE_SIDE, gaussian_matrix
 from fgjax.functional import Static
+from fgjax.keys import image_keys
 
 REFERENCE_MASK = 28
 """L1 and TV are counted on a mask of this side, whatever side is set."""

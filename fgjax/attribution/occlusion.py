@@ -13,17 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from fgjax.attribution.infill import Infill, check_infill, make_infill
+from fgjax.attribution.infill import Infill, check_infill, keyed_infill
 from fgjax.attribution.perturbation import (
     Score,
     ask,
     check_at_least_one,
     check_score,
-    image_keys,
     perturbed_scores,
     positive_part,
-    preset,
 )
+from fgjax.attribution.presets import preset
 from fgjax.attribution.types import Attribution
 from fgjax.filters import REFERENCE_SIDE
 
@@ -81,9 +80,6 @@ def occlusion_preset(name: str, **changes: Any) -> OcclusionConfig:
     return preset(OcclusionConfig, OCCLUSION_PRESETS, name, changes)
 
 
-RANDOM_INFILLS = ("uniform", "normal", "knockoff")
-
-
 def windows(size: int, window: int, stride: int) -> Float[np.ndarray, "windows size"]:
     """1 inside each window along one axis. They start at 0, stride, 2 · stride, …; the last
     reaches the border, and is cut there."""
@@ -133,7 +129,7 @@ def occlusion(
         outside [0, 1], a random infill without a key.
     """
     question = ask(model, images, targets, config.score)
-    infill = _infill(config, question.images, key)
+    infill = keyed_infill(config.infill, question.images, key, blur_sigma=config.blur_sigma)
     height, width = question.images.shape[1:3]
     scale = min(height, width) / REFERENCE_SIDE
     window, stride = (max(1, round(length * scale)) for length in (config.window, config.stride))
@@ -145,12 +141,6 @@ def occlusion(
     )
     signed = _average(scores, *shared)
     return Attribution(heatmap=positive_part(signed), maps={"signed": signed})
-
-
-def _infill(config: OcclusionConfig, images: Array, key: Array | None) -> Array:
-    random = isinstance(config.infill, str) and config.infill in RANDOM_INFILLS
-    keys = image_keys(jax.random.key(0) if key is None and not random else key, len(images))
-    return make_infill(config.infill, images, keys, blur_sigma=config.blur_sigma)
 
 
 @jax.jit

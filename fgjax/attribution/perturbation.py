@@ -6,16 +6,16 @@ function that reads a score from it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from fgjax.attribution.inputs import check_inputs
+from fgjax.attribution.inputs import check_classes, check_images, check_inputs
 from fgjax.attribution.scores import log_odds
 from fgjax.attribution.streaming import choose_chunk, chunks, plan
 from fgjax.functional import Static, combine, output_shape, partition
@@ -67,39 +67,6 @@ def check_choice(config: Any, name: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"{name}={value!r}: one of {', '.join(known)}.{hint}")
 
 
-def preset(
-    config: type, presets: dict[str, dict[str, Any]], name: str, changes: dict[str, Any]
-) -> Any:
-    """A config with the settings published under `name`, and `changes` on top.
-
-    Raises:
-      ValueError: no such preset, or no such setting.
-    """
-    if name not in presets:
-        hint = did_you_mean(name, presets)
-        raise ValueError(f"preset={name!r}: one of {', '.join(presets)}.{hint}")
-    unknown = set(changes) - {field.name for field in fields(config)}
-    if unknown:
-        raise ValueError(f"{config.__name__} has no {', '.join(sorted(unknown))}")
-    return config(**{**presets[name], **changes})
-
-
-def image_keys(key: Key[Array, "..."] | None, count: int) -> Key[Array, "n"]:
-    """One key per image: as given, or `fold_in(key, i)` of the one key that is given.
-
-    Raises:
-      ValueError: no key, one of the old kind, or another number of keys.
-    """
-    if key is None:
-        raise ValueError("this method draws at random: give it a key, jax.random.key(seed)")
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise ValueError("key must be a typed key: jax.random.key(seed), not PRNGKey(seed)")
-    keys = key if key.ndim else jax.vmap(partial(jax.random.fold_in, key))(np.arange(count))
-    if keys.shape != (count,):
-        raise ValueError(f"{keys.shape[0]} keys for {count} images: one key, or one for each")
-    return keys
-
-
 @dataclass(frozen=True)
 class Question:
     """What is asked: how much each of these images shows its target to this model."""
@@ -142,13 +109,12 @@ def ask(model: Any, images: Any, targets: Any, score: Score, *, volumes: bool = 
     if not callable(score):
         targets = jnp.asarray(targets, jnp.int32)
         if volumes:
-            # The same questions about targets and logits, asked of a model of flat images.
-            _check_classes(arrays, static, images, targets)
+            check_classes(arrays, static, images, targets, "volume")
         else:
             check_inputs(arrays, static, images, targets)
         return Question(arrays, static, images, targets, score)
     if not volumes:
-        _check_images(images)
+        check_images(images)
     targets = jax.tree.map(jnp.asarray, targets)
     rows = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(targets)}
     if rows - {images.shape[:1]}:
@@ -165,32 +131,6 @@ def ask(model: Any, images: Any, targets: Any, score: Score, *, volumes: bool = 
             f"it returned {shape}"
         )
     return Question(arrays, static, images, targets, score)
-
-
-def _check_images(images):
-    if images.ndim != 4 or len(images) == 0:
-        raise ValueError(f"images must be n h w c with n > 0; got shape {images.shape}")
-    low, high = float(images.min()), float(images.max())
-    if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise ValueError(
-            f"images must be RGB in [0, 1]; these span {low:.3g} to {high:.3g}. "
-            "Normalisation belongs to the model"
-        )
-
-
-def _check_classes(arrays, static, images, targets):
-    if targets.shape != images.shape[:1]:
-        raise ValueError(f"one target per volume: {len(images)} volumes, targets {targets.shape}")
-    outputs = output_shape(arrays, static, images)
-    shape = getattr(outputs, "shape", None)
-    if shape is None or len(shape) != 2 or shape[0] != len(images):
-        raise ValueError(f"the model must return logits n k; it returned {shape or outputs}")
-    bad = np.flatnonzero((np.asarray(targets) < 0) | (np.asarray(targets) >= shape[1]))
-    if bad.size:
-        raise ValueError(
-            f"target {int(targets[bad[0]])} of volume {bad[0]} is outside the model's "
-            f"{shape[1]} classes (0 to {shape[1] - 1})"
-        )
 
 
 def score_perturbed(

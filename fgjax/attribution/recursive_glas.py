@@ -27,9 +27,9 @@ from fgjax.attribution.perturbation import (
     ask,
     check_at_least_one,
     perturbed_scores,
-    preset,
     scale_to_unit,
 )
+from fgjax.attribution.presets import preset
 from fgjax.attribution.types import Attribution
 
 

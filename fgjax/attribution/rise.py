@@ -22,13 +22,13 @@ from fgjax.attribution.perturbation import (
     check_at_least_one,
     check_choice,
     check_score,
-    image_keys,
-    preset,
     scale_to_unit,
     score_perturbed,
 )
+from fgjax.attribution.presets import preset
 from fgjax.attribution.streaming import chunks, plan
 from fgjax.attribution.types import Attribution
+from fgjax.keys import image_keys
 
 
 @dataclass(frozen=True)

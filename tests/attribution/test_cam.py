@@ -9,7 +9,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from flax import struct
@@ -17,22 +16,19 @@ from jax.tree_util import Partial
 from scipy.special import softmax
 
 from fgjax.attribution.cam import (
-    SCORE_CAM_PRESETS,
     GradCamConfig,
     GradCamPlusPlusConfig,
     GuidedGradCamConfig,
-    ScoreCamConfig,
-    _features,
     _head_gradient,
-    _score,
     enlarge,
     feature_gradient,
     grad_cam,
     grad_cam_plus_plus,
     guided_grad_cam,
-    score_cam,
+    last_features,
 )
 from fgjax.attribution.guided import rectified_gradient
+from fgjax.attribution.score_cam import SCORE_CAM_PRESETS, ScoreCamConfig, _score, score_cam
 from fgjax.models.classifier import create_model
 
 SIDE, BLOCK, CHANNELS, CLASSES = 16, 4, 5, 3
@@ -71,14 +67,6 @@ class Blocks:
 
     def __call__(self, images):
         return self.head(self.features(images))
-
-
-@pytest.fixture
-def untyped():
-    """As a user calls it: without the tests' type checks, which would be faster to complain."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +331,7 @@ def test_a_nan_spoils_its_own_image_only(images, method, config):
 
 @each_method
 def test_one_program_for_all_weights_and_images(model, images, method, config):
-    programs = (_features, _head_gradient, _score)
+    programs = (last_features, _head_gradient, _score)
     method(model, images, TARGETS, config=config)
     compiled_so_far = [program._cache_size() for program in programs]
     other = model.replace(weights=-model.weights)

@@ -12,7 +12,6 @@ import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
@@ -59,14 +58,6 @@ def inside(k) -> np.ndarray:
 
 CONFIG = FidoConfig(infill="zeros", learning_rate=10.0, l1=1e-4, tv=1e-3)
 SHORT = replace(CONFIG, steps=4, batch_size=4)
-
-
-@pytest.fixture
-def untyped():
-    """As a user calls it: without the tests' type checks, which would be faster to complain."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

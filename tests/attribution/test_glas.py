@@ -7,7 +7,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from jax.tree_util import Partial
@@ -36,14 +35,6 @@ def linear(weights, images):
     return jnp.tensordot(
         images.mean(-1), weights, axes=[list(range(1, axes)), list(range(axes - 1))]
     )
-
-
-@pytest.fixture
-def untyped():
-    """As a user calls it: without the tests' type checks, which would be faster to complain."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -11,27 +11,26 @@ import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from jax.tree_util import Partial
 from scipy.special import softmax
 
 from fgjax.attribution.gradients import (
-    INTEGRATED_GRADIENTS_PRESETS,
-    REDUCTIONS,
     SMOOTH_GRADIENT_PRESETS,
     GradientConfig,
-    IntegratedGradientsConfig,
     SmoothGradientConfig,
     gradient,
-    input_gradient,
+    smooth_gradient,
+)
+from fgjax.attribution.path_integral import (
+    INTEGRATED_GRADIENTS_PRESETS,
+    IntegratedGradientsConfig,
     integrated_gradients,
     path_integral,
     quadrature,
-    score_gradient,
-    smooth_gradient,
 )
+from fgjax.attribution.score_gradient import REDUCTIONS, input_gradient, score_gradient
 from fgjax.models.classifier import Classifier, create_model
 
 SIDE, CLASSES = 6, 3
@@ -45,14 +44,6 @@ def linear(weights, images):
 def cubic(weights, images):
     """s_k = Σ w_k x³: its gradient is 3 w_k x², pixel by pixel."""
     return linear(weights, images**3)
-
-
-@pytest.fixture
-def untyped():
-    """As a user calls it: without the tests' type checks, which would be faster to complain."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,11 @@ import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from fgjax.attribution.gradients import GradientConfig, input_gradient
+from fgjax.attribution.gradients import GradientConfig
 from fgjax.attribution.guided import (
     DeconvnetConfig,
     GuidedBackpropConfig,
@@ -22,6 +21,7 @@ from fgjax.attribution.guided import (
     rectified_gradient,
     with_relu_rule,
 )
+from fgjax.attribution.score_gradient import input_gradient
 from fgjax.models.layers import Conv, DepthwiseConv
 
 SIDE, HIDDEN, CLASSES = 4, 12, 3
@@ -29,14 +29,6 @@ INPUTS = SIDE * SIDE * 3
 TARGETS = jnp.asarray([2, 0, 1])
 RULES = ("guided", "deconv")
 each_rule = pytest.mark.parametrize("rule", RULES)
-
-
-@pytest.fixture
-def untyped():
-    """As a user calls it: without the tests' type checks, which would be faster to complain."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,11 @@
 """LIME on a model that is linear in superpixels, where the answer is the coefficients; its
 regression against scikit-learn's formula by hand."""
 
-import sys
 from dataclasses import replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from jax.tree_util import Partial
@@ -24,21 +22,11 @@ from fgjax.attribution.lime import (
     superpixels,
 )
 from fgjax.attribution.perturbation import _scores
+from toys import linear
 
 SIDE = 24
 CONFIG = LimeConfig(samples=200, segments=9, ridge=1e-4, infill="zeros", chunk_size=32)
 TARGETS = np.array([0, 1, 0])
-
-
-def linear(weights, images):
-    return jnp.einsum("nhwc,hwk->nk", images, weights) / images.shape[-1]
-
-
-@pytest.fixture
-def untyped():
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture
@@ -168,12 +156,6 @@ def test_one_program_for_all_weights_images_and_keys(key, weights, images):
     so_far = _scores._cache_size()
     run(Partial(linear, jnp.asarray(weights / 2)), images[:, ::-1], key=jax.random.key(3))
     assert _scores._cache_size() == so_far
-
-
-def test_without_scikit_image(key, weights, images, monkeypatch):
-    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
-    with pytest.raises(ImportError, match="pip install scikit-image"):
-        lime(Partial(linear, jnp.asarray(weights)), images, TARGETS, key=key, config=CONFIG)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from jax.tree_util import Partial
@@ -21,6 +20,7 @@ from fgjax.attribution.mask_perturbation import (
     mask_perturbation_step,
     smooth_enlarging,
 )
+from toys import linear
 
 SIDE = 16
 PATCH = (slice(3, 8), slice(8, 14))
@@ -28,17 +28,6 @@ CONFIG = MaskPerturbationConfig(
     steps=40, mask_size=8, mask_blur=0.0, jitter=0, infill="zeros", chunk_size=2
 )
 TARGETS = np.array([0, 1, 0])
-
-
-def linear(weights, images):
-    return jnp.einsum("nhwc,hwk->nk", images, weights) / images.shape[-1]
-
-
-@pytest.fixture
-def untyped():
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from jax.tree_util import Partial
@@ -19,21 +18,11 @@ from fgjax.attribution.occlusion import (
     windows,
 )
 from fgjax.attribution.perturbation import _scores
+from toys import linear
 
 HEIGHT, WIDTH = 28, 36  # 28 px: an eighth of 224
 CONFIG = OcclusionConfig(window=48, stride=24, infill="zeros", chunk_size=16)  # 6 and 3 px
 TARGETS = np.array([0, 2, 1])
-
-
-def linear(weights, images):
-    return jnp.einsum("nhwc,hwk->nk", images, weights) / images.shape[-1]
-
-
-@pytest.fixture
-def untyped():
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture
@@ -112,7 +101,7 @@ def test_the_region_that_the_class_is_read_from():
 
 def test_a_random_infill_needs_a_key_and_others_do_not(key, weights, images):
     run = partial(occlusion, Partial(linear, jnp.asarray(weights)), images, TARGETS)
-    with pytest.raises(ValueError, match="give it a key"):
+    with pytest.raises(ValueError, match="give key="):
         run(config=replace(CONFIG, infill="uniform"))
     keys = jax.random.split(key, 3)
     config = replace(CONFIG, infill="uniform")

@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import partial
 
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from jax.tree_util import Partial
@@ -18,6 +17,7 @@ from fgjax.attribution.recursive_glas import (
     recursive_glas,
     recursive_glas_preset,
 )
+from toys import linear
 
 SIDE = 16
 STRONG, WEAK = (slice(2, 6), slice(2, 6)), (slice(10, 14), slice(10, 14))
@@ -31,17 +31,6 @@ CONFIG = RecursiveGlasConfig(
     stop=1e9,
     chunk_size=16,
 )
-
-
-def linear(weights, images):
-    return jnp.einsum("nhwc,hwk->nk", images, weights) / images.shape[-1]
-
-
-@pytest.fixture
-def untyped():
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

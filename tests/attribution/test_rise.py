@@ -6,7 +6,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from jax.tree_util import Partial
@@ -21,21 +20,11 @@ from fgjax.attribution.rise import (
     rise_masks,
     rise_preset,
 )
+from toys import linear
 
 HEIGHT, WIDTH = 10, 14
 CONFIG = RiseConfig(masks=37, cells=3, chunk_size=8)
 TARGETS = np.array([0, 2, 1])
-
-
-def linear(weights, images):
-    return jnp.einsum("nhwc,hwk->nk", images, weights) / images.shape[-1]
-
-
-@pytest.fixture
-def untyped():
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -1,0 +1,171 @@
+"""Score-CAM: channels weighted by the score of the image that they let through.
+
+Reference:
+  Wang et al., Score-CAM: Score-Weighted Visual Explanations for CNNs, CVPR workshops 2020.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from fgjax.attribution.cam import class_activation, enlarge, last_features, prepare_features
+from fgjax.attribution.infill import Infill, check_infill, keyed_infill
+from fgjax.attribution.perturbation import (
+    CLASS_SCORES,
+    check_at_least_one,
+    check_choice,
+)
+from fgjax.attribution.score_gradient import Score, chunk_for
+from fgjax.attribution.streaming import chunks
+from fgjax.attribution.types import Attribution
+from fgjax.functional import combine
+
+
+@dataclass(frozen=True)
+class ScoreCamConfig:
+    """Settings of Score-CAM.
+
+    Attributes:
+      score: f: the target's "probability", its "logit", or another name of `CLASS_SCORES`.
+      weights: what a channel counts: "increase", f(masked) - f(infill); "score", f(masked)
+        alone; "softmax" over the channels of f(masked).
+      infill: what the mask leaves open shows this: a name of `INFILLS`, an array or a
+        function. "zeros" is X ∘ H in [0, 1] space; the released code multiplies normalised
+        images, where 0 is the data set's mean colour: give that as an array to do the same.
+      channels: only as many, those that vary most over the map; None: all of them.
+      chunk_size: masked images per model call; None: as memory allows.
+    """
+
+    score: Score = "probability"
+    weights: Literal["increase", "score", "softmax"] = "increase"
+    infill: Infill = "zeros"
+    channels: int | None = None
+    chunk_size: int | None = None
+
+    def __post_init__(self):
+        check_choice(self, "score", get_args(Score))
+        check_choice(self, "weights", ("increase", "score", "softmax"))
+        check_at_least_one(self, "channels", "chunk_size")
+        check_infill(self.infill)
+
+
+SCORE_CAM_PRESETS: dict[str, dict[str, Any]] = {
+    # Definition 2: the increase of confidence over the baseline, after the softmax.
+    "wang-2020": {},
+    # Algorithm 1 of the same paper: the weights are a softmax over the channels.
+    "wang-2020-algorithm": dict(score="logit", weights="softmax"),
+    # The released code: the probability itself, nothing subtracted.
+    "score-cam-pytorch": dict(weights="score"),
+    # Faster Score-CAM: the ten channels that vary most.
+    "faster-score-cam": dict(score="logit", weights="softmax", channels=10),
+}
+"""Published settings of Score-CAM by name."""
+
+
+@jax.jit
+def _masked(images, infill, features, image, channel):
+    """X̂ + H (X - X̂), where H is a channel, enlarged and scaled to [0, 1]."""
+    maps = jax.vmap(lambda i, k: features[i, :, :, k])(image, channel)
+    maps = enlarge(maps, *images.shape[1:3])
+    low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
+    masks = ((maps - low) / jnp.where(high == low, 1, high - low))[..., None]
+    return infill[image] + masks * (images[image] - infill[image])
+
+
+@partial(jax.jit, static_argnames=("static", "score"))
+def _score(arrays, static, images, targets, score):
+    logits = combine(arrays, static)(images).astype(jnp.float32)
+    return CLASS_SCORES[score](logits, targets)
+
+
+@partial(jax.jit, static_argnames="kind")
+def _score_weights(scores, baseline, constant, kind):
+    if kind == "softmax":
+        # Where every channel is constant there is nothing to share.
+        shares = jax.nn.softmax(jnp.where(constant, -jnp.inf, scores), axis=1)
+        return jnp.where(constant, 0, shares)
+    return jnp.where(constant, 0, scores - baseline[:, None])
+
+
+def score_cam(
+    model: Any,
+    images: Float[Array | np.ndarray, "n h w c"],
+    targets: Int[Array | np.ndarray, "n"],
+    *,
+    key: Key[Array, "..."] | None = None,
+    config: ScoreCamConfig = ScoreCamConfig(),
+) -> Attribution:
+    """Score-CAM: a channel counts as much as the class when only its region is shown.
+
+      H^k = s(Up(A^k)),  s(A) = (A - min A) / (max A - min A)
+      w_k = f(X ∘ H^k) - f(X_b)      (Wang et al. 2020, Definition 2)
+      L = ReLU(Σ_k w_k A^k)          (seed 003, section 3.1)
+
+    f is the softmax probability, as the paper argues and its code does; its Algorithm 1
+    takes a softmax over the channels for w (`SCORE_CAM_PRESETS`). A channel that is constant
+    over the map has no H and counts 0. There is one forward pass per channel.
+
+    Args:
+      model: a classifier with `features(images)` and `head(features)`.
+      images: RGB in [0, 1].
+      targets: class index per image.
+      key: one key, or one per image; needed by a random infill only.
+      config: see `ScoreCamConfig`.
+
+    Returns:
+      heatmap and maps as in `grad_cam`.
+
+    Raises:
+      ValueError: as in `grad_cam`; a random infill without a key.
+    """
+    prepared = prepare_features(model, images, targets, "score_cam")
+    arrays, static, images, targets = prepared
+    infill = keyed_infill(config.infill, images, key)
+    features = _all_features(prepared, config.chunk_size)
+    features, constant = _chosen_channels(features, config.channels)
+    n, count = constant.shape
+
+    size = chunk_for(prepared, config.chunk_size, n * count, backward=False)
+    find = partial(_score, arrays, static, score=config.score)
+    scores = []
+    for index, keep in chunks(n * count, size):
+        image, channel = np.divmod(index, count)
+        masked = _masked(images, infill, features, image, channel)
+        scores.append(find(masked, targets[image])[: keep.sum()])
+        scores[-1].block_until_ready()  # calls that wait hold no more than one call's images
+    scores = jnp.concatenate(scores).reshape(n, count)
+
+    baseline = jnp.zeros(n)
+    if config.weights == "increase":
+        parts = [
+            find(infill[index], targets[index])[: keep.sum()] for index, keep in chunks(n, size)
+        ]
+        baseline = jnp.concatenate(parts)
+    return class_activation(
+        features, _score_weights(scores, baseline, constant, config.weights), images
+    )
+
+
+def _all_features(prepared, chunk_size):
+    arrays, static, images, _ = prepared
+    size = chunk_for(prepared, chunk_size, len(images), backward=False)
+    return jnp.concatenate(
+        [
+            last_features(arrays, static, images[index]).astype(jnp.float32)[: keep.sum()]
+            for index, keep in chunks(len(images), size)
+        ]
+    )
+
+
+@partial(jax.jit, static_argnames="channels")
+def _chosen_channels(features, channels):
+    """The features of the channels that vary most, and which of those are constant."""
+    if channels is not None and channels < features.shape[-1]:
+        _, order = jax.lax.top_k(features.std((1, 2)), channels)
+        features = jnp.take_along_axis(features, order[:, None, None, :], axis=-1)
+    return features, features.max((1, 2)) == features.min((1, 2))
