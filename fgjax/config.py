@@ -5,7 +5,6 @@ merges and checks types; this file says what went wrong in the user's words.
 """
 
 import dataclasses
-import math
 import os
 import re
 import typing
@@ -21,23 +20,9 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from fgjax.attribution import CONFIGS, METHODS, PRESETS
-from fgjax.options import (
-    BASELINES,
-    CROPS,
-    PATHS,
-    STAGES,
-    CompareConfig,
-    Config,
-    ConfigError,
-    DataConfig,
-    EvaluateConfig,
-    ExplainConfig,
-    ModelConfig,
-    ReportConfig,
-    TrainConfig,
-    TtaConfig,
-)
+from fgjax.attribution import CONFIGS, PRESETS
+from fgjax.option_ranges import check_ranges
+from fgjax.options import PATHS, STAGES, CompareConfig, Config, ConfigError, ExplainConfig
 from fgjax.spelling import did_you_mean
 
 EXAMPLES = {
@@ -297,166 +282,20 @@ def _build(plain: dict[str, Any]) -> Config:
     explain, compare = dict(plain["explain"]), dict(plain["compare"])
     method = explain["method"]
     own = {f.name: explain.pop(f.name) for f in dataclasses.fields(CONFIGS[method])}
-    settings = _settings(method, own, "explain")
-    each = {name: _settings(name, compare.pop(name), f"compare.{name}") for name in CONFIGS}
-    config = Config(
-        run_dir=plain["run_dir"],
-        seed=plain["seed"],
-        stages=tuple(plain["stages"]),
-        dry_run=plain["dry_run"],
-        parallel=plain["parallel"],
-        data=DataConfig(**plain["data"]),
-        model=ModelConfig(**plain["model"]),
-        train=TrainConfig(**{k: _frozen(v) for k, v in plain["train"].items()}),
-        explain=ExplainConfig(**explain, settings=settings),
-        evaluate=EvaluateConfig(**plain["evaluate"]),
-        report=ReportConfig(**plain["report"]),
-        compare=CompareConfig(**{k: _frozen(v) for k, v in compare.items()}, settings=each),
-        tta=TtaConfig(**{k: _frozen(v) for k, v in plain["tta"].items()}),
-    )
-    for name, value in flatten(plain).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{name}={value}: must be finite")
-    _check(config)
-    return config
-
-
-def _check(config: Config) -> None:
-    for stage in config.stages:
-        if stage not in STAGES:
-            raise ConfigError(
-                f"stages: no stage {stage!r}; {', '.join(STAGES)}.{did_you_mean(stage, STAGES)}"
-            )
-    data, model, train = config.data, config.model, config.train
-    positive = {
-        "data.size": data.size,
-        "data.limit": data.limit,
-        "data.workers": data.workers,
-        "data.train_images": data.train_images,
-        "data.test_images": data.test_images,
-        "train.epochs": train.epochs,
-        "train.batch_size": train.batch_size,
-        "train.learning_rate": train.learning_rate,
-        "train.adam_eps": train.adam_eps,
-        "compare.steps": config.compare.steps,
+    settings = {
+        "explain": _settings(method, own, "explain"),
+        "compare": {
+            name: _settings(name, compare.pop(name), f"compare.{name}") for name in CONFIGS
+        },
     }
-    for name, value in positive.items():
-        if value is not None and not value > 0:
-            raise ConfigError(f"{name}={value}: must be above 0")
-    for name, value in {
-        "train.weight_decay": train.weight_decay,
-        "train.light": train.light,
-        "train.color": train.color,
-        "compare.sensitivity": config.compare.sensitivity,
-        "compare.randomised": config.compare.randomised,
-        "compare.again": config.compare.again,
-        "compare.gallery": config.compare.gallery,
-        "report.images": config.report.images,
-        "report.figures": config.report.figures,
-        "tta.padding": config.tta.padding,
-    }.items():
-        if value < 0:
-            raise ConfigError(f"{name}={value}: must not be negative")
-    for name, value in {
-        "data.test_share": data.test_share,
-        "train.warmup": train.warmup,
-        "train.label_smoothing": train.label_smoothing,
-        "train.shift": train.shift,
-        "train.momentum": train.momentum,
-    }.items():
-        if not 0 <= value <= 1:
-            raise ConfigError(f"{name}={value}: from 0 to 1")
-    if not config.stages:
-        raise ConfigError(f"stages: none given; {', '.join(STAGES)}")
-    if config.seed < 0 or config.seed >= 2**32:
-        raise ConfigError(f"seed={config.seed}: a whole number from 0 to 2**32 - 1")
-    if data.size < 32:
-        raise ConfigError(f"data.size={data.size}: at least 32 pixels")
-    if not 0 < data.crop <= 1:
-        raise ConfigError(f"data.crop={data.crop}: above 0 and at most 1")
-    if not 0 < config.evaluate.threshold < 1:
-        raise ConfigError(f"evaluate.threshold={config.evaluate.threshold}: between 0 and 1")
-    _check_tta(config)
-    if not 0 < train.crop <= 1:
-        raise ConfigError(f"train.crop={train.crop}: above 0 and at most 1")
-    for method in config.compare.methods:
-        if method not in (*METHODS, *BASELINES):
-            known = (*METHODS, *BASELINES)
-            hint = did_you_mean(method, known)
-            raise ConfigError(f"compare.methods: {method!r}: one of {', '.join(known)}.{hint}")
-    for share in train.drops:
-        if not 0 < share < 1:
-            raise ConfigError(f"train.drops: {share} is not a share of the training, in (0, 1)")
-    read_rates(train.rates)
-    if not 0 < train.validation < 1:
-        raise ConfigError(f"train.validation={train.validation}: between 0 and 1")
-    if model.weights and model.checkpoint:
-        raise ConfigError("model.weights and model.checkpoint: give one of them, not both")
-    if model.labels and not (model.weights or model.checkpoint):
-        raise ConfigError("model.labels belongs to model.weights: it names that file's outputs")
-
-
-def _check_tta(config: Config) -> None:
-    tta = config.tta
-    for crop in tta.crops:
-        if crop not in CROPS:
-            raise ConfigError(
-                f"tta.crops: no crop {crop!r}; {', '.join(CROPS)}.{did_you_mean(crop, CROPS)}"
-            )
-    if not 0 < tta.threshold < 1:
-        raise ConfigError(f"tta.threshold={tta.threshold}: between 0 and 1")
-    if not 0 < tta.share <= 1:
-        raise ConfigError(f"tta.share={tta.share}: above 0 and at most 1")
-    if "tta" in config.stages and not tta.crops:
-        raise ConfigError(f"tta.crops: none given; {', '.join(CROPS)}")
-
-
-def read_rates(rates: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
-    """("classifier:10",) -> (("classifier", 10.0),).
-
-    Raises:
-      ConfigError: a word that is not MODULE:FACTOR with a factor of 0 or more.
-    """
-    pairs = []
-    for word in rates:
-        name, colon, factor = word.rpartition(":")
-        try:
-            value = float(factor)
-        except ValueError:
-            value = math.nan
-        if not (colon and name and 0 <= value < math.inf):
-            raise ConfigError(f"train.rates: {word!r} is not MODULE:FACTOR, such as classifier:10")
-        pairs.append((name, value))
-    return tuple(pairs)
-
-
-def describe(method: str = ExplainConfig.method) -> list[tuple[str, str, str]]:
-    """Every option: its name, its default, and what it is (from the docstrings).
-
-    Args:
-      method: whose settings are listed as explain.*.
-    """
-    rows = []
-
-    def add(cls: type, prefix: str):
-        # A subclass says only what it adds.
-        texts = [base.__doc__ or "" for base in cls.__mro__ if base is not object]
-        for f in dataclasses.fields(cls):
-            if f.name == "settings" or dataclasses.is_dataclass(f.type):
-                continue
-            pattern = rf"^ +{f.name}: (.*?)(?=^ +[\w, ]+: |\n\n|\Z)"
-            found = next((m for t in texts if (m := re.search(pattern, t, re.S | re.M))), None)
-            about = " ".join(found[1].split()) if found else ""
-            default = f.default
-            if isinstance(default, tuple):
-                default = ",".join(map(str, default))
-            default = str(default).lower() if isinstance(default, bool) else default
-            rows.append((f"{prefix}{f.name}", "" if default is None else str(default), about))
-
-    add(Config, "")
+    rest = plain | {"explain": explain, "compare": compare}
+    values: dict[str, Any] = {}
     for f in dataclasses.fields(Config):
+        value = rest[f.name]
         if dataclasses.is_dataclass(f.type):
-            add(f.type, f"{f.name}.")
-            if f.name == "explain":
-                add(CONFIGS[method], "explain.")
-    return rows
+            more = {"settings": settings[f.name]} if f.name in settings else {}
+            value = f.type(**{k: _frozen(v) for k, v in value.items()}, **more)
+        values[f.name] = _frozen(value)
+    config = Config(**values)
+    check_ranges(config, flatten(plain))
+    return config

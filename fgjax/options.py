@@ -1,6 +1,6 @@
 """What a run can be told: every option with its meaning, type and default.
 
-The docstrings are the help text: `config.describe` reads them.
+The docstrings are the help text: `option_help.describe` reads them.
 """
 
 from dataclasses import dataclass, field

@@ -12,8 +12,9 @@ from typing import Any
 import rich.table
 
 from fgjax.attribution import METHODS
-from fgjax.config import describe, list_configs, resolve
+from fgjax.config import list_configs, resolve
 from fgjax.data.types import DataError
+from fgjax.option_help import describe
 from fgjax.options import ConfigError
 from fgjax.progress import console, say
 

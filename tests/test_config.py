@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from fgjax.attribution import CONFIGS
-from fgjax.config import ConfigError, describe, flatten, list_configs, resolve
+from fgjax.config import ConfigError, flatten, list_configs, resolve
+from fgjax.option_help import describe
 
 
 def error(*words: str) -> str:

@@ -10,7 +10,8 @@ import pytest
 
 import fgjax.progress
 import fgjax.run
-from fgjax.config import describe, list_configs
+from fgjax.config import list_configs
+from fgjax.option_help import describe
 from fgjax.progress import progress, say
 from fgjax.run import main, print_metrics
 

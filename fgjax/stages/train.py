@@ -12,11 +12,11 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Int
 
-from fgjax.config import read_rates
 from fgjax.data.pipeline import epoch_order
 from fgjax.data.types import Source
 from fgjax.files import write_atomic
 from fgjax.models.classifier import Classifier
+from fgjax.option_ranges import read_rates
 from fgjax.options import Config, ConfigError, TrainConfig
 from fgjax.parallel import make_mesh, replicate, shard
 from fgjax.progress import say

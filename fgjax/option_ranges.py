@@ -1,0 +1,98 @@
+"""Which values the options may take; what is out of its range is told by name."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from fgjax.attribution import METHODS
+from fgjax.options import BASELINES, CROPS, STAGES, Config, ConfigError
+from fgjax.spelling import did_you_mean
+
+ABOVE_ZERO = (
+    "data.limit", "data.workers", "data.train_images", "data.test_images",
+    "train.epochs", "train.batch_size", "train.learning_rate", "train.adam_eps",
+    "compare.steps",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "train.weight_decay", "train.light", "train.color",
+    "compare.sensitivity", "compare.randomised", "compare.again", "compare.gallery",
+    "report.images", "report.figures",
+    "tta.padding",
+)  # fmt: skip
+ZERO_TO_ONE = (
+    "data.test_share",
+    "train.warmup", "train.label_smoothing", "train.shift", "train.momentum",
+)  # fmt: skip
+BETWEEN_ZERO_AND_ONE = ("train.validation", "evaluate.threshold", "tta.threshold")
+SHARES = ("data.crop", "train.crop", "tta.share")
+
+RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
+    (ABOVE_ZERO, "must be above 0", lambda value: value > 0),
+    (NOT_NEGATIVE, "must not be negative", lambda value: value >= 0),
+    (ZERO_TO_ONE, "from 0 to 1", lambda value: 0 <= value <= 1),
+    (BETWEEN_ZERO_AND_ONE, "between 0 and 1", lambda value: 0 < value < 1),
+    (SHARES, "above 0 and at most 1", lambda value: 0 < value <= 1),
+    (("data.size",), "at least 32 pixels", lambda value: value >= 32),
+    (("seed",), "a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),
+)
+"""Options, what their values must be, and whether one is; null is always in range."""
+
+NAMES = {
+    "stages": STAGES,
+    "tta.crops": CROPS,
+    "compare.methods": (*METHODS, *BASELINES),
+}
+"""Lists of names, and the names there are."""
+
+
+def check_ranges(config: Config, flat: dict[str, Any]) -> None:
+    """Raises ConfigError for the first option whose value cannot be meant.
+
+    Args:
+      config: the options.
+      flat: the same, option -> value.
+    """
+    for name, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name}={value}: must be finite")
+    for names, wants, holds in RANGES:
+        for name in names:
+            if flat[name] is not None and not holds(flat[name]):
+                raise ConfigError(f"{name}={flat[name]}: {wants}")
+    for option, known in NAMES.items():
+        for name in flat[option]:
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise ConfigError(f"{option}: {name!r} is none of {', '.join(known)}.{hint}")
+    if not config.stages:
+        raise ConfigError(f"stages: none given; {', '.join(STAGES)}")
+    if "tta" in config.stages and not config.tta.crops:
+        raise ConfigError(f"tta.crops: none given; {', '.join(CROPS)}")
+    for share in config.train.drops:
+        if not 0 < share < 1:
+            raise ConfigError(f"train.drops: {share} is not a share of the training, in (0, 1)")
+    read_rates(config.train.rates)
+    model = config.model
+    if model.weights and model.checkpoint:
+        raise ConfigError("model.weights and model.checkpoint: give one of them, not both")
+    if model.labels and not (model.weights or model.checkpoint):
+        raise ConfigError("model.labels belongs to model.weights: it names that file's outputs")
+
+
+def read_rates(rates: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+    """("classifier:10",) -> (("classifier", 10.0),).
+
+    Raises:
+      ConfigError: a word that is not MODULE:FACTOR with a factor of 0 or more.
+    """
+    pairs = []
+    for word in rates:
+        name, colon, factor = word.rpartition(":")
+        try:
+            value = float(factor)
+        except ValueError:
+            value = math.nan
+        if not (colon and name and 0 <= value < math.inf):
+            raise ConfigError(f"train.rates: {word!r} is not MODULE:FACTOR, such as classifier:10")
+        pairs.append((name, value))
+    return tuple(pairs)
