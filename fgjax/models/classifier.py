@@ -45,6 +45,7 @@ class Classifier:
       classes: the name of each output; empty when unknown.
       size: side of the square images it was made for.
       name: of the architecture, a key of `NETWORKS`; empty for a network of another kind.
+      options: what else `make_network` was given to make it, in plain values.
     """
 
     variables: Any
@@ -54,6 +55,7 @@ class Classifier:
     classes: tuple[str, ...] = struct.field(pytree_node=False, default=())
     size: int = struct.field(pytree_node=False, default=224)
     name: str = struct.field(pytree_node=False, default="")
+    options: tuple[tuple[str, Any], ...] = struct.field(pytree_node=False, default=())
 
     def normalise(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n h w 3"]:
         """(image - mean) / std."""
@@ -116,9 +118,10 @@ def create_model(
       num_classes: outputs.
       key: of the weights; the same key gives the same weights. None: key 0.
       size: side of the images it is meant for.
-      options: passed to the network: `padding`, `dtype`.
+      options: passed to the network: `padding`, `dtype`, and what its kind takes besides.
     """
     network = make_network(name, num_classes, **options)
     key = jax.random.key(0) if key is None else key
     variables = jax.jit(network.init)(key, jnp.zeros((1, 96, 96, 3), jnp.float32))
-    return Classifier(variables, network, mean, std, classes, size, name)
+    kept = tuple((k, v) for k, v in options.items() if k != "dtype")
+    return Classifier(variables, network, mean, std, classes, size, name, kept)

@@ -222,7 +222,8 @@ def load_pretrained(
         variables |= _fresh_head(network, jax.random.key(0) if key is None else key)
     mean, std = _normalisation(name, metadata, about)
     variables = traverse_util.unflatten_dict(variables, sep="/")
-    return Classifier(variables, network, mean, std, classes, size, name)
+    options = (("padding", padding),)
+    return Classifier(variables, network, mean, std, classes, size, name, options)
 
 
 def _fresh_head(network: nn.Module, key: Key[Array, ""]) -> dict[str, Array]:

@@ -66,7 +66,7 @@ def save_classifier(path: Path, model: Classifier) -> None:
         "format": FORMAT,
         "name": model.name,
         "num_classes": model.network.num_classes,
-        "padding": model.network.padding,
+        "options": dict(model.options) or {"padding": model.network.padding},
         "mean": model.mean,
         "std": model.std,
         "size": model.size,
@@ -94,7 +94,8 @@ def load_classifier(path: str | Path) -> Classifier:
         )
     try:
         about = json.loads((path / "classifier.json").read_text(encoding="utf-8"))
-        network = make_network(about["name"], about["num_classes"], padding=about["padding"])
+        options = _options(about)
+        network = make_network(about["name"], about["num_classes"], **dict(options))
         shapes = variable_shapes(network)
         _check_shapes(path / "weights", shapes)
         variables = load_tree(path / "weights", shapes)
@@ -109,4 +110,11 @@ def load_classifier(path: str | Path) -> Classifier:
         tuple(about["classes"]),
         about["size"],
         about["name"],
+        options,
     )
+
+
+def _options(about: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """What the network was made with; JSON has lists where static fields need tuples."""
+    given = about.get("options", {"padding": about.get("padding", "symmetric")})
+    return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in given.items())

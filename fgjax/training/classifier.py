@@ -53,6 +53,9 @@ class Recipe:
         averages the model came with, which stay. What a small batch or weights whose
         normalisation was folded into the convolutions need.
       frozen: beginnings of the names of modules whose weights and statistics stay.
+      method: the network's method that is called as `method(x, train=True)`; None: `__call__`.
+      objective: (what that method returns, labels) -> the loss, a scalar. None: cross-entropy of
+        logits, with `smoothing`.
     """
 
     optimizer: optax.GradientTransformation
@@ -60,6 +63,14 @@ class Recipe:
     smoothing: float = 0.0
     batch_norm: Literal["batch", "fixed"] = "batch"
     frozen: tuple[str, ...] = ()
+    method: str | None = None
+    objective: Callable[[Any, Int[Array, "n"]], Float[Array, ""]] | None = None
+
+    def loss(self, outputs: Any, labels: Int[Array, "n"]) -> Float[Array, ""]:
+        """What a step makes smaller."""
+        if self.objective is not None:
+            return self.objective(outputs, labels)
+        return cross_entropy(outputs, labels, self.smoothing).mean()
 
 
 def start(model: Classifier, optimizer: optax.GradientTransformation) -> TrainState:
@@ -99,14 +110,15 @@ def train_step(
 
     def loss(params):
         with _fix_statistics(recipe):
-            logits, changed = network.apply(
+            outputs, changed = network.apply(
                 {**state.variables, "params": freeze(params, recipe.frozen)},
                 x,
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": keys[1]},
+                method=recipe.method,
             )
-        return cross_entropy(logits, labels, recipe.smoothing).mean(), changed
+        return recipe.loss(outputs, labels), changed
 
     before = state.variables["params"]
     (value, changed), grad = jax.value_and_grad(loss, has_aux=True)(before)

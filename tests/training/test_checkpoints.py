@@ -37,7 +37,7 @@ def test_a_classifier_comes_back_as_it_was(model, saved):
     loaded = load_classifier(saved)
     for a, b in zip(jax.tree.leaves(model), jax.tree.leaves(loaded), strict=True):
         np.testing.assert_array_equal(a, b)
-    for name in ("network", "mean", "std", "classes", "size"):
+    for name in ("network", "mean", "std", "classes", "size", "name", "options"):
         assert getattr(loaded, name) == getattr(model, name), name
     images = jnp.asarray(np.random.default_rng(0).random((2, 48, 48, 3), np.float32))
     call = jax.jit(lambda m, x: m(x))
@@ -46,6 +46,15 @@ def test_a_classifier_comes_back_as_it_was(model, saved):
 
 def test_the_runs_folder_will_do(saved):
     assert load_classifier(str(saved.parent)).classes == ("blå", "grün", "red")
+
+
+def test_a_checkpoint_of_before_there_were_options(model, saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "old")
+    path = tmp_path / "old" / "classifier.json"
+    about = json.loads(path.read_text())
+    about["padding"] = about.pop("options")["padding"]
+    path.write_text(json.dumps(about))
+    assert load_classifier(path.parent).network == model.network
 
 
 def test_no_checkpoint(tmp_path):

@@ -229,3 +229,29 @@ def test_larger_images_are_cropped_for_training_and_in_the_middle_for_measuring(
     np.testing.assert_allclose(
         step(model, middle, wide)[1], step(model, middle, IMAGES[:BATCH])[1], rtol=1e-6
     )
+
+
+def test_an_objective_of_what_another_method_returns(model):
+    """The loss is the objective of that method's output, and its gradient moves the weights."""
+    rate = 0.1
+
+    def objective(features, labels):
+        return (features.mean(axis=(1, 2, 3)) * labels.astype(jnp.float32)).sum()
+
+    recipe = Recipe(optax.sgd(rate), Augmentation(flip=False), method="features",
+                    objective=objective, batch_norm="fixed")  # fmt: skip
+    images, labels = IMAGES[:BATCH], LABELS[:BATCH]
+    state = jax.tree.map(jnp.array, start(model, recipe.optimizer))
+    kind = dict(network=model.network, mean=model.mean, std=model.std, recipe=recipe)
+    after, loss = train_step(state, images, labels, jax.random.key(0), **kind)
+
+    def expected(params):
+        variables = {**model.variables, "params": params}
+        features = model.replace(variables=variables).features(images.astype(np.float32) / 255)
+        return objective(features, jnp.asarray(labels))
+
+    value, grad = jax.value_and_grad(expected)(model.variables["params"])
+    np.testing.assert_allclose(loss, value, rtol=1e-5)
+    moved = jax.tree.map(lambda p, g: p - rate * g, model.variables["params"], grad)
+    for a, b in zip(jax.tree.leaves(after.variables["params"]), jax.tree.leaves(moved)):
+        np.testing.assert_allclose(a, b, atol=1e-5)
