@@ -51,9 +51,11 @@ from fgjax.attribution.fido import FIDO_PRESETS, fido_preset
 from fgjax.attribution.scores import log_odds
 from fgjax.evaluation import deletion, insertion, iou, pointing_game, total_variation
 from fgjax.models.classifier import Classifier, create_model
+from fgjax.models.grouping import group_pixels
 from fgjax.models.pretrained import load_pretrained
 from fgjax.store import load_maps
 from fgjax.training.checkpoints import load_classifier
+from fgjax.training.part_occurrence import part_occurrence_loss
 
 __version__ = "0.1.0"
 
@@ -91,6 +93,7 @@ __all__ = [
     "grad_cam",
     "grad_cam_plus_plus",
     "gradient",
+    "group_pixels",
     "guided_backprop",
     "guided_grad_cam",
     "insertion",
@@ -103,6 +106,7 @@ __all__ = [
     "log_odds",
     "mask_perturbation",
     "occlusion",
+    "part_occurrence_loss",
     "pointing_game",
     "recursive_glas",
     "rise",
