@@ -1,6 +1,5 @@
 """A network together with its weights and its idea of a normalised image."""
 
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -10,28 +9,14 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
-from fgjax.models.inception import InceptionV3
-from fgjax.models.mobilenet import MobileNetV2
-from fgjax.models.resnet import ResNet
-from fgjax.models.vgg import VGG
+from fgjax.models.backbones import BACKBONES
 from fgjax.spelling import did_you_mean
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-NETWORKS = {
-    "resnet_tiny": partial(ResNet, depths=(1, 1, 1, 1), width=16, small_stem=True),
-    "resnet18": ResNet,
-    "resnet34": partial(ResNet, depths=(3, 4, 6, 3)),
-    "resnet50": partial(ResNet, depths=(3, 4, 6, 3), bottleneck=True),
-    "resnet101": partial(ResNet, depths=(3, 4, 23, 3), bottleneck=True),
-    "vgg16": VGG,
-    "vgg19": partial(VGG, depths=(2, 2, 4, 4, 4)),
-    "vgg16_bn": partial(VGG, norm=True),
-    "vgg19_bn": partial(VGG, depths=(2, 2, 4, 4, 4), norm=True),
-    "inception_v3": InceptionV3,
-    "mobilenet_v2": MobileNetV2,
-}
-"""Architectures by name: functions of `num_classes`, `padding` and `dtype`."""
+NETWORKS = {**BACKBONES}
+"""Architectures by name: functions of `num_classes`, `padding`, `dtype` and what a kind takes
+besides."""
 
 
 @struct.dataclass

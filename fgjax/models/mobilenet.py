@@ -70,14 +70,19 @@ class MobileNetV2(nn.Module):
         self.classifier = nn.Dense(self.num_classes, dtype=jnp.float32)
 
     def intermediates(
-        self, x: Float[Array, "n h w 3"], train: bool = False
+        self, x: Float[Array, "n h w 3"], train: bool = False, last: str = "features"
     ) -> dict[str, Float[Array, "n ..."]]:
-        """Every stage's output by name: "stem", "stage_0" … "stage_6", "features"."""
+        """Every stage's output by name: "stem", "stage_0" … "stage_6", "features".
+
+        Those after `last` are left out; a network that is only used so has no weights for them.
+        """
         out = {"stem": (x := _relu6(self.stem_norm(self.stem(x), train)))}
         for stage, (_, _, repeats, _) in enumerate(STAGES):
             for i in range(repeats):
                 x = self.blocks[f"{stage}_{i}"](x, train)
             out[f"stage_{stage}"] = x
+            if last == f"stage_{stage}":
+                return out
         out["features"] = _relu6(self.last_norm(self.last(x), train))
         return out
 

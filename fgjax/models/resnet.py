@@ -78,9 +78,12 @@ class ResNet(nn.Module):
         self.classifier = nn.Dense(self.num_classes, dtype=jnp.float32)
 
     def intermediates(
-        self, x: Float[Array, "n h w 3"], train: bool = False
+        self, x: Float[Array, "n h w 3"], train: bool = False, last: str = "features"
     ) -> dict[str, Float[Array, "n ..."]]:
-        """Every stage's output by name: "stem", "stage_0" … "stage_3", "features"."""
+        """Every stage's output by name: "stem", "stage_0" … "stage_3", "features".
+
+        Those after `last` are left out; a network that is only used so has no weights for them.
+        """
         x = nn.relu(self.stem_norm(self.stem(x), train))
         if not self.small_stem:
             x = max_pool(x, 3, 2, self.padding)
@@ -89,6 +92,8 @@ class ResNet(nn.Module):
             for i in range(depth):
                 x = self.blocks[f"{stage}_{i}"](x, train)
             out[f"stage_{stage}"] = x
+            if last == f"stage_{stage}":
+                return out
         out["features"] = x
         return out
 
