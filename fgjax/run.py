@@ -14,6 +14,7 @@ import rich.table
 from fgjax.attribution import METHODS
 from fgjax.config import list_configs, resolve
 from fgjax.data.types import DataError
+from fgjax.grid import find_grid
 from fgjax.option_help import describe
 from fgjax.options import ConfigError
 from fgjax.progress import console, say
@@ -76,7 +77,12 @@ def print_help(method: str = "fido") -> None:
 
 
 def run(words: list[str]) -> int:
-    """Resolves the config and goes through its stages. See `main` for errors and results."""
+    """Resolves the config and goes through its stages, or, of a config with a `grid`, through
+    its trials. See `main` for errors and results."""
+    if grid := find_grid(words):
+        from fgjax.sweep import sweep
+
+        return sweep(*grid, words)
     name, config, plain = resolve(words)
     # The stages load Orbax and tensorstore: wrong options are told before that.
     from fgjax.data.pipeline import fingerprint
