@@ -17,12 +17,8 @@ both sides on one core and is the fairer number on a machine that is not quiet.
 
 import argparse
 import json
-import math
 import os
-import platform
-import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -30,100 +26,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from side_by_side import NO_TORCH, alternate, machine, make_inputs, summarise
+from torch_resnet import DEPTHS, load_both
 
-import fgjax
 from fgjax.attribution.fido import FidoConfig, FidoState, fido_step
-from fgjax.attribution.infill import blur
 from fgjax.functional import combine, partition
 
 try:
     import torch
-    from torch import nn
     from torch.nn import functional as F
 except ImportError:
     torch = None
 
 CASES = (("resnet18", 96), ("resnet50", 224))
-DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
-CLASSES = 200
-NO_TORCH = (
-    "fido_step.py compares with PyTorch, which is not installed: "
-    'pip install "fgjax[parity]" (torch 2.13, Python 3.11 or newer)'
-)
-
 
 # The PyTorch side. Parameter names are torchvision's.
 
 if torch:
-
-    class Block(nn.Module):
-        """Two 3x3 convolutions or a 1x1-3x3-1x1 bottleneck, around a shortcut."""
-
-        def __init__(self, inputs, features, stride, bottleneck):
-            super().__init__()
-            out = features * (4 if bottleneck else 1)
-            kernels = (1, 3, 1) if bottleneck else (3, 3)
-            self.depth = len(kernels)
-            for i, kernel in enumerate(kernels):
-                width = out if i == self.depth - 1 else features
-                step = stride if i == (1 if bottleneck else 0) else 1
-                conv = nn.Conv2d(inputs if i == 0 else features, width, kernel, step, kernel // 2,
-                                 bias=False)  # fmt: skip
-                setattr(self, f"conv{i + 1}", conv)
-                setattr(self, f"bn{i + 1}", nn.BatchNorm2d(width))
-            self.downsample = None
-            if stride != 1 or inputs != out:
-                conv = nn.Conv2d(inputs, out, 1, stride, bias=False)
-                self.downsample = nn.Sequential(conv, nn.BatchNorm2d(out))
-
-        def forward(self, x):
-            y = x
-            for i in range(1, self.depth + 1):
-                y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
-                y = F.relu(y, inplace=True) if i < self.depth else y
-            return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
-
-    class TorchResNet(nn.Module):
-        """ResNet on images in [0, 1], NCHW."""
-
-        def __init__(self, name, num_classes=CLASSES):
-            super().__init__()
-            bottleneck = name == "resnet50"
-            self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-            self.bn1 = nn.BatchNorm2d(64)
-            inputs = 64
-            for stage, depth in enumerate(DEPTHS[name]):
-                blocks = []
-                for i in range(depth):
-                    stride = 2 if stage and i == 0 else 1
-                    blocks.append(Block(inputs, 64 * 2**stage, stride, bottleneck))
-                    inputs = 64 * 2**stage * (4 if bottleneck else 1)
-                setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
-            self.fc = nn.Linear(inputs, num_classes)
-            mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
-            self.register_buffer("mean", mean[:, None, None], persistent=False)
-            self.register_buffer("std", std[:, None, None], persistent=False)
-
-        def forward(self, x):
-            x = F.relu(self.bn1(self.conv1((x - self.mean) / self.std)), inplace=True)
-            x = F.max_pool2d(x, 3, 2, 1)
-            x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-            return self.fc(x.mean((2, 3)))
-
-    def torch_model(name, seed=0):
-        """Random weights, with batch statistics and scales that differ from layer to layer:
-        a mix-up between two layers would show."""
-        torch.manual_seed(seed)
-        model = TorchResNet(name)
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.weight, 0.4, 0.8)
-                nn.init.normal_(module.bias, 0, 0.1)
-                nn.init.normal_(module.running_mean, 0, 0.1)
-                nn.init.uniform_(module.running_var, 0.6, 1.4)
-            elif isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
     def torch_loss(logits, model, image, infill, target, noise, step, config):
         """Eqs. 2 and 3 with TV, as fgjax has them. logits `2 h w`, image `3 h w`,
@@ -164,30 +83,6 @@ if torch:
         logits.grad *= logits[0].numel() / 224**2
         optimizer.step()
         return probability
-
-
-def load_both(name, size):
-    """The same random weights as a PyTorch model and as an fgjax classifier."""
-    from safetensors.torch import save_file
-
-    theirs = torch_model(name)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "weights.safetensors"
-        save_file({k: v.contiguous() for k, v in theirs.state_dict().items()}, path)
-        return fgjax.load_pretrained(name, path, size=size), theirs
-
-
-def make_inputs(size, seed=0):
-    """An image of soft blobs in [0, 1], its blurred infill, `1 h w 3`, and a target."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:size, :size] / size
-    image = rng.uniform(0.2, 0.8, (1, size, size, 3))
-    for colour in rng.uniform(-0.5, 0.5, (8, 3)):
-        centre, radius = rng.uniform(0.1, 0.9, 2), rng.uniform(0.05, 0.2)
-        bump = np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / (2 * radius**2))
-        image += bump[None, :, :, None] * colour
-    image = np.clip(image, 0, 1).astype(np.float32)
-    return image, np.array(blur(jnp.asarray(image))), np.array([3], np.int32)
 
 
 def fresh_state(logits, config):
@@ -261,47 +156,6 @@ def check_parity(name, size, batch, temperature=1.0):
     return found
 
 
-def _timed(function, repeats=1):
-    start = time.perf_counter()
-    for _ in range(repeats):
-        function()
-    return (time.perf_counter() - start) / repeats
-
-
-def alternate(sides, rounds, seconds=1.0):
-    """Seconds per call of each side, `{name: [round, ...]}`, the sides taking turns.
-
-    Every side is called once before, uncounted. In a round each is called as often as
-    fills about `seconds`, and who starts changes from round to round.
-    """
-    repeats = max(1, math.ceil(seconds / max(max(_timed(f) for f in sides.values()), 1e-9)))
-    times = {name: [] for name in sides}
-    for i in range(rounds):
-        order = list(sides) if i % 2 == 0 else list(reversed(sides))
-        for name in order:
-            time.sleep(0.05)  # the other side's worker threads go to sleep
-            times[name].append(_timed(sides[name], repeats))
-    return times
-
-
-def summarise(times):
-    """Median and range of both sides, and PyTorch / ours: the median over rounds of the
-    ratio within a round, with its range, and that of each side's fastest round (what is
-    left when other load is not). Above 1 ours is faster."""
-    ratios = [b / a for a, b in zip(times["fgjax"], times["torch"], strict=True)]
-    out = {
-        name: {"median_s": statistics.median(t), "min_s": min(t), "max_s": max(t), "rounds_s": t}
-        for name, t in times.items()
-    }
-    out["ratio"] = {
-        "median": statistics.median(ratios),
-        "min": min(ratios),
-        "max": max(ratios),
-        "fastest": min(times["torch"]) / min(times["fgjax"]),
-    }
-    return out
-
-
 def time_step(name, size, batch, rounds):
     """Times both sides of one case; a dictionary of numbers."""
     ours, theirs = load_both(name, size)
@@ -365,27 +219,6 @@ def time_parts(name, size, batch, rounds):
         mine(), other()
         out[part] = summarise(alternate({"fgjax": mine, "torch": other}, rounds))
     return out
-
-
-def machine():
-    """What the numbers were measured on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = lines[0].split(":")[1].strip() if lines else cpu
-    versions = {"python": platform.python_version(), "jax": jax.__version__}
-    names = [Path(a).name for a in sys.argv[1:]]  # no folders of this machine
-    if torch:
-        versions["torch"] = torch.__version__
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": len(os.sched_getaffinity(0)),
-        "system": platform.system(),
-        "versions": {**versions, "numpy": np.__version__},
-        "command": " ".join([f"python benchmarks/{Path(sys.argv[0]).name}", *names]),
-    }
 
 
 def markdown(report):

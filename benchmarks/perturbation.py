@@ -20,7 +20,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fido_step import NO_TORCH, alternate, load_both, machine, make_inputs, summarise, torch
+from side_by_side import NO_TORCH, alternate, machine, make_inputs, summarise
+from torch_resnet import load_both, torch
 
 import fgjax
 from fgjax.functional import compiled

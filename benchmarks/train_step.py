@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from fido_step import NO_TORCH, alternate, load_both, machine, summarise, torch
+from side_by_side import NO_TORCH, alternate, machine, summarise
+from torch_resnet import load_both, torch
 
 from fgjax.models.layers import DepthwiseConv
 from fgjax.training.augment import Augmentation

@@ -3,6 +3,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 import fgjax
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+sys.path.append(str(FOLDER))  # as for a script that is run: its neighbours can be imported
 
 
 def load(name):

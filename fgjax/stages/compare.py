@@ -10,12 +10,9 @@ Every image of every method is written as soon as it is done, so an interrupted 
 on where it stopped, and another method can be added to a finished one.
 """
 
-import csv
 import dataclasses
 import json
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fgjax.attribution import METHODS
-from fgjax.attribution.passes import count_passes
-from fgjax.data.pipeline import Batch, load_examples, stack
+from fgjax.data.pipeline import load_examples, stack
 from fgjax.data.types import DataError, Record, Source
 from fgjax.evaluation import (
     box_mask,
@@ -45,35 +41,11 @@ from fgjax.memory import PeakMemory
 from fgjax.options import BASELINES, Config, ConfigError
 from fgjax.progress import progress, say
 from fgjax.run_folder import RunFolder, to_csv
+from fgjax.stages.compare_task import Task, passes, read_scores
 from fgjax.stages.comparison import write_comparison
 from fgjax.stages.explain import choose_target, image_key
 from fgjax.stages.setup import Explained, base_key
 from fgjax.store import MapStore, read_maps
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What every method is asked: the images that could be read, and their targets."""
-
-    config: Config
-    source: Source
-    explained: Explained
-    records: tuple[Record, ...]
-    batch: Batch
-    images: jax.Array
-    targets: np.ndarray
-    keys: jax.Array
-    folder: Path
-
-    def settings(self, method: str) -> Any:
-        """The method's settings; None of a baseline."""
-        return self.config.compare.settings.get(method)
-
-    def explain(self, method: str) -> Callable:
-        """`(model, images, targets, keys) -> Attribution`; of a baseline, just maps."""
-        return lambda model, images, targets, keys: METHODS[method](
-            model, images, targets, key=keys, config=self.settings(method)
-        )
 
 
 def compare_stage(
@@ -235,18 +207,6 @@ def _measure(task: Task, method: str) -> None:
             counter.advance()
 
 
-def read_scores(path: Path) -> dict[int, dict[str, str]]:
-    """Image -> its row of scores.csv, without index and name."""
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {
-        int(row["index"]): {k: v for k, v in row.items() if k not in ("index", "name") and v != ""}
-        for row in rows
-    }
-
-
 def _measure_one(task: Task, method: str, index: int) -> dict[str, float]:
     """Every number of one image's map."""
     compare, one = task.config.compare, slice(index, index + 1)
@@ -311,15 +271,3 @@ def randomised_layers(model: Any, images: jax.Array) -> tuple[str, ...]:
     """The last layer, one in the middle and the first: down to where layers are randomised."""
     order = layers_top_down(model, images)
     return tuple(dict.fromkeys((order[0], order[len(order) // 2], order[-1])))
-
-
-def passes(task: Task, method: str) -> tuple[int, int]:
-    """Forward passes, and passes forward and back, per image; none of a baseline."""
-    if method in BASELINES:
-        return 0, 0
-    height, width = task.images.shape[1:3]
-    model = task.explained.model
-    channels = 0
-    if hasattr(model, "features"):
-        channels = jax.eval_shape(model.features, task.images[:1]).shape[-1]
-    return tuple(count_passes(method, task.settings(method), height, width, channels))

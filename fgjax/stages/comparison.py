@@ -17,6 +17,7 @@ from fgjax.options import BASELINES
 from fgjax.progress import console, say
 from fgjax.report.comparison import Column, Picture, Row, Table, write_comparison_page
 from fgjax.run_folder import RunFolder
+from fgjax.stages.compare_task import Task, passes, read_scores
 from fgjax.store import read_maps
 
 SHOWN = {
@@ -50,7 +51,7 @@ INSTEAD = {
 Scores = dict[str, dict[str, Summary]]
 
 
-def sentences(task) -> dict[str, str]:
+def sentences(task: Task) -> dict[str, str]:
     """How each number was measured."""
     compare, level = task.config.compare, task.config.evaluate.threshold
     found = protocols(threshold=level) | model_protocols(
@@ -69,10 +70,8 @@ def better(metric: str) -> bool | None:
     return True if metric.startswith("pointing_15px") else BETTER[metric]
 
 
-def collect(task, methods: list[str]) -> Scores:
+def collect(task: Task, methods: list[str]) -> Scores:
     """Method -> metric -> mean with its interval over the images."""
-    from fgjax.stages.compare import read_scores
-
     scores: Scores = {}
     for method in methods:
         rows = read_scores(task.folder / method / "scores.csv")
@@ -115,10 +114,8 @@ def _mean(scores: dict[str, Summary], metric: str) -> float:
     return scores[metric].mean if metric in scores else float("nan")
 
 
-def cost(task, method: str) -> dict[str, Any]:
+def cost(task: Task, method: str) -> dict[str, Any]:
     """Passes, seconds per image without compiling, seconds to compile, and peak memory."""
-    from fgjax.stages.compare import passes
-
     forward, backward = passes(task, method)
     path = task.folder / method / "calls.jsonl"
     calls = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -135,9 +132,11 @@ def cost(task, method: str) -> dict[str, Any]:
     }
 
 
-def write_comparison(task, methods: list[str], refused: dict[str, str], run: RunFolder) -> None:
+def write_comparison(
+    task: Task, methods: list[str], refused: dict[str, str], run: RunFolder
+) -> None:
     """Writes compare.csv, compare.md, compare.json and compare.html, and prints the table."""
-    scores, ranks = collect(task, methods), {}
+    scores = collect(task, methods)
     ranks = mean_ranks(scores)
     costs = {method: cost(task, method) for method in methods}
     about = sentences(task)
@@ -181,7 +180,7 @@ def _long_csv(scores: Scores, about: dict[str, str]) -> str:
     return out.getvalue()
 
 
-def make_table(task, scores: Scores, ranks, costs, about) -> Table:
+def make_table(task: Task, scores: Scores, ranks, costs, about) -> Table:
     """The methods in the order of their mean rank, what knows nothing of the image last."""
     shown = shown_metrics(scores)
     columns = [Column(m, SHOWN[m], better(m), about[m]) for m in shown]
@@ -196,7 +195,7 @@ def make_table(task, scores: Scores, ranks, costs, about) -> Table:
     return Table(title, tuple(columns), tuple(rows), images)
 
 
-def _picture(task, methods: list[str], index: int) -> Picture:
+def _picture(task: Task, methods: list[str], index: int) -> Picture:
     batch = task.batch
     maps = {
         method: read_maps(task.folder / method / "maps.zarr", index)["heatmap"].astype(np.float32)

@@ -12,6 +12,8 @@ from PIL import Image
 
 import fgjax
 import fgjax.stages.tta as tta
+import fgjax.stages.tta_crops as tta_crops
+import fgjax.stages.tta_table as tta_table
 from fgjax.config import resolve
 from fgjax.data.pipeline import take
 from fgjax.options import CROPS, ConfigError
@@ -176,7 +178,7 @@ def test_the_same_command_again_does_nothing_but_print(tmp_path, done, drawn, ca
 
 
 def test_interrupted_it_goes_on_to_the_same_end(run, done, drawn, capsys, monkeypatch):
-    real, calls = tta.glas, []
+    real, calls = tta_crops.glas, []
 
     def interrupted(*args, **options):
         calls.append(1)
@@ -187,7 +189,7 @@ def test_interrupted_it_goes_on_to_the_same_end(run, done, drawn, capsys, monkey
         return real(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tta, "glas", interrupted)
+        patch.setattr(tta_crops, "glas", interrupted)
         patch.setattr(tta, "SAVE_SECONDS", 0.0)
         assert main(drawn(run)) == 130
     assert not (run / "tta.json").exists()
@@ -365,11 +367,11 @@ def test_one_image_has_no_interval():
         "x0": "1", "y0": "1", "x1": "5", "y1": "5",
     }  # fmt: skip
     given = [row | {"crop": "none"}, row | {"crop": "center", "correct": "0"}]
-    about = tta.summary(given, ["none", "center"], dict.fromkeys(tta.TITLES, "so"))
+    about = tta_table.summary(given, ["none", "center"], dict.fromkeys(tta_table.TITLES, "so"))
     center = about["rows"]["center"]
     assert center["interval_95"] == [None, None] and center["minus_baseline"] == -1
     assert center["crop_alone"] == 0 and center["crop_side"] == 4
     extra = {"failed": 0, "unlabelled": 1, "of_unknown_classes": 0, "model": ""}
-    text = tta.to_markdown(about | extra)
+    text = tta_table.to_markdown(about | extra)
     assert "| BL + center crop | 0.0 | -100.0 | 0.0 | 4 | 0.5 | 1 |" in text
     assert "1 image without a label: left out." in text

@@ -1,0 +1,100 @@
+"""A plain ResNet in PyTorch, and the same random weights as an fgjax classifier."""
+
+import tempfile
+from pathlib import Path
+
+import fgjax
+
+try:
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+except ImportError:
+    torch = None
+
+DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
+CLASSES = 200
+
+# Parameter names are torchvision's.
+
+if torch:
+
+    class Block(nn.Module):
+        """Two 3x3 convolutions or a 1x1-3x3-1x1 bottleneck, around a shortcut."""
+
+        def __init__(self, inputs, features, stride, bottleneck):
+            super().__init__()
+            out = features * (4 if bottleneck else 1)
+            kernels = (1, 3, 1) if bottleneck else (3, 3)
+            self.depth = len(kernels)
+            for i, kernel in enumerate(kernels):
+                width = out if i == self.depth - 1 else features
+                step = stride if i == (1 if bottleneck else 0) else 1
+                conv = nn.Conv2d(inputs if i == 0 else features, width, kernel, step, kernel // 2,
+                                 bias=False)  # fmt: skip
+                setattr(self, f"conv{i + 1}", conv)
+                setattr(self, f"bn{i + 1}", nn.BatchNorm2d(width))
+            self.downsample = None
+            if stride != 1 or inputs != out:
+                conv = nn.Conv2d(inputs, out, 1, stride, bias=False)
+                self.downsample = nn.Sequential(conv, nn.BatchNorm2d(out))
+
+        def forward(self, x):
+            y = x
+            for i in range(1, self.depth + 1):
+                y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
+                y = F.relu(y, inplace=True) if i < self.depth else y
+            return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
+
+    class TorchResNet(nn.Module):
+        """ResNet on images in [0, 1], NCHW."""
+
+        def __init__(self, name, num_classes=CLASSES):
+            super().__init__()
+            bottleneck = name == "resnet50"
+            self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+            self.bn1 = nn.BatchNorm2d(64)
+            inputs = 64
+            for stage, depth in enumerate(DEPTHS[name]):
+                blocks = []
+                for i in range(depth):
+                    stride = 2 if stage and i == 0 else 1
+                    blocks.append(Block(inputs, 64 * 2**stage, stride, bottleneck))
+                    inputs = 64 * 2**stage * (4 if bottleneck else 1)
+                setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+            self.fc = nn.Linear(inputs, num_classes)
+            mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
+            self.register_buffer("mean", mean[:, None, None], persistent=False)
+            self.register_buffer("std", std[:, None, None], persistent=False)
+
+        def forward(self, x):
+            x = F.relu(self.bn1(self.conv1((x - self.mean) / self.std)), inplace=True)
+            x = F.max_pool2d(x, 3, 2, 1)
+            x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+            return self.fc(x.mean((2, 3)))
+
+    def torch_model(name, seed=0):
+        """Random weights, with batch statistics and scales that differ from layer to layer:
+        a mix-up between two layers would show."""
+        torch.manual_seed(seed)
+        model = TorchResNet(name)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.4, 0.8)
+                nn.init.normal_(module.bias, 0, 0.1)
+                nn.init.normal_(module.running_mean, 0, 0.1)
+                nn.init.uniform_(module.running_var, 0.6, 1.4)
+            elif isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+
+
+def load_both(name, size):
+    """The same random weights as a PyTorch model and as an fgjax classifier."""
+    from safetensors.torch import save_file
+
+    theirs = torch_model(name)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.safetensors"
+        save_file({k: v.contiguous() for k, v in theirs.state_dict().items()}, path)
+        return fgjax.load_pretrained(name, path, size=size), theirs
