@@ -10,11 +10,12 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from fgjax.models.backbones import BACKBONES
+from fgjax.models.region_grouping import Regions, region_grouping
 from fgjax.spelling import did_you_mean
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-NETWORKS = {**BACKBONES}
+NETWORKS = {**BACKBONES, "region_grouping": region_grouping}
 """Architectures by name: functions of `num_classes`, `padding`, `dtype` and what a kind takes
 besides."""
 
@@ -65,6 +66,19 @@ class Classifier:
     ) -> dict[str, Float[Array, "n ..."]]:
         """Every stage's output, by name."""
         return self.network.apply(self.variables, self.normalise(images), method="intermediates")
+
+    def regions(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Regions:
+        """Parts, their attention and the pixels', of a network that has them.
+
+        Raises:
+          ValueError: it has none.
+        """
+        if not hasattr(self.network, "regions"):
+            raise ValueError(
+                f"{self.name or type(self.network).__name__} groups no pixels into parts: "
+                'create_model("region_grouping", …) makes a network that does'
+            )
+        return self.network.apply(self.variables, self.normalise(images), method="regions")
 
 
 def make_network(name: str, num_classes: int, **options: Any) -> nn.Module:

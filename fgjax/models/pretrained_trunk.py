@@ -1,0 +1,63 @@
+"""A composed network whose trunk starts from a trained classifier's weights."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from flax import traverse_util
+from jaxtyping import Array, Key
+
+from fgjax.models.classifier import Classifier, create_model
+from fgjax.models.pretrained import load_pretrained
+
+TRUNK = "trunk"
+"""The module of a composed network that is another network, cut off somewhere."""
+
+
+def load_trunk(
+    name: str,
+    source: str | Path,
+    num_classes: int,
+    *,
+    backbone: str,
+    key: Key[Array, ""] | None = None,
+    size: int = 224,
+    classes: tuple[str, ...] = (),
+    dtype: Any = jnp.float32,
+    say: Callable[[str], None] = warnings.warn,
+    **options: Any,
+) -> Classifier:
+    """`create_model(name, …)` with the trunk's weights, padding and normalisation of a file.
+
+    Args:
+      name: a composed network, such as region_grouping.
+      source: as for `load_pretrained`: weights of a whole `backbone`. `say` is told which of its
+        layers the network does not have.
+      options: what else the network takes.
+
+    Raises:
+      ValueError: as `load_pretrained`, or a network without a trunk.
+    """
+    whole = load_pretrained(backbone, source, dtype=dtype)
+    model = create_model(
+        name, num_classes, key=key, size=size, classes=classes, mean=whole.mean, std=whole.std,
+        backbone=backbone, **dict(whole.options), **options, dtype=dtype,
+    )  # fmt: skip
+    if TRUNK not in model.variables["params"]:
+        raise ValueError(f"{name} has no trunk to take weights for: give no weights to start from")
+    trained = traverse_util.flatten_dict(whole.variables)
+    variables, used = traverse_util.flatten_dict(model.variables), set()
+    for path in variables:
+        if path[1] == TRUNK:
+            own = (path[0], *path[2:])
+            variables[path] = trained[own]
+            used.add(own)
+    left = dict.fromkeys(path[1] for path in trained if path not in used)
+    if left:
+        say(
+            f"{source}: {name} has no {', '.join(left)} of {backbone}; new layers stand in their "
+            "place"
+        )
+    return model.replace(variables=traverse_util.unflatten_dict(variables))
