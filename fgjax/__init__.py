@@ -50,6 +50,7 @@ from fgjax.attribution.concrete import concrete_dropout, simplified_concrete_dro
 from fgjax.attribution.fido import FIDO_PRESETS, fido_preset
 from fgjax.attribution.scores import log_odds
 from fgjax.evaluation import deletion, insertion, iou, pointing_game, total_variation
+from fgjax.evaluation.landmarks import landmark_error
 from fgjax.models.classifier import Classifier, create_model
 from fgjax.models.grouping import group_pixels
 from fgjax.models.pretrained import load_pretrained
@@ -99,6 +100,7 @@ __all__ = [
     "insertion",
     "integrated_gradients",
     "iou",
+    "landmark_error",
     "lime",
     "load_classifier",
     "load_maps",

@@ -12,12 +12,14 @@ ABOVE_ZERO = (
     "data.limit", "data.workers", "data.train_images", "data.test_images",
     "train.epochs", "train.batch_size", "train.learning_rate", "train.adam_eps",
     "compare.steps",
+    "parts.number", "parts.alpha", "parts.beta", "parts.std",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "train.weight_decay", "train.light", "train.color",
     "compare.sensitivity", "compare.randomised", "compare.again", "compare.gallery",
     "report.images", "report.figures",
     "tta.padding",
+    "parts.weight", "parts.radius", "parts.gallery",
 )  # fmt: skip
 ZERO_TO_ONE = (
     "data.test_share",

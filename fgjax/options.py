@@ -6,7 +6,7 @@ The docstrings are the help text: `option_help.describe` reads them.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-STAGES = ("train", "test", "explain", "evaluate", "report", "compare", "tta")
+STAGES = ("train", "test", "explain", "evaluate", "report", "compare", "tta", "parts")
 PATHS = {
     "data": ("path", "masks"),
     "model": ("weights", "labels", "checkpoint", "pretrained"),
@@ -38,7 +38,8 @@ class DataConfig:
       path: the folder of the data set; for tfds, where prepared sets lie.
       name: the name of a tfds set.
       level: of the classes of aircraft.
-      attribute: the one of celeba that makes the two classes.
+      attribute: the one of celeba that makes the two classes; all: each is an output of its own,
+        for region grouping.
       masks: folder of object masks, for a folder source.
       size: side of the square images the model sees, in pixels.
       crop: share of the shorter side that the centre crop keeps.
@@ -216,6 +217,40 @@ class TtaConfig:
 
 
 @dataclass(frozen=True)
+class PartsConfig:
+    """Region grouping (model.name=region_grouping): the parts, their prior, how they are judged.
+
+    Attributes:
+      backbone: what the parts are found in: resnet_tiny, resnet18, resnet34, resnet50, resnet101
+        or mobilenet_v2. model.pretrained gives it trained weights.
+      number: of parts.
+      attention: whether parts count by attention; false: all alike.
+      weight: of the occurrence loss, beside the classification loss with 1; 0: without.
+      alpha: α of the Beta prior on how often a part occurs.
+      beta: its β. Near (1, 0.001) a part is in every image, near (0.002, 0.001) in two of three.
+      radius: of the window that smooths assignment maps before their maximum, in cells.
+      std: of that Gaussian window, in cells.
+      view: what the network is shown when parts are judged: crop (the middle square, as in
+        training), or whole (all of the image, its shorter side data.size / data.crop).
+      landmarks: separate (a regression a landmark, errors in shares of the box) or joint (one for
+        all, errors in distances between the eyes).
+      gallery: at most so many images on the page.
+    """
+
+    backbone: str = "resnet101"
+    number: int = 5
+    attention: bool = True
+    weight: float = 0.5
+    alpha: float = 1.0
+    beta: float = 1e-3
+    radius: int = 2
+    std: float = 0.4
+    view: Literal["crop", "whole"] = "crop"
+    landmarks: Literal["separate", "joint"] = "separate"
+    gallery: int = 40
+
+
+@dataclass(frozen=True)
 class ExplainConfig:
     """Which attribution method, on which class.
 
@@ -239,7 +274,7 @@ class Config:
       run_dir: where results go; runs/NAME when left out.
       seed: of every random choice.
       stages: which of train, test (the accuracy on all test images), explain, evaluate, report,
-        compare (many methods), tta (test-time augmentation) to do.
+        compare (many methods), tta (test-time augmentation), parts (region grouping) to do.
       dry_run: only say what would be done, and about how long it takes.
       parallel: auto (all devices), none (one), or jit (one program over a mesh).
     """
@@ -257,3 +292,4 @@ class Config:
     report: ReportConfig = field(default_factory=ReportConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     tta: TtaConfig = field(default_factory=TtaConfig)
+    parts: PartsConfig = field(default_factory=PartsConfig)

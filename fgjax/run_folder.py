@@ -21,7 +21,8 @@ from fgjax.options import ConfigError
 
 # A finished part of a run does not depend on these: they may change when it goes on.
 FREE = ("run_dir", "stages", "dry_run", "parallel", "data.workers", "explain.images_per_step",
-        "explain.chunk_size", "tta.crops")  # fmt: skip
+        "explain.chunk_size", "tta.crops", "parts.view", "parts.landmarks",
+        "parts.gallery")  # fmt: skip
 LATE = ("evaluate.", "report.", "compare.")
 RESULTS = {"training", "checkpoint", "maps.zarr", "results.csv", "compare", "tta.csv"}
 CHANGED = {

@@ -13,6 +13,7 @@ NAMES = {
     "fido_preset", "concrete_dropout", "simplified_concrete_dropout", "log_odds",
     "total_variation", "iou", "pointing_game", "insertion", "deletion", "create_model",
     "load_pretrained", "load_classifier", "load_maps", "glas_volume",
+    "group_pixels", "part_occurrence_loss", "landmark_error",
     *"""fido glas recursive_glas rise occlusion gradient smooth_gradient integrated_gradients
     guided_backprop grad_cam grad_cam_plus_plus score_cam mask_perturbation lime""".split(),
 }  # fmt: skip
@@ -61,6 +62,8 @@ def test_every_method_and_its_settings_are_exported():
         ("iou", ["maps", "truth"]),
         ("load_classifier", ["path"]),
         ("load_maps", ["run_dir"]),
+        ("group_pixels", ["features", "dictionary", "smoothing"]),
+        ("part_occurrence_loss", ["assignment", "alpha", "beta", "radius", "std", "eps"]),
     ],
 )
 def test_arguments_that_stay(name, parameters):

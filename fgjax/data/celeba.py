@@ -4,6 +4,7 @@ Liu, Luo, Wang, Tang: Deep Learning Face Attributes in the Wild, ICCV 2015.
 """
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ HOME = (
     "list_eval_partition.txt and list_landmarks_align_celeba.txt, or with Img/, Anno/ and Eval/ "
     "that hold them; get CelebA at https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 )
+
+ALL_ATTRIBUTES = "all"
+"""As `target`: every attribute is an output of its own."""
 
 
 class CelebaSource:
@@ -43,7 +47,8 @@ class CelebaSource:
       path: the folder.
       size, crop: how images are fitted, see `fgjax.data.images.Fit`.
       target: an attribute that becomes the label, e.g. "Smiling": the classes are then
-        "not Smiling" (0) and "Smiling" (1).
+        "not Smiling" (0) and "Smiling" (1). "all": the classes are the attributes, and records
+        have no label, for several hold at once: `attributes_of` says which.
       aligned: the aligned faces, or the original photographs.
 
     Raises:
@@ -81,7 +86,9 @@ class CelebaSource:
         names = {name: name for name in attributes}
         self.attributes = np.stack(list(attributes.values()))
         self.classes, labels = (), [None] * len(names)
-        if target is not None:
+        if target == ALL_ATTRIBUTES:
+            self.classes = self.attribute_names
+        elif target is not None:
             if target not in self.attribute_names:
                 raise DataError(_no_attribute(file, target, self.attribute_names))
             self.classes = (f"not {target}", target)
@@ -112,6 +119,11 @@ class CelebaSource:
             people = read_table(file, HOME, read_rows(file, HOME), _number)
             check_same(file, people, names, "list_attr_celeba.txt")
             self.identities = np.array([people[name] for name in names], np.int32)
+
+    def attributes_of(self, records: Sequence[Record]) -> Int[np.ndarray, "n n_attributes"]:
+        """The attributes of these images: a row each, 1 where it holds."""
+        place = {record.name: i for i, record in enumerate(self.records)}
+        return self.attributes[[place[record.name] for record in records]].astype(np.int32)
 
     def file(self, record: Record) -> Path:
         """The image file of a record."""

@@ -3,10 +3,12 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
+from fgjax.data.celeba import ALL_ATTRIBUTES
 from fgjax.data.labels import read_labels
 from fgjax.data.pipeline import take
 from fgjax.data.sources import HOMES, SOURCES
@@ -14,8 +16,11 @@ from fgjax.data.types import DataError, Record, Source
 from fgjax.functional import compiled
 from fgjax.models.classifier import Classifier, create_model
 from fgjax.models.pretrained import load_pretrained
+from fgjax.models.pretrained_trunk import load_trunk
+from fgjax.models.region_grouping import TRUNKS
 from fgjax.options import Config, ConfigError
 from fgjax.progress import say
+from fgjax.spelling import did_you_mean
 from fgjax.training.checkpoints import load_classifier
 
 
@@ -78,12 +83,15 @@ def explained_records(source: Source, config: Config) -> tuple[Record, ...]:
 
 
 def training_records(source: Source, config: Config) -> list[Record]:
-    """The labelled training images.
+    """The training images with a label, or with attributes where all are wanted.
 
     Raises:
       ConfigError: there are none, or of one class only.
     """
-    records = [r for r in source.records if r.split == "train" and r.label is not None]
+    attributes = config.data.attribute == ALL_ATTRIBUTES
+    records = [
+        r for r in source.records if r.split == "train" and (attributes or r.label is not None)
+    ]
     if len(source.classes) < 2 or not records:
         raise ConfigError(
             f"data.path={config.data.path}: no labelled training images of two or more classes. "
@@ -174,6 +182,26 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
     return Explained(model, names, tuple(range(len(source.classes))))
 
 
+def composed_options(config: Config) -> dict[str, Any]:
+    """What a network that is built on another one takes; nothing for the others.
+
+    Raises:
+      ConfigError: an unknown backbone.
+    """
+    if config.model.name != "region_grouping":
+        return {}
+    parts = config.parts
+    if parts.backbone not in TRUNKS:
+        hint = did_you_mean(parts.backbone, TRUNKS)
+        raise ConfigError(f"parts.backbone={parts.backbone}: one of {', '.join(TRUNKS)}.{hint}")
+    return dict(
+        backbone=parts.backbone,
+        num_parts=parts.number,
+        attention=parts.attention,
+        attributes=config.data.attribute == ALL_ATTRIBUTES,
+    )
+
+
 def training_model(config: Config, source: Source) -> Classifier:
     """What training starts from: `model.pretrained`, or `model.name` with fresh weights.
 
@@ -183,12 +211,21 @@ def training_model(config: Config, source: Source) -> Classifier:
     settings, key = config.model, jax.random.fold_in(base_key(config), 1)
     count = max(2, len(source.classes))
     about = dict(key=key, size=config.data.size, classes=source.classes)
+    composed = composed_options(config)
+    if config.data.attribute == ALL_ATTRIBUTES and not composed:
+        raise ConfigError(
+            "data.attribute=all: only model.name=region_grouping has an output for each attribute"
+        )
     if settings.pretrained is None:
         try:
-            return create_model(settings.name or "resnet18", count, **about)
+            return create_model(settings.name or "resnet18", count, **about, **composed)
         except ValueError as error:
             raise ConfigError(f"model.name: {error}") from None
     try:
+        if composed:
+            return load_trunk(
+                settings.name, settings.pretrained, count, say=say, **about, **composed
+            )
         return load_pretrained(
             settings.name, settings.pretrained, num_classes=count, say=say, **about
         )

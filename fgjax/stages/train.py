@@ -1,5 +1,6 @@
 """Stage "train": a classifier of the run's own, with a checkpoint after every epoch."""
 
+import dataclasses
 import json
 import shutil
 import time
@@ -16,6 +17,8 @@ from fgjax.data.pipeline import epoch_order
 from fgjax.data.types import Source
 from fgjax.files import write_atomic
 from fgjax.models.classifier import Classifier
+from fgjax.models.pretrained_trunk import TRUNK
+from fgjax.models.region_grouping import RegionGrouping
 from fgjax.option_ranges import read_rates
 from fgjax.options import Config, ConfigError, TrainConfig
 from fgjax.parallel import make_mesh, replicate, shard
@@ -26,15 +29,18 @@ from fgjax.stages.training_images import load_training_images
 from fgjax.training.augment import Augmentation
 from fgjax.training.checkpoints import load_tree, save_classifier, save_tree
 from fgjax.training.classifier import EpochResult, Recipe, TrainState, start, train
-from fgjax.training.optimizer import check_modules, learning_rates, make_optimizer
+from fgjax.training.optimizer import begins_with, check_modules, learning_rates, make_optimizer
+from fgjax.training.part_objective import PartObjective
 from fgjax.training.tensorboard import Curves
 
 
 def split_validation(
-    labels: Int[np.ndarray, "n"], share: float, seed: int
+    labels: Int[np.ndarray, "n *a"], share: float, seed: int
 ) -> tuple[Int[np.ndarray, "a"], Int[np.ndarray, "b"]]:
     """Places for training and for validation: about `share` of every class, at least one
-    image of a class that has two or more."""
+    image of a class that has two or more. Of images with attributes: about `share` of all."""
+    if labels.ndim == 2:
+        labels = np.zeros(len(labels), np.int32)
     validation = []
     for label in np.unique(labels):
         places = np.flatnonzero(labels == label)
@@ -78,19 +84,31 @@ def make_recipe(config: Config, model: Classifier, steps: int) -> Recipe:
         light=settings.light,
         color=settings.color,
     )
+    # The new layers of a composed network came with no statistics: they learn them.
+    modules = (TRUNK,) if TRUNK in model.variables["params"] else ("",)
     batch_norm = settings.batch_norm
     if batch_norm == "auto":
         # A fresh network's statistics look as if they were folded, too; it has to learn them.
-        folded = config.model.pretrained is not None and statistics_are_folded(model)
+        folded = config.model.pretrained is not None and statistics_are_folded(model, modules)
         batch_norm = "fixed" if folded else "batch"
-    return Recipe(optimizer, augment, settings.label_smoothing, batch_norm, settings.freeze)
+    recipe = Recipe(
+        optimizer, augment, settings.label_smoothing, batch_norm, modules, settings.freeze
+    )
+    if not isinstance(model.network, RegionGrouping):
+        return recipe
+    parts = config.parts
+    objective = PartObjective(
+        parts.weight, parts.alpha, parts.beta, parts.radius, parts.std, settings.label_smoothing
+    )
+    return dataclasses.replace(recipe, method="regions", objective=objective)
 
 
-def statistics_are_folded(model: Classifier) -> bool:
-    """Whether every BatchNorm has mean 0 and variance 1: then its work is done by the
-    convolution before it, and the statistics of a batch would undo that."""
-    flat = traverse_util.flatten_dict(model.variables.get("batch_stats", {}))
-    unit = [bool((value == float(path[-1] == "var")).all()) for path, value in flat.items()]
+def statistics_are_folded(model: Classifier, modules: tuple[str, ...] = ("",)) -> bool:
+    """Whether every BatchNorm of these modules has mean 0 and variance 1: then its work is done
+    by the convolution before it, and the statistics of a batch would undo that."""
+    flat = traverse_util.flatten_dict(model.variables.get("batch_stats", {}), sep="/")
+    own = {path: value for path, value in flat.items() if begins_with(path, modules)}
+    unit = [bool((value == float(path.endswith("/var"))).all()) for path, value in own.items()]
     return bool(unit) and all(unit)
 
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from fgjax.data.celeba import ALL_ATTRIBUTES
 from fgjax.data.pipeline import load_examples, stack
 from fgjax.data.types import DataError, Record, Source
 from fgjax.options import Config
@@ -30,7 +31,7 @@ class TrainingImages:
     Attributes:
       source: the data set.
       records: those of its images that can be read.
-      labels: their classes.
+      labels: their classes, or a row of attributes each.
       pixels: all of them decoded, on the device or in the host's memory; None: too many, each is
         decoded when it is asked for.
       workers: threads that decode.
@@ -38,13 +39,13 @@ class TrainingImages:
 
     source: Source
     records: tuple[Record, ...]
-    labels: Int[np.ndarray, "n"]
+    labels: Int[np.ndarray, "n *a"]
     pixels: UInt8[jax.Array | np.ndarray, "n h w 3"] | None
     workers: int
 
     def batches(
         self, order: Int[np.ndarray, "m"], size: int
-    ) -> Iterator[tuple[UInt8[jax.Array | np.ndarray, "b h w 3"], Int[np.ndarray, "b"]]]:
+    ) -> Iterator[tuple[UInt8[jax.Array | np.ndarray, "b h w 3"], Int[np.ndarray, "b *a"]]]:
         """Images and labels in this order, `size` at a time; the last batch may be shorter.
 
         Images that are decoded on the way are decoded ahead, while the batch before is used.
@@ -86,7 +87,10 @@ def load_training_images(
             if pixels is not None:
                 pixels[len(good)] = example.image
             good.append(records[place])
-    labels = np.array([record.label for record in good], np.int32)
+    if config.data.attribute == ALL_ATTRIBUTES:
+        labels = source.attributes_of(good)
+    else:
+        labels = np.array([record.label for record in good], np.int32)
     if pixels is not None:
         pixels = pixels[: len(good)]
         if pixels.nbytes <= ON_DEVICE * _free_memory():

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from fgjax.models.classifier import Classifier
 from fgjax.parallel import awaited
 from fgjax.training.augment import Augmentation, center_crop
-from fgjax.training.losses import cross_entropy
+from fgjax.training.losses import binary_cross_entropy, cross_entropy
 from fgjax.training.optimizer import begins_with, freeze, keep
 
 
@@ -52,6 +52,7 @@ class Recipe:
       batch_norm: "batch": normalise by the batch and keep running averages; "fixed": by the
         averages the model came with, which stay. What a small batch or weights whose
         normalisation was folded into the convolutions need.
+      fixed: which modules "fixed" is about, by the beginnings of their names; all at first.
       frozen: beginnings of the names of modules whose weights and statistics stay.
       method: the network's method that is called as `method(x, train=True)`; None: `__call__`.
       objective: (what that method returns, labels) -> the loss, a scalar. None: cross-entropy of
@@ -62,11 +63,12 @@ class Recipe:
     augment: Augmentation = Augmentation()
     smoothing: float = 0.0
     batch_norm: Literal["batch", "fixed"] = "batch"
+    fixed: tuple[str, ...] = ("",)
     frozen: tuple[str, ...] = ()
     method: str | None = None
-    objective: Callable[[Any, Int[Array, "n"]], Float[Array, ""]] | None = None
+    objective: Callable[[Any, Int[Array, "n *a"]], Float[Array, ""]] | None = None
 
-    def loss(self, outputs: Any, labels: Int[Array, "n"]) -> Float[Array, ""]:
+    def loss(self, outputs: Any, labels: Int[Array, "n *a"]) -> Float[Array, ""]:
         """What a step makes smaller."""
         if self.objective is not None:
             return self.objective(outputs, labels)
@@ -84,7 +86,8 @@ def _fix_statistics(recipe: Recipe):
     def interceptor(call, args, kwargs, context):
         if isinstance(context.module, nn.BatchNorm):
             path = "/".join(context.module.path)
-            if recipe.batch_norm == "fixed" or begins_with(path, recipe.frozen):
+            fixed = recipe.fixed if recipe.batch_norm == "fixed" else ()
+            if begins_with(path, (*fixed, *recipe.frozen)):
                 kwargs = {**kwargs, "use_running_average": True}
         return call(*args, **kwargs)
 
@@ -95,7 +98,7 @@ def _fix_statistics(recipe: Recipe):
 def train_step(
     state: TrainState,
     images: UInt8[Array, "n h w 3"],
-    labels: Int[Array, "n"],
+    labels: Int[Array, "n *a"],
     key: Key[Array, ""],
     *,
     network: nn.Module,
@@ -132,18 +135,24 @@ def train_step(
 @partial(jax.jit, static_argnames="size")
 def _judge(model: Classifier, images, labels, weight, size):
     logits = model(center_crop(images, size).astype(jnp.float32) / 255)
-    right = (logits.argmax(1) == labels).astype(jnp.float32)
-    return (cross_entropy(logits, labels) * weight).sum(), (right * weight).sum()
+    if labels.ndim == 2:
+        loss = binary_cross_entropy(logits, labels)
+        right = ((logits > 0) == (labels > 0)).astype(jnp.float32).mean(1)
+    else:
+        loss = cross_entropy(logits, labels)
+        right = (logits.argmax(1) == labels).astype(jnp.float32)
+    return (loss * weight).sum(), (right * weight).sum()
 
 
 def measure(
     model: Classifier,
-    batches: Iterator[tuple[UInt8[np.ndarray | Array, "n h w 3"], Int[np.ndarray, "n"]]],
+    batches: Iterator[tuple[UInt8[np.ndarray | Array, "n h w 3"], Int[np.ndarray, "n *a"]]],
     batch_size: int,
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy on the images' middle squares of the model's size.
 
-    A short last batch is filled up and weighed 0.
+    Where the labels are rows of attributes (0 or 1), both are means over them. A short last
+    batch is filled up and weighed 0.
     """
     loss = right = total = 0.0
     for images, labels in batches:

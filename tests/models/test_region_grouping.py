@@ -69,7 +69,9 @@ def test_the_head_is_equation_4(model, images, found):
 
     g = {k: jnp.asarray(params[f"grouping/{k}"]) for k in ("dictionary", "smoothing")}
     sigma = 1 / (1 + np.exp(-g["smoothing"]))
-    q, z = map(np.asarray, group_pixels(model.features(images), g["dictionary"], jnp.asarray(sigma)))
+    q, z = map(
+        np.asarray, group_pixels(model.features(images), g["dictionary"], jnp.asarray(sigma))
+    )
     np.testing.assert_allclose(found.assignment, q, atol=1e-5)
 
     a = z
@@ -88,7 +90,9 @@ def test_the_head_is_equation_4(model, images, found):
             f = norm(conv(f, f"{block}/shortcut"), f"{block}/shortcut_norm")
         f = np.maximum(f + y, 0)
     pooled = norm((f * a[..., None]).sum(1), "norm")
-    logits = pooled @ params["classifier/kernel"] + params["classifier/bias"]
+    logits = pooled @ np.asarray(params["classifier/kernel"]) + np.asarray(
+        params["classifier/bias"]
+    )
     np.testing.assert_allclose(found.logits, logits, rtol=1e-3, atol=1e-4)
 
 
