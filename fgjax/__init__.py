@@ -53,10 +53,13 @@ from fgjax.evaluation import deletion, insertion, iou, pointing_game, total_vari
 from fgjax.evaluation.landmarks import landmark_error
 from fgjax.models.classifier import Classifier, create_model
 from fgjax.models.grouping import group_pixels
+from fgjax.models.patches import extract_patches
 from fgjax.models.pretrained import load_pretrained
+from fgjax.models.recurrent_attention import soft_attention
 from fgjax.store import load_maps
 from fgjax.training.checkpoints import load_classifier
 from fgjax.training.part_occurrence import part_occurrence_loss
+from fgjax.training.ranking import ranking_loss
 
 __version__ = "0.1.0"
 
@@ -87,6 +90,7 @@ __all__ = [
     "create_model",
     "deconvnet",
     "deletion",
+    "extract_patches",
     "fido",
     "fido_preset",
     "glas",
@@ -110,10 +114,12 @@ __all__ = [
     "occlusion",
     "part_occurrence_loss",
     "pointing_game",
+    "ranking_loss",
     "recursive_glas",
     "rise",
     "score_cam",
     "simplified_concrete_dropout",
     "smooth_gradient",
+    "soft_attention",
     "total_variation",
 ]

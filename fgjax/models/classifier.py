@@ -10,12 +10,20 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from fgjax.models.backbones import BACKBONES
+from fgjax.models.patches import crop_patches
+from fgjax.models.prototypes import PrototypeNet
 from fgjax.models.region_grouping import Regions, region_grouping
+from fgjax.models.two_stream import TwoStream
 from fgjax.spelling import did_you_mean
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-NETWORKS = {**BACKBONES, "region_grouping": region_grouping}
+NETWORKS = {
+    **BACKBONES,
+    "region_grouping": region_grouping,
+    "prototypes": PrototypeNet,
+    "two_stream": TwoStream,
+}
 """Architectures by name: functions of `num_classes`, `padding`, `dtype` and what a kind takes
 besides."""
 
@@ -32,6 +40,8 @@ class Classifier:
       size: side of the square images it was made for.
       name: of the architecture, a key of `NETWORKS`; empty for a network of another kind.
       options: what else `make_network` was given to make it, in plain values.
+      boxes: of a two-stream network: the patches of the images that it is called with, in their
+        pixels. None: it finds them itself.
     """
 
     variables: Any
@@ -42,6 +52,7 @@ class Classifier:
     size: int = struct.field(pytree_node=False, default=224)
     name: str = struct.field(pytree_node=False, default="")
     options: tuple[tuple[str, Any], ...] = struct.field(pytree_node=False, default=())
+    boxes: Float[Array | np.ndarray, "n p 4"] | None = None
 
     def normalise(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n h w 3"]:
         """(image - mean) / std."""
@@ -51,7 +62,8 @@ class Classifier:
 
     def __call__(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n k"]:
         """Logits, float32."""
-        return self.network.apply(self.variables, self.normalise(images))
+        given = () if self.boxes is None else (jnp.asarray(self.boxes),)
+        return self.network.apply(self.variables, self.normalise(images), *given)
 
     def features(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n H W d"]:
         """The last feature map; `head(features(images))` equals the logits."""
@@ -79,6 +91,42 @@ class Classifier:
                 'create_model("region_grouping", …) makes a network that does'
             )
         return self.network.apply(self.variables, self.normalise(images), method="regions")
+
+    # Of a network with prototypes, and of a two-stream network.
+
+    @property
+    def has_prototypes(self) -> bool:
+        """Whether `activations` can be called."""
+        return hasattr(self.network, "activations")
+
+    def activations(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n H W m"]:
+        """How much each place of the image looks like each prototype."""
+        return self.network.apply(self.variables, self.normalise(images), method="activations")
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether there is a recurrence over patches, so that the three below can be called."""
+        return getattr(self.network, "looks_again", False)
+
+    def patch_boxes(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n p 4"]:
+        """The given boxes of the images' patches, or those that the global stream finds."""
+        if self.boxes is not None:
+            return jnp.asarray(self.boxes)
+        x = self.normalise(images)
+        return self.network.apply(self.variables, x, method="find_patches").boxes
+
+    def patch_features(
+        self, images: Float[Array | np.ndarray, "n h w 3"], boxes: Float[Array, "n p 4"]
+    ) -> Float[Array, "n p H W d"]:
+        """The local stream's last feature map of every patch."""
+        patches = crop_patches(self.normalise(images), boxes, self.network.patch_size)
+        return self.network.apply(self.variables, patches, method="patch_features")
+
+    def classify_patches(
+        self, features: Float[Array, "n p H W d"]
+    ) -> tuple[Float[Array, "n p k"], Float[Array, "n p t k"] | None]:
+        """The local stream's logits of every patch, and of every time step by itself."""
+        return self.network.apply(self.variables, features, method="classify_patches")
 
 
 def make_network(name: str, num_classes: int, **options: Any) -> nn.Module:

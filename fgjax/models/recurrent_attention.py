@@ -23,14 +23,14 @@ Readout = Literal["cnn", "last", "sum", "attention"]
 
 
 def attention_weights(
-    steps: Float[Array, "n t d"], weights: Float[Array, "t d"]
+    steps: Float[Array | np.ndarray, "n t d"], weights: Float[Array | np.ndarray, "t d"]
 ) -> Float[Array, "n t"]:
     """Eq. 3.6: α^t = exp(W^t · φ^t) / Σ_t exp(W^t · φ^t); each image's sum to 1."""
     return jax.nn.softmax(jnp.einsum("ntd,td->nt", steps, weights))
 
 
 def soft_attention(
-    steps: Float[Array, "n t d"], weights: Float[Array, "t d"]
+    steps: Float[Array | np.ndarray, "n t d"], weights: Float[Array | np.ndarray, "t d"]
 ) -> Float[Array, "n d"]:
     """Eqs. 3.5 and 3.6: A = Σ_t α^t φ^t, with α the softmax over the steps of W^t · φ^t.
 
@@ -59,7 +59,9 @@ def spatial_basis(height: int, width: int, waves: int) -> Float[np.ndarray, "h w
 
 
 def attend(
-    query: Float[Array, "n q"], keys: Float[Array, "n h w q"], values: Float[Array, "n h w v"]
+    query: Float[Array | np.ndarray, "n q"],
+    keys: Float[Array | np.ndarray, "n h w q"],
+    values: Float[Array | np.ndarray, "n h w v"],
 ) -> tuple[Float[Array, "n v"], Float[Array, "n h w"]]:
     """Eq. 7.1: softmax over the places of Q · K / √q, times V; and the softmax itself."""
     scores = jnp.einsum("nq,nhwq->nhw", query, keys) / np.sqrt(query.shape[-1])
@@ -131,8 +133,8 @@ class Recurrence(nn.Module):
     waves: int = 8
 
     @nn.compact
-    def __call__(self, features: Float[Array, "n h w c"]) -> Float[Array, "n t d"]:
-        features = features.astype(jnp.float32)
+    def __call__(self, features: Float[Array | np.ndarray, "n h w c"]) -> Float[Array, "n t d"]:
+        features = jnp.asarray(features, jnp.float32)
         n = len(features)
         if self.self_attention:
             x: Any = split_map(features, self.key_share, self.waves)
@@ -166,7 +168,8 @@ class ReadOut(nn.Module):
     last: int = 10
 
     @nn.compact
-    def __call__(self, steps: Float[Array, "n t d"]) -> Float[Array, "n d"]:
+    def __call__(self, steps: Float[Array | np.ndarray, "n t d"]) -> Float[Array, "n d"]:
+        steps = jnp.asarray(steps)
         if self.readout == "last":
             return steps[:, -1]
         if self.readout == "sum":

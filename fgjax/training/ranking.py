@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from fgjax.models.two_stream import Streams
@@ -15,7 +16,9 @@ from fgjax.training.losses import cross_entropy
 
 
 def ranking_loss(
-    p_global: Float[Array, "n"], p_local: Float[Array, "n"], margin: float
+    p_global: Float[Array | np.ndarray, "n"],
+    p_local: Float[Array | np.ndarray, "n"],
+    margin: float,
 ) -> Float[Array, ""]:
     """Eq. 3.11: max(0, p^g - p^l + margin), averaged over the images.
 
@@ -65,6 +68,6 @@ class StreamLoss:
             jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=1)[:, 0]
             for logits in (outputs.global_logits, outputs.local_logits)
         )
-        return total + self.local * local + self.ranking * ranking_loss(
-            p_global, p_local, self.margin
+        return (
+            total + self.local * local + self.ranking * ranking_loss(p_global, p_local, self.margin)
         )
