@@ -138,16 +138,14 @@ def _nearest(model, images, labels, classes):
     return flat.min(0), features.reshape(-1, features.shape[-1])[best]
 
 
-def project(
-    model: Any, batches: Iterable[tuple[Float[Array, "n h w 3"], Int[np.ndarray, "n"]]]
-) -> Any:
+def project(model: Any, batches: Iterable[tuple[Array | np.ndarray, np.ndarray]]) -> Any:
     """The classifier with every prototype moved onto the nearest patch of an image of its class.
 
     After this each prototype is a part of a training image that can be shown.
 
     Args:
       model: a `Classifier` of a `PrototypeNet`.
-      batches: training images in [0, 1], not augmented, with their labels.
+      batches: training images in [0, 1], `n h w 3`, not augmented, with their labels, `n`.
 
     Returns:
       the same classifier with other prototypes; one whose class has no image stays.
