@@ -116,7 +116,7 @@ def path_integral(
       ValueError: inputs that do not fit the model, see `check_inputs`.
     """
     prepared = prepare(model, images, targets)
-    return _integral(prepared, jnp.asarray(baselines), steps, rule, score, chunk_size)
+    return _integral(prepared, jnp.asarray(baselines, jnp.float32), steps, rule, score, chunk_size)
 
 
 def _integral(prepared, baselines, steps, rule, score, chunk_size):

@@ -26,9 +26,10 @@ def _bins(size: int, bins: int) -> Float[np.ndarray, "bins size"]:
 
 def adaptive_average_pool(x: Float[Array, "n h w c"], bins: int) -> Float[Array, "n bins bins c"]:
     """The mean over `bins` x `bins` parts of a map of any size."""
-    rows, columns = _bins(x.shape[1], bins), _bins(x.shape[2], bins)
     if x.shape[1:3] == (bins, bins):
         return x
+    x = x.astype(np.promote_types(x.dtype, np.float32))
+    rows, columns = (jnp.asarray(_bins(side, bins), x.dtype) for side in x.shape[1:3])
     return jnp.einsum("yi,xj,nijc->nyxc", rows, columns, x)
 
 
