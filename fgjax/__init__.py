@@ -59,6 +59,7 @@ from fgjax.models.recurrent_attention import soft_attention
 from fgjax.store import load_maps
 from fgjax.training.checkpoints import load_classifier
 from fgjax.training.part_occurrence import part_occurrence_loss
+from fgjax.training.proxy_attention import proxy_images
 from fgjax.training.ranking import ranking_loss
 
 __version__ = "0.1.0"
@@ -115,6 +116,7 @@ __all__ = [
     "part_occurrence_loss",
     "pointing_game",
     "ranking_loss",
+    "proxy_images",
     "recursive_glas",
     "rise",
     "score_cam",

@@ -13,6 +13,7 @@ ABOVE_ZERO = (
     "train.epochs", "train.batch_size", "train.learning_rate", "train.adam_eps",
     "compare.steps",
     "parts.number", "parts.alpha", "parts.beta", "parts.std",
+    "proxy.every", "proxy.clear",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "train.weight_decay", "train.light", "train.color",
@@ -20,13 +21,15 @@ NOT_NEGATIVE = (
     "report.images", "report.figures",
     "tta.padding",
     "parts.weight", "parts.radius", "parts.gallery",
+    "proxy.smooth",
 )  # fmt: skip
 ZERO_TO_ONE = (
     "data.test_share",
     "train.warmup", "train.label_smoothing", "train.shift", "train.momentum",
+    "proxy.threshold", "proxy.weight", "proxy.start", "proxy.stop",
 )  # fmt: skip
 BETWEEN_ZERO_AND_ONE = ("train.validation", "evaluate.threshold", "tta.threshold")
-SHARES = ("data.crop", "train.crop", "tta.share")
+SHARES = ("data.crop", "train.crop", "tta.share", "proxy.subset")
 
 RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
     (ABOVE_ZERO, "must be above 0", lambda value: value > 0),

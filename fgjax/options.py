@@ -144,6 +144,42 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class ProxyConfig:
+    """Proxy attention: misclassified training images are replaced by ones in which what misled
+    the classifier is dimmed.
+
+    Attributes:
+      method: whose heat map says what misled; none: no proxies.
+      target: of the class that was predicted, or of the true one.
+      threshold: pixels whose heat, at most 1, is at least this are replaced.
+      weight: how much they are dimmed, for rule=attention: 1 leaves them black.
+      rule: what stands in their place: attention (heat times pixel, dimmed), the image's mean,
+        max or min, black, or white.
+      smooth: blur of the heat map, in pixels of a 224 px image; 0: none.
+      subset: share of the misclassified images that is replaced, chosen at random.
+      start: share of the training after which proxies begin.
+      stop: share of the training after which no more are made.
+      every: epochs from one proxy step to the next.
+      clear: every so many proxy steps all proxies are taken back; 1: none outlives the next step.
+    """
+
+    method: Literal[
+        "none", "grad_cam", "grad_cam_plus_plus", "score_cam", "guided_grad_cam", "gradient",
+        "smooth_gradient", "integrated_gradients", "guided_backprop", "deconvnet",
+    ] = "none"  # fmt: skip
+    target: Literal["predicted", "true"] = "predicted"
+    threshold: float = 0.5
+    weight: float = 0.8
+    rule: Literal["attention", "mean", "max", "min", "black", "white"] = "attention"
+    smooth: float = 0.0
+    subset: float = 1.0
+    start: float = 0.2
+    stop: float = 1.0
+    every: int = 2
+    clear: int = 1
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
     """How maps are judged.
 
@@ -287,6 +323,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    proxy: ProxyConfig = field(default_factory=ProxyConfig)
     explain: ExplainConfig = field(default_factory=ExplainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     report: ReportConfig = field(default_factory=ReportConfig)

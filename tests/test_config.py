@@ -6,6 +6,7 @@ import pytest
 
 from fgjax.attribution import CONFIGS
 from fgjax.config import ConfigError, flatten, list_configs, resolve
+from fgjax.grid import find_grid, make_trials
 from fgjax.option_help import describe
 
 
@@ -18,8 +19,13 @@ def error(*words: str) -> str:
 def test_every_named_config_resolves():
     assert {"fido_demo", "fido_cub", "fido_folder"} <= set(list_configs())
     for name, line in list_configs().items():
+        assert line
+        if grid := find_grid([f"config={name}"]):
+            for trial in make_trials(*grid, []):
+                resolve(list(trial.words))
+            continue
         found, config, plain = resolve([f"config={name}"])
-        assert found == name and line
+        assert found == name
         assert config.run_dir == plain["run_dir"] == f"runs/{name}"
         assert type(config.explain.settings) is CONFIGS[config.explain.method]
 

@@ -24,6 +24,7 @@ from fgjax.options import Config, ConfigError, TrainConfig
 from fgjax.parallel import make_mesh, replicate, shard
 from fgjax.progress import say
 from fgjax.run_folder import RunFolder
+from fgjax.stages.proxies import ProxyKeeper
 from fgjax.stages.setup import base_key, make_source, training_model, training_records
 from fgjax.stages.training_images import load_training_images
 from fgjax.training.augment import Augmentation
@@ -116,9 +117,9 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
     """Trains, or goes on training, and writes run/checkpoint.
 
     Per epoch: a line, a row in metrics.jsonl, a point in run/tensorboard, and
-    run/training/epoch_NNNN to go on from. The checkpoint is that of the epoch with the best
-    validation accuracy (lowest loss among equals); validation images come from the training
-    split.
+    run/training/epoch_NNNN to go on from (with the proxies in use, see `fgjax.stages.proxies`).
+    The checkpoint is that of the epoch with the best validation accuracy (lowest loss among
+    equals); validation images come from the training split.
 
     Raises:
       ConfigError: there is nothing to train on, or the training cannot be done as told.
@@ -155,9 +156,15 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
     if config.model.pretrained is None:
         say("train: from scratch; model.pretrained=… would start from trained weights")
 
+    key = jax.random.fold_in(base_key(config), 2)
+    proxies = ProxyKeeper(
+        config, images, training, folder, batch, jax.random.fold_in(key, 2**31), first
+    )
+
     def train_batches(epoch: int):
-        order = training[epoch_order(config.seed, epoch, len(training))]
-        return images.batches(order[: steps * batch], batch)
+        order = training[epoch_order(config.seed, epoch, len(training))][: steps * batch]
+        for place, (pixels, labels) in enumerate(images.batches(order, batch)):
+            yield proxies.now.put(pixels, order[place * batch :][: len(labels)]), labels
 
     metrics = run.path / "metrics.jsonl"
     done = _read_rows(metrics)[:first]
@@ -180,6 +187,7 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
             )
         row = {
             **result._asdict(),
+            **proxies.facts(),
             "learning_rate": float(rate(result.epoch * steps)),
             "seconds": round(time.monotonic() - began, 1),
         }
@@ -193,6 +201,7 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
             f"epoch {result.epoch + 1}/{settings.epochs}: loss {result.train_loss:.3f}, "
             f"validation loss {result.validation_loss:.3f}, "
             f"accuracy {result.validation_accuracy:.1%}, {row['seconds']:.0f} s"
+            + (f", {row['proxies']} proxies" if row.get("proxies") else "")
         )
 
     with closing(Curves(run.path / "tensorboard", done)) as curves:
@@ -200,13 +209,14 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
             model.replace(network=model.network.clone(dtype=_dtype(settings))),
             train_batches,
             lambda: images.batches(validation, batch),
-            key=jax.random.fold_in(base_key(config), 2),
+            key=key,
             epochs=settings.epochs,
             batch_size=batch,
             recipe=recipe,
             place=(lambda part: shard(mesh, part)) if devices > 1 else (lambda part: part),
             state=replicate(mesh, state) if devices > 1 else state,
             first_epoch=first,
+            before_epoch=proxies.begin,
             on_epoch=on_epoch,
         )
     best = _best(done)

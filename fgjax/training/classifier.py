@@ -177,9 +177,10 @@ def train(
     place: Callable[[Any], Any] = lambda batch: batch,
     state: TrainState | None = None,
     first_epoch: int = 0,
+    before_epoch: Callable[[int, Classifier], None] = lambda epoch, model: None,
     on_epoch: Callable[[EpochResult, TrainState], None] = lambda result, state: None,
 ) -> TrainState:
-    """Trains for `epochs`, calling `on_epoch` after each.
+    """Trains for `epochs`, calling `before_epoch` before each and `on_epoch` after it.
 
     Args:
       model: where to start from.
@@ -187,11 +188,14 @@ def train(
       validation_batches: -> batches of at most `batch_size`.
       place: puts a batch onto the devices.
       state, first_epoch: where an interrupted training left off.
+      before_epoch: is given the classifier as it is now; what it does may change what
+        `train_batches` yields. A training that goes on later calls it again from there on.
     """
     state = start(model, recipe.optimizer) if state is None else state
     # The step donates its state: the model's own arrays must survive it.
     state = jax.tree.map(jnp.array, state)
     for epoch in range(first_epoch, epochs):
+        before_epoch(epoch, model.replace(variables=state.variables))
         losses = []
         for images, labels in train_batches(epoch):
             images, labels = place((images, labels))
