@@ -312,14 +312,15 @@ class Config:
       stages: which of train, test (the accuracy on all test images), explain, evaluate, report,
         compare (many methods), tta (test-time augmentation), parts (region grouping) to do.
       dry_run: only say what would be done, and about how long it takes.
-      parallel: auto (all devices), none (one), or jit (one program over a mesh).
+      parallel: auto (all devices), none (one), jit (one program over a mesh), or pmap (explaining
+        goes through jax.pmap; training and testing as with jit).
     """
 
     run_dir: str | None = None
     seed: int = 0
     stages: tuple[str, ...] = ("train", "explain", "evaluate", "report")
     dry_run: bool = False
-    parallel: Literal["auto", "none", "jit"] = "auto"
+    parallel: Literal["auto", "none", "jit", "pmap"] = "auto"
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -2,6 +2,10 @@
 
 A step compiled by `jit` over sharded arrays is the single-device program with its batch
 split: sums and batch statistics are those of the whole batch.
+
+`spread` does the same for whatever calls a model: each batch of images that reaches the model is
+split over the devices there, by the compiler ("jit") or by `jax.pmap` ("pmap"). So a method that
+asks a model many questions about one image keeps all devices busy, and need not know of them.
 """
 
 from typing import Any, Literal
@@ -9,12 +13,16 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+Parallel = Literal["auto", "none", "jit", "pmap"]
 
 
-def make_mesh(parallel: Literal["auto", "none", "jit"] = "auto") -> Mesh:
-    """A mesh with the one axis "batch": over one device ("none") or all there are."""
-    devices = jax.devices()[:1] if parallel == "none" else jax.devices()
+def make_mesh(parallel: Parallel = "auto") -> Mesh:
+    """A mesh with the one axis "batch": over one device ("none") or all that this process has."""
+    devices = jax.local_devices()[:1] if parallel == "none" else jax.local_devices()
     return Mesh(np.asarray(devices), ("batch",), axis_types=(AxisType.Auto,))
 
 
@@ -27,6 +35,63 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     """Every array whole on each device, in buffers of its own: a donated copy leaves `tree` be."""
     # `device_put(..., may_alias=False)` does not keep its word for the first of many devices.
     return jax.device_put(jax.tree.map(jnp.array, tree), NamedSharding(mesh, PartitionSpec()))
+
+
+@struct.dataclass
+class Spread:
+    """A model whose every call is split over the devices of a mesh; see `spread`.
+
+    Attributes:
+      model: its arrays on every device of the mesh.
+      mesh: with the one axis "batch".
+      pmap: whether the split is made by `jax.pmap`, not by the compiler.
+    """
+
+    model: Any
+    mesh: Mesh = struct.field(pytree_node=False)
+    pmap: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def spread_over(self) -> int:
+        """How many images are computed at a time."""
+        return self.mesh.devices.size
+
+    def __call__(self, images: Any) -> Any:
+        """What the model returns for the images."""
+        return self._split("__call__", images)
+
+    def __getattr__(self, name: str) -> Any:
+        # `features` and the like, where the model has them: they take a batch, too.
+        found = getattr(object.__getattribute__(self, "model"), name)
+        return (lambda batch: self._split(name, batch)) if callable(found) else found
+
+    def _split(self, method: str, batch: Array) -> Any:
+        """The rows that are missing for equally long parts are zeros, and cut off again."""
+        count, parts = len(batch), self.spread_over
+        missing = -count % parts
+        batch = jnp.pad(batch, ((0, missing), *((0, 0),) * (batch.ndim - 1)))
+        call = lambda model, rows: getattr(model, method)(rows)
+        if self.pmap:
+            rows = batch.reshape(parts, -1, *batch.shape[1:])
+            each = jax.pmap(call, in_axes=(None, 0), devices=list(self.mesh.devices))
+            out = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), each(self.model, rows))
+        else:
+            sharding = NamedSharding(self.mesh, PartitionSpec("batch"))
+            out = call(self.model, jax.lax.with_sharding_constraint(batch, sharding))
+        return jax.tree.map(lambda a: a[:count], out)
+
+
+def spread(model: Any, mesh: Mesh, parallel: Parallel = "auto") -> Any:
+    """The model, each of its calls split over the mesh: any number of images on any number of
+    devices. On one device, the model as it is.
+
+    Args:
+      model: any callable pytree, images -> outputs with a row per image.
+      parallel: "pmap" splits by `jax.pmap`, everything else by the compiler.
+    """
+    if mesh.devices.size == 1:
+        return model
+    return Spread(replicate(mesh, model), mesh, parallel == "pmap")
 
 
 def awaited(tree: Any) -> Any:

@@ -45,10 +45,11 @@ def choose_chunk(
 ) -> int:
     """Perturbed images per model call, where the user does not say: a power of two.
 
-    On a CPU 8 images of 224 x 224 (see `CPU_CHUNK`), more of smaller and fewer of larger ones,
-    1 to 64. On an accelerator what fits into half of the device's free memory, by what
-    XLA says that the model needs when compiled for four images; at most 512. Found once for
-    each model, image shape and direction, then remembered.
+    For each device that the model is spread over: on a CPU 8 images of 224 x 224 (see
+    `CPU_CHUNK`), more of smaller and fewer of larger ones, 1 to 64; on an accelerator what fits
+    into half of the device's free memory, by what XLA says that the model needs when compiled
+    for four images; at most 512. Found once for each model, image shape and direction, then
+    remembered.
 
     Args:
       arrays, static: the model, see `fgjax.functional.partition`.
@@ -58,12 +59,14 @@ def choose_chunk(
     shape = tuple(images.shape[1:])
     place = (static, shape, backward, jax.default_backend())
     if place not in _chosen:
+        devices = _devices(arrays, static)
         if jax.default_backend() == "cpu":
             pixels = int(np.prod(shape[:-1]))
             limit = CPU_CHUNK * REFERENCE_SIDE**2 / pixels
-            _chosen[place] = largest_power_of_two(limit, 8 * CPU_CHUNK)
+            _chosen[place] = devices * largest_power_of_two(limit, 8 * CPU_CHUNK)
         else:
-            _chosen[place] = _fitting(arrays, static, shape, images.dtype, backward)
+            each = _fitting(arrays, static, shape, images.dtype, backward)
+            _chosen[place] = devices * each
     return _chosen[place]
 
 
@@ -72,8 +75,13 @@ def largest_power_of_two(limit: float, most: int = LARGEST_CHUNK) -> int:
     return 2 ** int(np.log2(max(1.0, min(limit, most))))
 
 
+def _devices(arrays, static) -> int:
+    """How many a call of the model is split over, see `fgjax.parallel.Spread`."""
+    return getattr(combine(arrays, static), "spread_over", 1)
+
+
 def _fitting(arrays, static, shape, dtype, backward) -> int:
-    free = free_bytes(jax.devices()[0])
+    free = free_bytes(jax.local_devices()[0])
     needed = bytes_per_image(arrays, static, shape, dtype, backward)
     if free is None or needed is None:
         return UNKNOWN_CHUNK
@@ -93,10 +101,10 @@ def bytes_per_image(
 ) -> int | None:
     """What one perturbed image of `shape` costs, by XLA's account of the compiled model.
 
-    Temporaries and outputs of a call with four images, a quarter of them, and the image
-    itself twice (as it is and perturbed). None where the compiler does not tell.
+    A quarter of the temporaries and outputs of a call that gives a device four images, and the
+    image itself twice (as it is and perturbed). None where the compiler does not tell.
     """
-    images = jax.ShapeDtypeStruct((_PROBE, *shape), dtype)
+    images = jax.ShapeDtypeStruct((_PROBE * _devices(arrays, static), *shape), dtype)
     program = _backward if backward else _forward
     analysis = program.lower(arrays, static, images).compile().memory_analysis()
     if analysis is None:

@@ -12,11 +12,14 @@ from fgjax.attribution import METHODS
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError, Example, Record, Source
 from fgjax.options import Config
-from fgjax.parallel import make_mesh, replicate, shard
+from fgjax.parallel import make_mesh, shard, spread
 from fgjax.progress import progress, say
 from fgjax.run_folder import RunFolder
 from fgjax.stages.setup import Explained, base_key
 from fgjax.store import MapStore
+
+REWRITTEN = ("guided_backprop", "deconvnet", "guided_grad_cam")
+"""Methods that replace the model's ReLUs: inside a pmap they could not find them."""
 
 
 def image_key(key: jax.Array, name: str) -> jax.Array:
@@ -80,12 +83,13 @@ def _explain(config, source, records, explained, run, store, pending) -> dict[st
     size = min(chunk_size(config, devices), -(-len(pending) // devices) * devices)
     method = METHODS[config.explain.method]
     settings = config.explain.settings
-    if hasattr(settings, "images_per_step"):
+    # A method that takes a step for all images at once has them split, too, not its calls alone.
+    stepwise = hasattr(settings, "images_per_step")
+    if stepwise:
         settings = replace(settings, images_per_step=size)
-    else:  # it forms its calls itself, on one device
-        devices = 1
     key = jax.random.fold_in(base_key(config), 3)
-    model = replicate(mesh, explained.model) if devices > 1 else explained.model
+    way = "jit" if config.explain.method in REWRITTEN else config.parallel
+    model = spread(explained.model, mesh, way)
     say(
         f"explain: {config.explain.method} ({config.explain.preset}), {len(pending)} images"
         + (f" of {len(records)}, the others are done" if len(pending) < len(records) else "")
@@ -111,7 +115,7 @@ def _explain(config, source, records, explained, run, store, pending) -> dict[st
             names += names[-1:] * (size - len(names))
             keys = jax.numpy.stack([image_key(key, name) for name in names])
             batch = (jax.numpy.asarray(images), jax.numpy.asarray(targets), keys)
-            if devices > 1:
+            if devices > 1 and stepwise and way != "pmap":
                 batch = shard(mesh, batch)
             result = method(model, batch[0], batch[1], key=batch[2], config=settings)
             maps = {"heatmap": result.heatmap, **result.maps}

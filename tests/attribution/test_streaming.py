@@ -89,7 +89,7 @@ def test_largest_power_of_two(limit, most, expected):
 )
 def test_on_a_cpu_the_pixels_decide(forget, shape, expected):
     images = np.zeros((2, *shape), np.float32)
-    assert choose_chunk((), partition(lambda x: x)[1], images, backward=False) == expected
+    assert choose_chunk(*partition(lambda x: x), images, backward=False) == expected
 
 
 def test_a_model_is_asked_once(forget, monkeypatch):
@@ -118,7 +118,7 @@ def test_on_an_accelerator_half_of_what_is_free_is_filled(forget, monkeypatch, b
     for room, expected in ((2.5 * 37 * needed, 32), (1e15, LARGEST_CHUNK), (0, 1)):
         stats = {"bytes_limit": 1000 + int(room), "bytes_in_use": 1000}
         device = SimpleNamespace(memory_stats=lambda stats=stats: stats)
-        monkeypatch.setattr(jax, "devices", lambda device=device: [device])
+        monkeypatch.setattr(jax, "local_devices", lambda device=device: [device])
         streaming._chosen.clear()
         assert choose_chunk(arrays, static, images, backward=backward) == expected
 
