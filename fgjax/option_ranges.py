@@ -13,7 +13,7 @@ ABOVE_ZERO = (
     "train.epochs", "train.batch_size", "train.learning_rate", "train.adam_eps",
     "compare.steps",
     "parts.number", "parts.alpha", "parts.beta", "parts.std",
-    "proxy.every", "proxy.clear",
+    "proxy.every", "proxy.clear", "train.mix_alpha",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "train.weight_decay", "train.light", "train.color",
@@ -26,10 +26,10 @@ NOT_NEGATIVE = (
 ZERO_TO_ONE = (
     "data.test_share",
     "train.warmup", "train.label_smoothing", "train.shift", "train.momentum",
-    "proxy.threshold", "proxy.weight", "proxy.start", "proxy.stop",
+    "train.mix_probability", "proxy.threshold", "proxy.weight", "proxy.start", "proxy.stop",
 )  # fmt: skip
 BETWEEN_ZERO_AND_ONE = ("train.validation", "evaluate.threshold", "tta.threshold")
-SHARES = ("data.crop", "train.crop", "tta.share", "proxy.subset")
+SHARES = ("data.crop", "train.crop", "tta.share", "proxy.subset", "train.erase_side")
 
 RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
     (ABOVE_ZERO, "must be above 0", lambda value: value > 0),

@@ -118,6 +118,14 @@ class TrainConfig:
       shift: random shifts by at most this share of the side.
       light: random brightness and contrast by at most this factor.
       color: random saturation by at most this factor.
+      erase: what is taken out of training images: none, cutout, random_erasing, hide_and_seek or
+        grid_mask.
+      erase_side: side of cutout's square, as a share of the image's.
+      mix: how training images are mixed with others of their batch, and their labels with them:
+        none, mixup, cutmix, attentive_cutmix (by the network's own features) or saliency_mix; or
+        augmix, with its Jensen-Shannon loss (three times the work).
+      mix_alpha: of the Beta distribution of the shares; null: the paper's.
+      mix_probability: of a batch to be mixed.
     """
 
     epochs: int = 60
@@ -141,6 +149,11 @@ class TrainConfig:
     shift: float = 0.08
     light: float = 0.1
     color: float = 0.0
+    erase: Literal["none", "cutout", "random_erasing", "hide_and_seek", "grid_mask"] = "none"
+    erase_side: float = 0.5
+    mix: Literal["none", "mixup", "cutmix", "attentive_cutmix", "saliency_mix", "augmix"] = "none"
+    mix_alpha: float | None = None
+    mix_probability: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ from fgjax.stages.training_images import load_training_images
 from fgjax.training.augment import Augmentation
 from fgjax.training.checkpoints import load_tree, save_classifier, save_tree
 from fgjax.training.classifier import EpochResult, Recipe, TrainState, start, train
+from fgjax.training.erasing import Erasing
+from fgjax.training.mixing import Mixing
 from fgjax.training.optimizer import begins_with, check_modules, learning_rates, make_optimizer
 from fgjax.training.part_objective import PartObjective
 from fgjax.training.tensorboard import Curves
@@ -84,7 +86,10 @@ def make_recipe(config: Config, model: Classifier, steps: int) -> Recipe:
         shift=settings.shift,
         light=settings.light,
         color=settings.color,
+        # Erasing papers fill with what is 0 once an image is normalised.
+        erase=Erasing(settings.erase, settings.erase_side, tuple(model.mean)),
     )
+    mix = Mixing(settings.mix, settings.mix_alpha, settings.mix_probability)
     # The new layers of a composed network came with no statistics: they learn them.
     modules = (TRUNK,) if TRUNK in model.variables["params"] else ("",)
     batch_norm = settings.batch_norm
@@ -93,10 +98,15 @@ def make_recipe(config: Config, model: Classifier, steps: int) -> Recipe:
         folded = config.model.pretrained is not None and statistics_are_folded(model, modules)
         batch_norm = "fixed" if folded else "batch"
     recipe = Recipe(
-        optimizer, augment, settings.label_smoothing, batch_norm, modules, settings.freeze
+        optimizer, augment, settings.label_smoothing, batch_norm, modules, settings.freeze, mix=mix
     )
     if not isinstance(model.network, RegionGrouping):
         return recipe
+    if mix.name != "none":
+        raise ConfigError(
+            f"train.mix={mix.name}: {model.name} trains with a loss of its own, which knows no "
+            "mixed labels; train.mix=none, or train.erase=…"
+        )
     parts = config.parts
     objective = PartObjective(
         parts.weight, parts.alpha, parts.beta, parts.radius, parts.std, settings.label_smoothing
@@ -139,6 +149,11 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
     if len(training) < 2 or len(validation) < 1:
         raise ConfigError(f"data.path={config.data.path}: too few training images that can be read")
 
+    if images.labels.ndim > 1 and (settings.mix, config.proxy.method) != ("none", "none"):
+        raise ConfigError(
+            "train.mix and proxy.method want one class an image, and these images have several "
+            "labels: train.mix=none proxy.method=none"
+        )
     mesh = make_mesh(config.parallel)
     devices = mesh.devices.size
     batch = min(settings.batch_size, len(training))

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
+from fgjax.training.erasing import Erasing
+
 Images = Float[Array, "n h w c"]
 
 
@@ -97,6 +99,7 @@ class Augmentation:
       shift: moved by at most this share of the side.
       light: brightness and contrast, times 1 ± this at most.
       color: saturation, times 1 ± this at most.
+      erase: what is taken away after all that.
     """
 
     size: int | None = None
@@ -105,6 +108,7 @@ class Augmentation:
     shift: float = 0.0
     light: float = 0.0
     color: float = 0.0
+    erase: Erasing = Erasing()
 
     def __call__(self, key: Key[Array, ""], images: Images) -> Float[Array, "n H W c"]:
         """The changed images, `size` x `size`; a function of the key."""
@@ -121,4 +125,4 @@ class Augmentation:
             images = random_light(keys[3], images, self.light)
         if self.color:
             images = random_saturation(keys[4], images, self.color)
-        return images
+        return self.erase(jax.random.fold_in(key, 100), images)

@@ -21,6 +21,7 @@ from fgjax.models.classifier import Classifier
 from fgjax.parallel import awaited
 from fgjax.training.augment import Augmentation, center_crop
 from fgjax.training.losses import binary_cross_entropy, cross_entropy
+from fgjax.training.mixing import Mixed, Mixing
 from fgjax.training.optimizer import begins_with, freeze, keep
 
 
@@ -56,7 +57,8 @@ class Recipe:
       frozen: beginnings of the names of modules whose weights and statistics stay.
       method: the network's method that is called as `method(x, train=True)`; None: `__call__`.
       objective: (what that method returns, labels) -> the loss, a scalar. None: cross-entropy of
-        logits, with `smoothing`.
+        logits, with `smoothing`, of mixed images mixed.
+      mix: how images and their labels are mixed; see `Mixing`. Not with an objective.
     """
 
     optimizer: optax.GradientTransformation
@@ -67,12 +69,13 @@ class Recipe:
     frozen: tuple[str, ...] = ()
     method: str | None = None
     objective: Callable[[Any, Int[Array, "n *a"]], Float[Array, ""]] | None = None
+    mix: Mixing = Mixing()
 
-    def loss(self, outputs: Any, labels: Int[Array, "n *a"]) -> Float[Array, ""]:
+    def loss(self, outputs: Any, labels: Int[Array, "n *a"], mixed: Mixed) -> Float[Array, ""]:
         """What a step makes smaller."""
         if self.objective is not None:
             return self.objective(outputs, labels)
-        return cross_entropy(outputs, labels, self.smoothing).mean()
+        return self.mix.loss(outputs, labels, mixed, self.smoothing)
 
 
 def start(model: Classifier, optimizer: optax.GradientTransformation) -> TrainState:
@@ -108,8 +111,17 @@ def train_step(
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One step on one batch; returns the next state (the given one is donated) and the loss."""
     keys = jax.random.split(jax.random.fold_in(key, state.step))
+
+    def normalised(x):
+        return (x - jnp.asarray(mean)[None, None, None]) / jnp.asarray(std)[None, None, None]
+
     x = recipe.augment(keys[0], images.astype(jnp.float32) / 255)
-    x = (x - jnp.asarray(mean)[None, None, None]) / jnp.asarray(std)[None, None, None]
+    attention = None
+    if recipe.mix.name == "attentive_cutmix":
+        seen = network.apply(state.variables, normalised(x), method="features")
+        attention = jnp.abs(seen.astype(jnp.float32)).mean(3)
+    mixed = recipe.mix(jax.random.fold_in(keys[0], 101), x, attention)
+    x = normalised(mixed.images)
 
     def loss(params):
         with _fix_statistics(recipe):
@@ -121,7 +133,7 @@ def train_step(
                 rngs={"dropout": keys[1]},
                 method=recipe.method,
             )
-        return recipe.loss(outputs, labels), changed
+        return recipe.loss(outputs, labels, mixed), changed
 
     before = state.variables["params"]
     (value, changed), grad = jax.value_and_grad(loss, has_aux=True)(before)

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from fgjax.options import Config, DataConfig, ModelConfig, TrainConfig
+from fgjax.config import resolve
+from fgjax.models.classifier import create_model
+from fgjax.options import Config, ConfigError, DataConfig, ModelConfig, TrainConfig
 from fgjax.run import main
 from fgjax.stages import training_images
 from fgjax.stages.setup import make_source, training_model
@@ -112,6 +114,9 @@ RECIPES = {
     "frozen backbone": ["train.freeze=[backbone]", "train.schedule=constant"],
     "rates": ["train.rates=[classifier:10,blocks_0:0]", "train.weight_decay=0.5"],
     "crops and colours": ["train.crop=0.4", "train.color=0.3", "train.flip=false"],
+    "erasing": ["train.erase=hide_and_seek"],
+    "mixing": ["train.mix=attentive_cutmix"],
+    "augmix": ["train.mix=augmix"],
     "half precision": ["train.precision=bf16"],
     "fixed statistics": ["train.batch_norm=fixed"],
 }  # fmt: skip
@@ -241,3 +246,36 @@ def test_classifiers_trained_elsewhere_are_right(shared, tmp_path, data, weights
     about = json.loads((tmp_path / "run" / "test.json").read_text())
     assert about["images"] == images
     assert about["metrics"]["accuracy"]["mean"] >= least
+
+
+MIXED = {
+    "train.mix=cutmx": ("train.mix=cutmx", "Did you mean cutmix"),
+    "train.erase=cutouts": ("train.erase=cutouts", "Did you mean cutout"),
+    "train.erase_side=0": ("train.erase_side=0", "above 0"),
+    "train.mix_alpha=0": ("train.mix_alpha=0", "above 0"),
+}
+
+
+@pytest.mark.parametrize("word", MIXED)
+def test_wrong_mixing_is_told(tiny, capsys, word):
+    assert main(tiny(word)) == 2
+    err = capsys.readouterr().err
+    assert all(part in err for part in MIXED[word]), err
+
+
+def test_the_recipe_erases_with_the_colour_that_normalises_to_nothing(tiny):
+    words = ("train.erase=cutout", "train.erase_side=0.3", "train.mix=cutmix", "train.mix_alpha=2")
+    config = resolve(tiny(*words))[1]
+    model = create_model("resnet_tiny", 2, size=32)
+    recipe = make_recipe(config, model, 5)
+    erase, mix = recipe.augment.erase, recipe.mix
+    assert (erase.name, erase.side, erase.fill) == ("cutout", 0.3, model.mean)
+    assert (mix.name, mix.alpha, mix.probability) == ("cutmix", 2.0, 1.0)
+    assert hash(recipe) == hash(make_recipe(config, model, 5))
+
+
+def test_mixed_labels_are_refused_where_the_loss_knows_none(tiny):
+    config = resolve(tiny("train.mix=cutmix", "model.name=region_grouping"))[1]
+    model = training_model(config, make_source(config))
+    with pytest.raises(ConfigError, match="train.mix=cutmix.*loss of its own"):
+        make_recipe(config, model, 5)
