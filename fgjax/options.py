@@ -34,7 +34,8 @@ class DataConfig:
 
     Attributes:
       source: species (drawn by fgjax), folder (class folders, or a flat folder of images), tfds
-        (TensorFlow Datasets), or a set as its authors ship it, cub, dogs, cars, aircraft, celeba.
+        (TensorFlow Datasets), or a set as its authors ship it: cub, dogs, cars, aircraft, celeba,
+        cifar100, food101, imagenette, asl, plantvillage.
       path: the folder of the data set; for tfds, where prepared sets lie.
       name: the name of a tfds set.
       level: of the classes of aircraft.
@@ -44,16 +45,17 @@ class DataConfig:
       size: side of the square images the model sees, in pixels.
       crop: share of the shorter side that the centre crop keeps.
       limit: explain and evaluate at most so many test images, spread over the classes.
-      test_share: share of each class that is test, for a folder without a split.
+      test_share: share of each class that is test, for plantvillage and a folder without a split.
       train_images: how many to draw, for the species source.
       test_images: how many to draw, for the species source.
       shortcut: species: in training, the background goes with the class.
       workers: threads that decode.
     """
 
-    source: Literal["species", "folder", "cub", "dogs", "cars", "aircraft", "celeba", "tfds"] = (
-        "species"
-    )
+    source: Literal[
+        "species", "folder", "cub", "dogs", "cars", "aircraft", "celeba", "cifar100", "food101",
+        "imagenette", "asl", "plantvillage", "tfds",
+    ] = "species"  # fmt: skip
     path: str | None = None
     name: str | None = None
     level: Literal["variant", "family", "manufacturer"] = "variant"

@@ -2,7 +2,19 @@
 
 from collections.abc import Callable
 
-from fgjax.data import aircraft, cars, celeba, cub, dogs, tfds
+from fgjax.data import (
+    aircraft,
+    asl,
+    cars,
+    celeba,
+    cifar,
+    cub,
+    dogs,
+    food,
+    imagenette,
+    plantvillage,
+    tfds,
+)
 from fgjax.data.folder import FolderSource
 from fgjax.data.species import SpeciesSource
 from fgjax.data.types import Source
@@ -13,6 +25,11 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "cars": cars.CarsSource,
     "aircraft": aircraft.AircraftSource,
     "celeba": celeba.CelebaSource,
+    "cifar100": cifar.CifarSource,
+    "food101": food.FoodSource,
+    "imagenette": imagenette.ImagenetteSource,
+    "asl": asl.AslSource,
+    "plantvillage": plantvillage.PlantVillageSource,
     "folder": FolderSource,
     "species": SpeciesSource,
     "tfds": tfds.TfdsSource,
@@ -25,6 +42,11 @@ HOMES: dict[str, str] = {
     "cars": cars.HOME,
     "aircraft": aircraft.HOME,
     "celeba": celeba.HOME,
+    "cifar100": cifar.HOME,
+    "food101": food.HOME,
+    "imagenette": imagenette.HOME,
+    "asl": asl.HOME,
+    "plantvillage": plantvillage.HOME,
     "folder": "wanted: a folder of class folders of images, or a flat one of images",
     "species": "wanted: nothing, the images are drawn",
     "tfds": tfds.HOME,

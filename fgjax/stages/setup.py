@@ -44,6 +44,7 @@ def make_source(config: Config, *, margin: bool = False) -> Source:
             background_follows_class=data.shortcut,
         ),
         "folder": dict(masks=data.masks, test_share=data.test_share, seed=config.seed),
+        "plantvillage": dict(test_share=data.test_share, seed=config.seed),
         "aircraft": dict(level=data.level),
         "celeba": dict(target=data.attribute),
         "tfds": dict(name=data.name, data_dir=data.path),
