@@ -135,6 +135,10 @@ def run(words: list[str]) -> int:
         failed += compare_stage(config, source, records, model, folder)
     if "tta" in config.stages:
         failed += tta_stage(config, source, load_model(config, source, folder.path), folder)
+    if "parts" in config.stages:
+        from fgjax.stages.parts import parts_stage
+
+        failed += parts_stage(config, source, load_model(config, source, folder.path), folder)
     failures = folder.failures()
     if failures:
         count = "1 image" if len(failures) == 1 else f"{len(failures)} images"

@@ -29,6 +29,8 @@ from fgjax.data.types import DataError
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 16
+MULTIPLE = 16
+"""Sides of whole images are multiples of the stride of the networks that see them."""
 
 # Called one by one instead of through `Image.open`, whose own bomb limit is another
 # one, is global to the process, and speaks through a warning.
@@ -98,44 +100,56 @@ class Fit:
     Mode "crop": the shorter side is resized to round(size / crop), the aspect kept,
     and the central square cut out (size 224, crop 0.875: shorter side 256). Mode
     "squash": both sides are resized to it, then the same cut; with crop 1 nothing
-    of the image is lost.
+    of the image is lost. Mode "whole": the shorter side is resized to round(size / crop)
+    and no square is cut out; only the borders go, so that both sides are multiples of 16.
 
     Attributes:
       size: side of the result in pixels.
       crop: share of the shorter side that stays, in (0, 1].
-      mode: "crop" or "squash".
+      mode: "crop", "squash" or "whole".
     """
 
     size: int
     crop: float = 1.0
-    mode: Literal["crop", "squash"] = "crop"
+    mode: Literal["crop", "squash", "whole"] = "crop"
 
     def __post_init__(self):
         if self.size < 1:
             raise ValueError(f"size must be at least 1 pixel, not {self.size}")
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop must lie in (0, 1], not {self.crop}")
-        if self.mode not in ("crop", "squash"):
-            raise ValueError(f'mode must be "crop" or "squash", not {self.mode!r}')
+        if self.mode not in ("crop", "squash", "whole"):
+            raise ValueError(f'mode must be "crop", "squash" or "whole", not {self.mode!r}')
+
+    def _resized(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Height and width before the cut."""
+        height, width = shape
+        side = round(self.size / self.crop)
+        if self.mode == "squash":
+            return side, side
+        scale = side / min(height, width)
+        return round(height * scale), round(width * scale)
+
+    def result(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of what an h × w image becomes."""
+        if self.mode != "whole":
+            return self.size, self.size
+        height, width = (max(s // MULTIPLE * MULTIPLE, MULTIPLE) for s in self._resized(shape))
+        return height, width
 
     def window(self, shape: tuple[int, int]) -> tuple[float, float, float, float]:
         """The rectangle x0, y0, x1, y1 of an h × w image that becomes the result."""
         height, width = shape
-        side = round(self.size / self.crop)
-        scale = side / min(height, width)
-        if self.mode == "squash":
-            new_height = new_width = side
-        else:
-            new_height, new_width = round(height * scale), round(width * scale)
-        top, left = (new_height - self.size) // 2, (new_width - self.size) // 2
+        (new_height, new_width), (down, across) = self._resized(shape), self.result(shape)
+        top, left = (new_height - down) // 2, (new_width - across) // 2
         x, y = width / new_width, height / new_height
-        return left * x, top * y, (left + self.size) * x, (top + self.size) * y
+        return left * x, top * y, (left + across) * x, (top + down) * y
 
-    def image(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "size size 3"]:
+    def image(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
         """The image, resized by an antialiased bicubic filter and cropped."""
         return self._resize(image, Image.Resampling.BICUBIC)
 
-    def mask(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "size size"]:
+    def mask(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "H W"]:
         """The mask, resized to the nearest pixel and cropped."""
         return self._resize(mask.astype(np.uint8), Image.Resampling.NEAREST).astype(bool)
 
@@ -147,7 +161,7 @@ class Fit:
         None when the box lies wholly outside the crop.
         """
         corners = self._move(np.asarray(box, np.float64).reshape(2, 2), shape)
-        corners = np.clip(corners, 0, self.size).astype(np.float32)
+        corners = np.clip(corners, 0, self._limits(shape)).astype(np.float32)
         if (corners[1] <= corners[0]).any():
             return None
         return corners.reshape(4)
@@ -160,7 +174,7 @@ class Fit:
         One that falls outside the crop is not visible; those not visible are 0, 0, 0.
         """
         points = self._move(np.asarray(landmarks[:, :2], np.float64), shape).astype(np.float32)
-        inside = ((points >= 0) & (points < self.size)).all(axis=1)
+        inside = ((points >= 0) & (points < self._limits(shape))).all(axis=1)
         visible = (landmarks[:, 2] > 0) & inside
         points = np.concatenate([points, np.ones_like(points[:, :1])], axis=1)
         return np.where(visible[:, None], points, np.float32(0))
@@ -169,12 +183,17 @@ class Fit:
         # Only the window is computed: the same numbers as resize, then crop, without
         # the large image in between (a panorama's may be enormous).
         window = self.window(pixels.shape[:2])
+        height, width = self.result(pixels.shape[:2])
         image = Image.fromarray(pixels)
-        return np.array(image.resize((self.size, self.size), filter, box=window))
+        return np.array(image.resize((width, height), filter, box=window))
 
     def _move(self, points: Float[np.ndarray, "p 2"], shape) -> Float[np.ndarray, "p 2"]:
         x0, y0, x1, y1 = self.window(shape)
-        return (points - [x0, y0]) * self.size / [x1 - x0, y1 - y0]
+        return (points - [x0, y0]) * self._limits(shape) / [x1 - x0, y1 - y0]
+
+    def _limits(self, shape: tuple[int, int]) -> Float[np.ndarray, "2"]:
+        """Width and height of the result."""
+        return np.array(self.result(shape)[::-1], np.float64)
 
 
 def _decode(path: Path, convert: Callable[[Image.Image], Image.Image], orient: bool) -> Image.Image:

@@ -71,7 +71,7 @@ def dry_run(name: str, config: Config, source: Source, records: tuple[Record, ..
             f"  evaluate: {len(records)} images, about {JUDGING} forward passes each "
             f"({len(records) * JUDGING} in all), about {_time(seconds)}"
         )
-    if left := [stage for stage in ("compare", "tta") if stage in config.stages]:
+    if left := [stage for stage in ("compare", "tta", "parts") if stage in config.stages]:
         say(f"  {' and '.join(left)}: not counted here")
     where = f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
     say(f"  about {_time(total)} in all on {where}, and the time to compile; nothing is written")

@@ -1,7 +1,7 @@
 """From a config to a data set and a classifier: what every stage starts from."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from fgjax.spelling import did_you_mean
 from fgjax.training.checkpoints import load_classifier
 
 
-def make_source(config: Config, *, margin: bool = False) -> Source:
+def make_source(config: Config, *, margin: bool = False, whole: bool = False) -> Source:
     """The data set of `data.*`.
 
     Args:
       margin: with what the centre crop cuts off: images of side data.size / data.crop, to be
         cropped later.
+      whole: no square is cut out; images differ in shape, their shorter side is
+        data.size / data.crop. Drawn images are whole as they are.
 
     Raises:
       ConfigError: an option that the source needs is missing or wrong.
@@ -61,7 +63,10 @@ def make_source(config: Config, *, margin: bool = False) -> Source:
     if data.source == "tfds" and data.name is None:
         raise ConfigError("data.name is missing: the set's name, such as caltech_birds2011")
     try:
-        return SOURCES[data.source](**options)
+        source = SOURCES[data.source](**options)
+        if whole and hasattr(source, "fit"):
+            source.fit = replace(source.fit, mode="whole")
+        return source
     except DataError as error:
         raise DataError(f"data.path: {error}") from None
     except ValueError as error:

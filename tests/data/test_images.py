@@ -324,7 +324,8 @@ def test_a_black_mask_is_an_absent_object(tmp_path):
 
 # The geometry.
 
-FITS = [Fit(64), Fit(56, 0.875), Fit(64, 0.5), Fit(64, mode="squash"), Fit(56, 0.875, "squash")]
+FITS = [Fit(64), Fit(56, 0.875), Fit(64, 0.5), Fit(64, mode="squash"), Fit(56, 0.875, "squash"),
+        Fit(64, mode="whole"), Fit(60, 0.875, "whole")]  # fmt: skip
 SHAPES = [(100, 160), (333, 250), (48, 48), (40, 111)]
 
 
@@ -344,10 +345,12 @@ def test_image_equals_resize_then_crop(fit, shape):
     pixels = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
     side = round(fit.size / fit.crop)
     scale = side / min(shape)
-    new = (round(height * scale), round(width * scale)) if fit.mode == "crop" else (side, side)
+    new = (round(height * scale), round(width * scale)) if fit.mode != "squash" else (side, side)
     large = Image.fromarray(pixels).resize(new[::-1], Image.Resampling.BICUBIC)
-    top, left = ((length - fit.size) // 2 for length in new)
-    expected = np.asarray(large)[top : top + fit.size, left : left + fit.size]
+    cut = [length - length % 16 for length in new] if fit.mode == "whole" else [fit.size] * 2
+    top, left = ((length - own) // 2 for length, own in zip(new, cut, strict=True))
+    expected = np.asarray(large)[top : top + cut[0], left : left + cut[1]]
+    assert fit.image(pixels).shape == expected.shape
     assert np.abs(fit.image(pixels).astype(int) - expected).max() <= 1
 
 
@@ -381,7 +384,7 @@ def test_a_landmark_follows_a_drawn_spot(fit, shape):
     y, x = np.mgrid[0:height, 0:width] + 0.5
     spot = 255 * np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * 2.0**2))
     fitted = fit.image(np.stack([spot.astype(np.uint8)] * 3, -1))[..., 0].astype(float)
-    y, x = np.mgrid[0 : fit.size, 0 : fit.size] + 0.5
+    y, x = np.mgrid[0 : fitted.shape[0], 0 : fitted.shape[1]] + 0.5
     found = [(x * fitted).sum() / fitted.sum(), (y * fitted).sum() / fitted.sum()]
     moved = fit.landmarks(np.array([[*centre, 1.0]]), shape)
     np.testing.assert_allclose(moved[0], [*found, 1], atol=0.5)
@@ -390,6 +393,14 @@ def test_a_landmark_follows_a_drawn_spot(fit, shape):
 def test_squash_keeps_every_corner():
     box = Fit(64, mode="squash").box(np.array([0.0, 0.0, 300.0, 200.0]), (200, 300))
     np.testing.assert_allclose(box, [0, 0, 64, 64], atol=1e-4)
+
+
+def test_a_whole_image_loses_less_than_16_pixels():
+    fit = Fit(64, mode="whole")
+    assert fit.image(np.zeros((100, 300, 3), np.uint8)).shape == (64, 192, 3)
+    assert fit.result((300, 100)) == (192, 64) and fit.result((64, 79)) == (64, 64)
+    box = fit.box(np.array([0.0, 0.0, 300.0, 100.0]), (100, 300))
+    np.testing.assert_allclose(box, [0, 0, 192, 64], atol=1e-4)
 
 
 def test_boxes_are_clipped_or_gone():
