@@ -43,6 +43,7 @@ from fgjax.attribution.recursive_glas import (
     RecursiveGlasConfig,
     recursive_glas,
 )
+from fgjax.attribution.region_attention import RegionAttentionConfig, region_attention
 from fgjax.attribution.rise import RISE_PRESETS, RiseConfig, rise
 from fgjax.attribution.score_cam import SCORE_CAM_PRESETS, ScoreCamConfig, score_cam
 from fgjax.attribution.types import Attribution
@@ -64,6 +65,7 @@ METHODS = {
     "grad_cam_plus_plus": grad_cam_plus_plus,
     "guided_grad_cam": guided_grad_cam,
     "score_cam": score_cam,
+    "region_attention": region_attention,
 }
 """Name -> method."""
 
@@ -84,6 +86,7 @@ CONFIGS = {
     "grad_cam_plus_plus": GradCamPlusPlusConfig,
     "guided_grad_cam": GuidedGradCamConfig,
     "score_cam": ScoreCamConfig,
+    "region_attention": RegionAttentionConfig,
 }
 """Name -> its settings."""
 

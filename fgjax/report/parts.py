@@ -97,7 +97,7 @@ class PartsPage:
     classes: tuple[LandmarkRow, ...] = ()
 
 
-def write_parts_page(path: Path, page: PartsPage, *, side: int = 170) -> None:
+def write_parts_page(path: Path, page: PartsPage, *, side: int = 140) -> None:
     """Writes one self-contained HTML file; `side`: height of the pictures in it, in pixels."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

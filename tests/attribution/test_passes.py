@@ -10,6 +10,7 @@ import pytest
 
 from fgjax.attribution import CONFIGS, METHODS
 from fgjax.attribution.passes import count_passes
+from fgjax.models.region_grouping import Regions
 
 SIDE = 24
 SETTINGS = {
@@ -40,6 +41,10 @@ class Counting:
 
     def head(self, features):
         return features.mean((1, 2)) @ self.head_weights
+
+    def regions(self, images):
+        assignment = jax.nn.softmax(self.features(images))
+        return Regions(None, assignment, None, assignment[..., 0])
 
     def __call__(self, images):
         return self.head(self.features(images))
