@@ -165,3 +165,61 @@ def test_training_on_eight_devices_is_training_on_one():
     """)
     assert result["apart"] < 1e-3 and result["moved"] > 0.05
     assert result["devices"] == 8 and result["loaded_on"] == 1 and result["loaded"] == 0
+
+
+@pytest.mark.slow
+def test_region_grouping_on_eight_devices_is_that_on_one():
+    """Occurrence is sorted over the whole batch: each device's own would be another loss."""
+    result = on_eight_devices("""
+        import optax
+        from fgjax.models.classifier import create_model
+        from fgjax.training.augment import Augmentation
+        from fgjax.training.classifier import Recipe, start, train_step
+        from fgjax.training.part_objective import PartObjective
+        from fgjax.training.part_occurrence import part_occurrence_loss
+
+        rng = np.random.default_rng(0)
+        labels = np.arange(16, dtype=np.int32) % 2
+        # Devices see brighter and brighter images, and so other parts.
+        images = rng.integers(0, 100, (16, 40, 40, 3)) + 10 * np.arange(16)[:, None, None, None]
+        images = images.astype(np.uint8)
+        model = create_model("region_grouping", 2, backbone="resnet_tiny", num_parts=3, size=40)
+        objective = PartObjective(weight=1.0, alpha=2e-3, beta=1e-3)
+        recipe = Recipe(optax.sgd(0.02), Augmentation(flip=False), method="regions",
+                        objective=objective)
+        states, losses = [], []
+        for spread in (False, True):
+            states.append([])
+            losses.append([])
+            state = jax.tree.map(jnp.array, start(model, recipe.optimizer))
+            batch = (images, labels)
+            if spread:
+                state, batch = replicate(mesh, state), shard(mesh, batch)
+            for _ in range(2):
+                state, loss = jax.block_until_ready(
+                    train_step(state, *map(jnp.asarray, batch), jax.random.key(0),
+                               network=model.network, recipe=recipe,
+                               mean=model.mean, std=model.std)
+                )
+                losses[-1].append(float(loss))
+                states[-1].append(jax.tree.map(np.asarray, state.variables))
+        q = model.regions(jnp.asarray(images, jnp.float32) / 255).assignment
+        own = [float(part_occurrence_loss(q[i : i + 2], 2e-3, 1e-3)) for i in range(0, 16, 2)]
+        gap = lambda a, b: max(
+            float(np.abs(np.asarray(x) - np.asarray(y)).max())
+            for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        )
+        result = dict(
+            apart=[gap(a, b) for a, b in zip(*states, strict=True)],
+            moved=gap(states[0][0], model.variables),
+            losses=losses,
+            whole=float(part_occurrence_loss(q, 2e-3, 1e-3)),
+            mean_of_devices=float(np.mean(own)),
+            devices=len(jax.tree.leaves(state)[0].sharding.device_set),
+        )
+    """)
+    assert result["devices"] == 8 and result["moved"] > 1e-3
+    # Relative to how far a step goes; rounding grows with every step.
+    assert result["apart"][0] < 1e-3 * result["moved"], result
+    np.testing.assert_allclose(*result["losses"], rtol=1e-4)
+    assert abs(result["whole"] - result["mean_of_devices"]) > 1e-2
