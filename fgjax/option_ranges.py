@@ -73,6 +73,12 @@ def check_ranges(config: Config, flat: dict[str, Any]) -> None:
         raise ConfigError(f"stages: none given; {', '.join(STAGES)}")
     if "tta" in config.stages and not config.tta.crops:
         raise ConfigError(f"tta.crops: none given; {', '.join(CROPS)}")
+    given = config.model.checkpoint or config.model.weights
+    if "parts" in config.stages and config.model.name != "region_grouping" and not given:
+        raise ConfigError(
+            f"stages: parts: {config.model.name or 'resnet18'} groups no pixels into parts; "
+            "model.name=region_grouping does"
+        )
     for share in config.train.drops:
         if not 0 < share < 1:
             raise ConfigError(f"train.drops: {share} is not a share of the training, in (0, 1)")

@@ -45,7 +45,7 @@ def figures(
     }
 
 
-def _number(value: float) -> float | None:
+def _number(value: float | np.floating) -> float | None:
     return round(float(value), 6) if np.isfinite(value) else None
 
 

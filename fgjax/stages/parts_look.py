@@ -39,11 +39,11 @@ class Look:
     attention: Float[np.ndarray, "*a k"]
     occurrence: Float[np.ndarray, "k"]
     places: Float[np.ndarray, "k 2"]
-    cell: int
+    cell: Int[np.ndarray, ""] | np.integer
     box: Float[np.ndarray, "4"] | None
     landmarks: Float[np.ndarray, "p 3"] | None
-    points_in_box: float
-    middle_in_box: float
+    points_in_box: np.floating
+    middle_in_box: np.floating
 
 
 @partial(jax.jit, static_argnames="radius")
@@ -58,10 +58,12 @@ def _forward(
     heat = jax.image.resize(attribution, (n, height, width), "linear", antialias=False)
     truth = box_mask(boxes, height, width)
     pointing = pointing_game(heat, truth, protocol=PROTOCOL)
-    middle = jnp.where(truth.any((1, 2)), truth[:, height // 2, width // 2], jnp.nan)
+    inside = truth[:, height // 2, width // 2].astype(jnp.float32)
+    middle = jnp.where(truth.any((1, 2)), inside, jnp.nan)
     return {
         "logits": found.logits,
         "attention": found.attention,
+        "cell": jnp.full(n, cell),
         "occurrence": part_occurrence(found.assignment, radius=radius),
         "places": soft_centroids(found.assignment) * cell,
         "points_in_box": pointing,
@@ -84,20 +86,13 @@ def look(
         name: np.asarray(value)
         for name, value in _forward(model, jnp.asarray(images), jnp.asarray(boxes), 2).items()
     }
-    cell = images.shape[1] // map_height(model, images.shape)
     for i, (record, example) in enumerate(part):
         own = {name: value[i] for name, value in found.items()}
         yield Look(
             name=record.name,
             label=record.label,
             attributes=None if attributes is None else attributes[i],
-            cell=cell,
             box=example.box,
             landmarks=example.landmarks,
-            **own | {k: float(own[k]) for k in ("points_in_box", "middle_in_box")},
+            **own,
         )
-
-
-def map_height(model: Classifier, shape: tuple[int, ...]) -> int:
-    """Cells from top to bottom in the assignment maps of such images."""
-    return jax.eval_shape(model.regions, jnp.zeros(shape, jnp.float32)).assignment.shape[1]

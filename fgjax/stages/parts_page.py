@@ -40,16 +40,16 @@ def part_pages(
 def _facts(found: dict[str, Any]):
     view = f"; shown: {found['view']}"
     if accuracy := found["accuracy"]:
-        yield Fact("accuracy", _interval(accuracy, 100, "%"), accuracy["protocol"] + view)
+        yield Fact("accuracy", _interval(accuracy, 100.0, "%"), accuracy["protocol"] + view)
     if error := found["landmark_error"]:
-        value = f"{_interval(error, 1, '%')}, without parts {error['without']:.2f} %"
+        value = f"{_interval(error, 1.0, '%')}, without parts {error['without']:.2f} %"
         yield Fact("landmark error", value, error["protocol"] + view)
     for name in ("consistency", "spread"):
         if about := found["steadiness"][name]:
             beside = f" (centre {about['centre']:.2f})" if "centre" in about else " %"
             yield Fact(name, f"{about['mean']:.2f}{beside}", about["protocol"])
     if pointing := found["pointing_error"]:
-        value = f"{_interval(pointing, 100, '%')}, the middle {100 * pointing['middle']:.1f} %"
+        value = f"{_interval(pointing, 100.0, '%')}, the middle {100 * pointing['middle']:.1f} %"
         yield Fact("pointing error", value, pointing["protocol"] + view)
     yield Fact("images", f"{found['images']}, fitted on {found['fitted_on']}", found["view"])
 
