@@ -166,8 +166,8 @@ def test_whole_images_of_several_shapes(trained, tmp_path, picture):
             image = picture(4 * k + i).resize(size)
             image.save(folder / "test" / name.replace("/", "-") / f"{i}.png")
     words = ["config=parts_folder", f"data.path={folder}", "data.size=48", "data.crop=1",
-             "stages=parts", "parts.view=whole", "explain.target=predicted", f"model.checkpoint={trained}/checkpoint",
-             f"run_dir={tmp_path / 'run'}"]  # fmt: skip
+             "stages=parts", "parts.view=whole", "explain.target=predicted",
+             f"model.checkpoint={trained}/checkpoint", f"run_dir={tmp_path / 'run'}"]  # fmt: skip
     assert main(words) == 0
     found = read(tmp_path / "run")
     assert found["images"] == 8 and found["landmark_error"] is None
