@@ -54,7 +54,7 @@ class DataConfig:
 
     source: Literal[
         "species", "folder", "cub", "dogs", "cars", "aircraft", "celeba", "cifar100", "food101",
-        "imagenette", "asl", "plantvillage", "tfds",
+        "imagenette", "inat2017", "asl", "plantvillage", "tfds",
     ] = "species"  # fmt: skip
     path: str | None = None
     name: str | None = None
@@ -116,6 +116,8 @@ class TrainConfig:
       label_smoothing: share of the target spread over the other classes.
       validation: share of the training images that picks the best epoch.
       crop: smallest share of the area that a random crop keeps; 1: no random crops.
+      window: where data.size pixels are cut from what data.crop cuts off in tests: center, or
+        random, without a change of scale.
       flip: left and right swapped at random.
       shift: random shifts by at most this share of the side.
       light: random brightness and contrast by at most this factor.
@@ -147,6 +149,7 @@ class TrainConfig:
     label_smoothing: float = 0.1
     validation: float = 0.1
     crop: float = 1.0
+    window: Literal["center", "random"] = "center"
     flip: bool = True
     shift: float = 0.08
     light: float = 0.1

@@ -12,6 +12,7 @@ from fgjax.data import (
     dogs,
     food,
     imagenette,
+    inat,
     plantvillage,
     tfds,
 )
@@ -28,6 +29,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "cifar100": cifar.CifarSource,
     "food101": food.FoodSource,
     "imagenette": imagenette.ImagenetteSource,
+    "inat2017": inat.InatSource,
     "asl": asl.AslSource,
     "plantvillage": plantvillage.PlantVillageSource,
     "folder": FolderSource,
@@ -45,6 +47,7 @@ HOMES: dict[str, str] = {
     "cifar100": cifar.HOME,
     "food101": food.HOME,
     "imagenette": imagenette.HOME,
+    "inat2017": inat.HOME,
     "asl": asl.HOME,
     "plantvillage": plantvillage.HOME,
     "folder": "wanted: a folder of class folders of images, or a flat one of images",

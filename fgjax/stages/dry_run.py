@@ -79,7 +79,8 @@ def dry_run(name: str, config: Config, source: Source, records: tuple[Record, ..
 
 def _seconds_per_training_image(model, config: Config) -> float:
     batch, side = config.train.batch_size, config.data.size
-    side = round(side / config.data.crop) if config.train.crop < 1 else side
+    if config.train.crop < 1 or config.train.window == "random":
+        side = round(side / config.data.crop)
     recipe = make_recipe(config, model, 10)
     state = jax.tree.map(jax.numpy.array, start(model, recipe.optimizer))
     images = np.zeros((batch, side, side, 3), np.uint8)

@@ -82,6 +82,7 @@ def make_recipe(config: Config, model: Classifier, steps: int) -> Recipe:
     augment = Augmentation(
         size=config.data.size,
         crop=settings.crop,
+        window=settings.window,
         flip=settings.flip,
         shift=settings.shift,
         light=settings.light,
@@ -141,7 +142,7 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
     began = time.monotonic()
     settings = config.train
     model = training_model(config, source)
-    if settings.crop < 1:
+    if settings.crop < 1 or settings.window == "random":
         source = make_source(config, margin=True)
     images, failed = load_training_images(source, records, config)
     run.set_failures("train", failed)

@@ -1,6 +1,7 @@
 """Random changes to training images, batched, on the device. Images are RGB in [0, 1]."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,18 @@ def random_crop(
     return jax.vmap(cut)(images, scale, corner)
 
 
+def random_window(key: Key[Array, ""], images: Images, size: int) -> Float[Array, "n size size c"]:
+    """`size` x `size` pixels of each image, anywhere in it, at their own scale."""
+    n, height, width, channels = images.shape
+    most = jnp.asarray([height - size + 1, width - size + 1])
+    starts = jax.random.randint(key, (n, 2), 0, most[None])
+
+    def cut(image, start):
+        return jax.lax.dynamic_slice(image, (start[0], start[1], 0), (size, size, channels))
+
+    return jax.vmap(cut)(images, starts)
+
+
 def center_crop(images: Num[Array, "n h w c"], size: int) -> Num[Array, "n size size c"]:
     """The middle `size` x `size` pixels."""
     top, left = (images.shape[1] - size) // 2, (images.shape[2] - size) // 2
@@ -95,6 +108,7 @@ class Augmentation:
     Attributes:
       size: side of the result; None: as the images are.
       crop: smallest share of the area that a random crop keeps; 1: the middle is taken.
+      window: "random": not the middle but `size` x `size` pixels anywhere are taken.
       flip: left and right swapped in half of the images.
       shift: moved by at most this share of the side.
       light: brightness and contrast, times 1 ± this at most.
@@ -104,6 +118,7 @@ class Augmentation:
 
     size: int | None = None
     crop: float = 1.0
+    window: Literal["center", "random"] = "center"
     flip: bool = True
     shift: float = 0.0
     light: float = 0.0
@@ -115,6 +130,8 @@ class Augmentation:
         keys = jax.random.split(key, 5)
         if self.crop < 1:
             images = random_crop(keys[0], images, self.size or images.shape[1], self.crop)
+        elif self.size and self.window == "random":
+            images = random_window(keys[0], images, self.size)
         elif self.size:
             images = center_crop(images, self.size)
         if self.flip:

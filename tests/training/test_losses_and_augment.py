@@ -14,6 +14,7 @@ from fgjax.training.augment import (
     random_light,
     random_saturation,
     random_shift,
+    random_window,
 )
 from fgjax.training.losses import cross_entropy
 
@@ -161,3 +162,18 @@ def test_an_augmentation_that_is_off_changes_nothing(key):
     every = Augmentation(size=9, crop=0.4, shift=0.1, light=0.2, color=0.2)
     assert every(key, images).shape == (16, 9, 9, 3)
     assert (every(key, images) == every(key, images)).all()
+
+
+def test_a_random_window_is_a_piece_of_the_image_as_it_is(key):
+    images = random_images(n=64)
+    found = np.asarray(random_window(key, images, 8))
+    places = set()
+    for image, piece in zip(np.asarray(images), found, strict=True):
+        at = [(y, x) for y in range(3) for x in range(5)
+              if (image[y : y + 8, x : x + 8] == piece).all()]  # fmt: skip
+        assert len(at) == 1
+        places.add(at[0])
+    assert len(places) > 8  # of 15
+    whole = Augmentation(size=8, window="random", flip=False)(key, images)
+    assert whole.shape == (64, 8, 8, 3)
+    assert (np.asarray(whole) != np.asarray(center_crop(images, 8))).any()
