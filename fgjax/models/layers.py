@@ -207,12 +207,18 @@ def max_pool(
 
 
 class Norm(nn.Module):
-    """Batch normalisation with float32 statistics; ε and momentum as in PyTorch."""
+    """Batch normalisation with float32 statistics; ε and momentum as in PyTorch.
+
+    Where its variables hold a bias and nothing else (see `fold_batch_norm`), it adds that.
+    """
 
     dtype: Any = jnp.float32
     epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"], train: bool = False) -> Float[Array, "n h w c"]:
+        own = self.variables.get("params", {}).get("norm", {})
+        if own and "scale" not in own:
+            return x + own["bias"].astype(x.dtype)[None, None, None]
         norm = nn.BatchNorm(momentum=0.9, epsilon=self.epsilon, dtype=self.dtype, name="norm")
         return norm(x, use_running_average=not train)

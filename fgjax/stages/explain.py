@@ -11,6 +11,8 @@ import numpy as np
 from fgjax.attribution import METHODS
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError, Example, Record, Source
+from fgjax.models.classifier import Classifier
+from fgjax.models.folding import fold_batch_norm
 from fgjax.options import Config
 from fgjax.parallel import make_mesh, shard, spread
 from fgjax.progress import progress, say
@@ -89,7 +91,10 @@ def _explain(config, source, records, explained, run, store, pending) -> dict[st
         settings = replace(settings, images_per_step=size)
     key = jax.random.fold_in(base_key(config), 3)
     way = "jit" if config.explain.method in REWRITTEN else config.parallel
-    model = spread(explained.model, mesh, way)
+    model = explained.model
+    if isinstance(model, Classifier):
+        model = fold_batch_norm(model)
+    model = spread(model, mesh, way)
     say(
         f"explain: {config.explain.method} ({config.explain.preset}), {len(pending)} images"
         + (f" of {len(records)}, the others are done" if len(pending) < len(records) else "")
