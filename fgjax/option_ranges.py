@@ -24,7 +24,7 @@ NOT_NEGATIVE = (
     "proxy.smooth",
 )  # fmt: skip
 ZERO_TO_ONE = (
-    "data.test_share",
+    "data.test_share", "data.shortcut_share",
     "train.warmup", "train.label_smoothing", "train.shift", "train.momentum",
     "train.mix_probability", "proxy.threshold", "proxy.weight", "proxy.start", "proxy.stop",
 )  # fmt: skip

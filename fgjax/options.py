@@ -49,6 +49,7 @@ class DataConfig:
       train_images: how many to draw, for the species source.
       test_images: how many to draw, for the species source.
       shortcut: species: in training, the background goes with the class.
+      shortcut_share: of the training images that it goes with, by data.shortcut=true.
       workers: threads that decode.
     """
 
@@ -68,6 +69,7 @@ class DataConfig:
     train_images: int = 3000
     test_images: int = 500
     shortcut: bool = False
+    shortcut_share: float = 1.0
     workers: int = 4
 
 

@@ -210,6 +210,8 @@ class SpeciesSource:
       seed: another seed is another data set of the same classes.
       background_follows_class: in the training split class k always stands before
         `BACKGROUNDS[k]`, a shortcut to learn; the test split stays as it is.
+      follow_share: of the training images this share only does so, chosen at random; the others
+        stand before any background.
 
     Raises:
       ValueError: a size or count that cannot be.
@@ -220,6 +222,7 @@ class SpeciesSource:
     test: int = 500
     seed: int = 0
     background_follows_class: bool = False
+    follow_share: float = 1.0
 
     classes = CLASSES
     landmark_names = PARTS
@@ -229,6 +232,8 @@ class SpeciesSource:
         for name in ("train", "test", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
+        if not 0 <= self.follow_share <= 1:
+            raise ValueError(f"follow_share={self.follow_share}: from 0 to 1")
 
     @cached_property
     def records(self) -> tuple[Record, ...]:
@@ -246,6 +251,8 @@ class SpeciesSource:
             raise DataError(f"{record.name}: this set has {count} {split} images ({split}={count})")
         label = index % len(SPECIES)
         follows = self.background_follows_class and split == "train"
+        if follows and self.follow_share < 1:  # a draw of its own: scenes stay as they are
+            follows = np.random.default_rng([self.seed, 2, index]).random() < self.follow_share
         rng = np.random.default_rng([self.seed, int(split == "test"), index])
         return sample_scene(label, rng, background=BACKGROUNDS[label] if follows else None)
 

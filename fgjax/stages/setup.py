@@ -44,6 +44,7 @@ def make_source(config: Config, *, margin: bool = False, whole: bool = False) ->
             test=data.test_images,
             seed=config.seed,
             background_follows_class=data.shortcut,
+            follow_share=data.shortcut_share,
         ),
         "folder": dict(masks=data.masks, test_share=data.test_share, seed=config.seed),
         "plantvillage": dict(test_share=data.test_share, seed=config.seed),

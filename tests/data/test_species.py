@@ -435,3 +435,19 @@ def test_errors_say_what_to_do():
         source.load(Record("train/000005", 0, "train"))
     with pytest.raises(DataError, match="birds/1.jpg.*test/000012"):
         source.load(Record("birds/1.jpg", 0, "test"))
+
+
+def test_a_share_of_the_backgrounds_follows_the_class():
+    source = SpeciesSource(train=400, test=50, background_follows_class=True, follow_share=0.7)
+    whole = SpeciesSource(train=400, test=50, background_follows_class=True)
+    plain = SpeciesSource(train=400, test=50)
+    follows = 0
+    for record in source.records:
+        scene = source.scene(record)
+        if record.split == "train" and scene == whole.scene(record):
+            follows += 1
+        else:  # such an image is what it would be without a shortcut
+            assert scene == plain.scene(record)
+    assert 0.63 < follows / 400 < 0.82  # with those that stand there by chance
+    with pytest.raises(ValueError, match="follow_share"):
+        SpeciesSource(follow_share=1.5)
