@@ -10,13 +10,13 @@ from fgjax.spelling import did_you_mean
 
 ABOVE_ZERO = (
     "data.limit", "data.workers", "data.train_images", "data.test_images",
-    "train.epochs", "train.batch_size", "train.learning_rate", "train.adam_eps",
+    "train.epochs", "train.learning_rate", "train.adam_eps",
     "compare.steps",
     "parts.number", "parts.alpha", "parts.beta", "parts.std",
     "proxy.every", "proxy.clear", "train.mix_alpha",
 )  # fmt: skip
 NOT_NEGATIVE = (
-    "train.weight_decay", "train.light", "train.color",
+    "train.batch_size", "train.weight_decay", "train.light", "train.color",
     "compare.sensitivity", "compare.randomised", "compare.again", "compare.gallery",
     "report.images", "report.figures",
     "tta.padding",

@@ -100,7 +100,7 @@ class TrainConfig:
 
     Attributes:
       epochs: passes over the training part.
-      batch_size: images per step.
+      batch_size: images per step; 0: the most, by powers of two, that fit the devices.
       optimizer: adamw, or sgd with momentum.
       learning_rate: the highest, after the warm-up.
       schedule: cosine (down to 0), steps (a tenth at each of train.drops) or constant.

@@ -16,6 +16,7 @@ from fgjax.options import Config
 from fgjax.progress import say
 from fgjax.stages.setup import load_model, training_model, training_records, trains
 from fgjax.stages.train import make_recipe
+from fgjax.training.batch_size import FIRST
 from fgjax.training.classifier import start, train_step
 
 JUDGING = 5 * 3 + 1
@@ -78,7 +79,7 @@ def dry_run(name: str, config: Config, source: Source, records: tuple[Record, ..
 
 
 def _seconds_per_training_image(model, config: Config) -> float:
-    batch, side = config.train.batch_size, config.data.size
+    batch, side = config.train.batch_size or FIRST, config.data.size
     if config.train.crop < 1 or config.train.window == "random":
         side = round(side / config.data.crop)
     recipe = make_recipe(config, model, 10)

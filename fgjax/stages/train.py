@@ -26,8 +26,9 @@ from fgjax.progress import say
 from fgjax.run_folder import RunFolder
 from fgjax.stages.proxies import ProxyKeeper
 from fgjax.stages.setup import base_key, make_source, training_model, training_records
-from fgjax.stages.training_images import load_training_images
+from fgjax.stages.training_images import TrainingImages, load_training_images
 from fgjax.training.augment import Augmentation
+from fgjax.training.batch_size import cache_file, find_batch_size
 from fgjax.training.checkpoints import load_tree, save_classifier, save_tree
 from fgjax.training.classifier import EpochResult, Recipe, TrainState, start, train
 from fgjax.training.erasing import Erasing
@@ -157,7 +158,8 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
         )
     mesh = make_mesh(config.parallel)
     devices = mesh.devices.size
-    batch = min(settings.batch_size, len(training))
+    batch = settings.batch_size or _largest_batch(config, model, images, len(training), run)
+    batch = min(batch, len(training))
     batch = max(batch - batch % devices, devices)
     steps = len(training) // batch
     recipe = make_recipe(config, model, steps * settings.epochs)
@@ -249,6 +251,31 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
         validation_accuracy=done[best]["validation_accuracy"],
     )
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _largest_batch(
+    config: Config, model: Classifier, images: TrainingImages, count: int, run: RunFolder
+) -> int:
+    """For train.batch_size=0: what fits the devices, found once for a run wherever it goes on."""
+    if "batch_size" not in run.facts:
+        devices = make_mesh(config.parallel).devices.size
+        network = model.network.clone(dtype=_dtype(config.train))
+        margin = config.data.crop if config.train.crop < 1 else 1
+        try:
+            each = find_batch_size(
+                model.replace(network=network),
+                make_recipe(config, model, 10),
+                round(config.data.size / margin),
+                max(1, count // devices),
+                labels=images.labels.shape[1:],
+                cache=cache_file(),
+            )
+        except ValueError as error:
+            raise ConfigError(f"train.batch_size=0: {error}") from None
+        run.facts["batch_size"] = each * devices
+        run.save_facts()
+        say(f"train: batches of {each * devices}, the largest that fit (train.batch_size=0)")
+    return run.facts["batch_size"]
 
 
 def _dtype(settings: TrainConfig) -> type:

@@ -279,3 +279,16 @@ def test_mixed_labels_are_refused_where_the_loss_knows_none(tiny):
     model = training_model(config, make_source(config))
     with pytest.raises(ConfigError, match="train.mix=cutmix.*loss of its own"):
         make_recipe(config, model, 5)
+
+
+@pytest.mark.slow
+def test_the_largest_batch_is_found_once_and_kept(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = [w for w in tiny("stages=train") if not w.startswith("train.batch_size")]
+    assert main([*words, "train.batch_size=0"]) == 0
+    assert "batches of 8, the largest that fit" in capsys.readouterr().out
+    # Ten or so images train, and any memory has room for them: the power of two below that.
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["batch_size"] == 8
+    (found,) = json.loads((tmp_path / "cache" / "fgjax" / "batch_sizes.json").read_text()).values()
+    assert found == 8
