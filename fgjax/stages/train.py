@@ -260,12 +260,12 @@ def _largest_batch(
     if "batch_size" not in run.facts:
         devices = make_mesh(config.parallel).devices.size
         network = model.network.clone(dtype=_dtype(config.train))
-        margin = config.data.crop if config.train.crop < 1 else 1
+        whole = config.train.crop < 1 or config.train.window == "random"  # with its margin
         try:
             each = find_batch_size(
                 model.replace(network=network),
                 make_recipe(config, model, 10),
-                round(config.data.size / margin),
+                round(config.data.size / (config.data.crop if whole else 1)),
                 max(1, count // devices),
                 labels=images.labels.shape[1:],
                 cache=cache_file(),
