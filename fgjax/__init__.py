@@ -29,6 +29,7 @@ from fgjax.attribution import (
     RiseConfig,
     ScoreCamConfig,
     SmoothGradientConfig,
+    StepCamConfig,
     deconvnet,
     fido,
     glas,
@@ -47,6 +48,7 @@ from fgjax.attribution import (
     rise,
     score_cam,
     smooth_gradient,
+    step_cam,
 )
 from fgjax.attribution.concrete import concrete_dropout, simplified_concrete_dropout
 from fgjax.attribution.fido import FIDO_PRESETS, fido_preset
@@ -90,6 +92,7 @@ __all__ = [
     "RiseConfig",
     "ScoreCamConfig",
     "SmoothGradientConfig",
+    "StepCamConfig",
     "concrete_dropout",
     "create_model",
     "deconvnet",
@@ -127,5 +130,6 @@ __all__ = [
     "simplified_concrete_dropout",
     "smooth_gradient",
     "soft_attention",
+    "step_cam",
     "total_variation",
 ]

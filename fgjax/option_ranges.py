@@ -14,6 +14,8 @@ ABOVE_ZERO = (
     "compare.steps",
     "parts.number", "parts.alpha", "parts.beta", "parts.std",
     "proxy.every", "proxy.clear", "train.mix_alpha",
+    "focus.first", "focus.steps", "focus.hidden", "focus.patches", "focus.extractor_epochs",
+    "focus.prototypes", "focus.channels",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "train.batch_size", "train.weight_decay", "train.light", "train.color",
@@ -22,6 +24,7 @@ NOT_NEGATIVE = (
     "tta.padding",
     "parts.weight", "parts.radius", "parts.gallery",
     "proxy.smooth",
+    "focus.local_weight", "focus.ranking", "focus.cluster", "focus.separation",
 )  # fmt: skip
 ZERO_TO_ONE = (
     "data.test_share", "data.shortcut_share",
@@ -29,7 +32,8 @@ ZERO_TO_ONE = (
     "train.mix_probability", "proxy.threshold", "proxy.weight", "proxy.start", "proxy.stop",
 )  # fmt: skip
 BETWEEN_ZERO_AND_ONE = ("train.validation", "evaluate.threshold", "tta.threshold")
-SHARES = ("data.crop", "train.crop", "tta.share", "proxy.subset", "train.erase_side")
+SHARES = ("data.crop", "train.crop", "tta.share", "proxy.subset", "train.erase_side",
+          "focus.patch_side")  # fmt: skip
 
 RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
     (ABOVE_ZERO, "must be above 0", lambda value: value > 0),
@@ -37,7 +41,9 @@ RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
     (ZERO_TO_ONE, "from 0 to 1", lambda value: 0 <= value <= 1),
     (BETWEEN_ZERO_AND_ONE, "between 0 and 1", lambda value: 0 < value < 1),
     (SHARES, "above 0 and at most 1", lambda value: 0 < value <= 1),
-    (("data.size",), "at least 32 pixels", lambda value: value >= 32),
+    (("data.size", "focus.patch_size"), "at least 32 pixels", lambda value: value >= 32),
+    (("focus.margin",), "from -1 to 1", lambda value: -1 <= value <= 1),
+    (("focus.percentile",), "from 0 to below 100", lambda value: 0 <= value < 100),
     (("seed",), "a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),
 )
 """Options, what their values must be, and whether one is; null is always in range."""
@@ -83,7 +89,11 @@ def check_ranges(config: Config, flat: dict[str, Any]) -> None:
         if not 0 < share < 1:
             raise ConfigError(f"train.drops: {share} is not a share of the training, in (0, 1)")
     read_rates(config.train.rates)
-    model = config.model
+    focus, model = config.focus, config.model
+    if focus.readout == "sum" and not focus.first <= focus.last <= focus.steps:
+        raise ConfigError(
+            f"focus.last={focus.last}: from focus.first={focus.first} to focus.steps={focus.steps}"
+        )
     if model.weights and model.checkpoint:
         raise ConfigError("model.weights and model.checkpoint: give one of them, not both")
     if model.labels and not (model.weights or model.checkpoint):

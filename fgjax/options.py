@@ -11,6 +11,7 @@ PATHS = {
     "data": ("path", "masks"),
     "model": ("weights", "labels", "checkpoint", "pretrained"),
     "tta": ("boxes",),
+    "focus": ("file", "folder"),
 }
 """The options that are paths."""
 
@@ -307,6 +308,67 @@ class PartsConfig:
 
 
 @dataclass(frozen=True)
+class FocusConfig:
+    """Two streams and recurrent attention (model.name=two_stream), and the patches it looks at;
+    backbone and the prototypes' settings also of model.name=prototypes.
+
+    Attributes:
+      backbone: of both streams, which share no weights: vgg19, resnet34, mobilenet_v2, … With
+        model.pretrained both start from its weights.
+      readout: what of the local stream is classified: none (there is no local stream), cnn (its
+        pooled feature), last (the last LSTM step), sum (of steps), attention.
+      first: the first step of readout=sum.
+      last: the last one; a single step is first=last.
+      steps: time steps of the LSTMs.
+      hidden: units of each of the two.
+      self_attention: whether the LSTMs ask the feature map instead of seeing its mean.
+      local_weight: λ', of the local stream, in the loss and in the prediction.
+      ranking: λ, of the ranking loss.
+      margin: by which the local stream should be surer of the right class than the global one.
+      patches: of each image. The prediction is the mean over them.
+      patch_size: they are resized to this side, in pixels.
+      random_patch: in training, one patch of an image drawn at random; false: all of them.
+      file: a CSV with the columns image,rank,x0,y0,x1,y1[,score], in pixels of the image file;
+        left out, the patches are found.
+      folder: where found patches are kept (patches.csv, and their extractor), so that several
+        runs share them; left out: the run's own folder.
+      extractor: what finds patches: cam (peaks of an ordinary classifier's class activation map)
+        or prototypes (where those are most active). It is trained first, on the same images.
+      extractor_epochs: of that training; otherwise it goes by train.*.
+      patch_side: of cam's squares, as a share of the image's side.
+      percentile: a prototype's patch holds its activations above this.
+      prototypes: of each class.
+      channels: of the space the prototypes live in.
+      cluster: weight of the prototypes' cluster cost.
+      separation: weight of their separation cost.
+    """
+
+    backbone: str = "vgg19"
+    readout: Literal["none", "cnn", "last", "sum", "attention"] = "attention"
+    first: int = 1
+    last: int = 10
+    steps: int = 10
+    hidden: int = 512
+    self_attention: bool = False
+    local_weight: float = 1.0
+    ranking: float = 0.5
+    margin: float = 0.5
+    patches: int = 4
+    patch_size: int = 224
+    random_patch: bool = True
+    file: str | None = None
+    folder: str | None = None
+    extractor: Literal["cam", "prototypes"] = "cam"
+    extractor_epochs: int = 15
+    patch_side: float = 0.5
+    percentile: float = 95.0
+    prototypes: int = 10
+    channels: int = 128
+    cluster: float = 0.8
+    separation: float = 0.08
+
+
+@dataclass(frozen=True)
 class ExplainConfig:
     """Which attribution method, on which class.
 
@@ -351,3 +413,4 @@ class Config:
     compare: CompareConfig = field(default_factory=CompareConfig)
     tta: TtaConfig = field(default_factory=TtaConfig)
     parts: PartsConfig = field(default_factory=PartsConfig)
+    focus: FocusConfig = field(default_factory=FocusConfig)

@@ -24,10 +24,11 @@ FREE = ("run_dir", "stages", "dry_run", "parallel", "data.workers", "explain.ima
         "explain.chunk_size", "tta.crops", "parts.view", "parts.landmarks",
         "parts.gallery")  # fmt: skip
 LATE = ("evaluate.", "report.", "compare.")
-RESULTS = {"training", "checkpoint", "maps.zarr", "results.csv", "compare", "tta.csv"}
+RESULTS = {"training", "checkpoint", "extractor", "patches.csv", "maps.zarr", "results.csv",
+           "compare", "tta.csv"}  # fmt: skip
 CHANGED = {
     "data_fingerprint": "the images of data.path",
-    "model_fingerprint": "model.weights, model.labels or model.checkpoint",
+    "model_fingerprint": "model.weights, model.labels, model.checkpoint or focus.file",
 }
 """What to say of a fingerprint in run.json that is not that of now."""
 

@@ -46,6 +46,7 @@ from fgjax.attribution.recursive_glas import (
 from fgjax.attribution.region_attention import RegionAttentionConfig, region_attention
 from fgjax.attribution.rise import RISE_PRESETS, RiseConfig, rise
 from fgjax.attribution.score_cam import SCORE_CAM_PRESETS, ScoreCamConfig, score_cam
+from fgjax.attribution.step_cam import StepCamConfig, step_cam
 from fgjax.attribution.types import Attribution
 
 METHODS = {
@@ -66,6 +67,7 @@ METHODS = {
     "guided_grad_cam": guided_grad_cam,
     "score_cam": score_cam,
     "region_attention": region_attention,
+    "step_cam": step_cam,
 }
 """Name -> method."""
 
@@ -87,6 +89,7 @@ CONFIGS = {
     "guided_grad_cam": GuidedGradCamConfig,
     "score_cam": ScoreCamConfig,
     "region_attention": RegionAttentionConfig,
+    "step_cam": StepCamConfig,
 }
 """Name -> its settings."""
 

@@ -52,8 +52,8 @@ def count_passes(method: str, config: Any, height: int, width: int, channels: in
     if method == "score_cam":
         masked = min(config.channels or channels, channels)
         return Passes(1 + masked + (config.weights == "increase"), 0)
-    # Of CAMs the head alone is differentiated.
-    if method in ("grad_cam", "grad_cam_plus_plus", "region_attention"):
+    # The head alone is differentiated, or the recurrence; the patches of an image count with it.
+    if method in ("grad_cam", "grad_cam_plus_plus", "region_attention", "step_cam"):
         return Passes(1, 0)
     if method == "guided_grad_cam":
         return Passes(1, 1)

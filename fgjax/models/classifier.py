@@ -13,7 +13,7 @@ from fgjax.models.backbones import BACKBONES
 from fgjax.models.patches import crop_patches
 from fgjax.models.prototypes import PrototypeNet
 from fgjax.models.region_grouping import Regions, region_grouping
-from fgjax.models.two_stream import TwoStream
+from fgjax.models.two_stream import Streams, TwoStream
 from fgjax.spelling import did_you_mean
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -107,6 +107,11 @@ class Classifier:
     def looks_again(self) -> bool:
         """Whether there is a recurrence over patches, so that the three below can be called."""
         return getattr(self.network, "looks_again", False)
+
+    def streams(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Streams:
+        """What each of the two streams says, and the local one's every step."""
+        given = () if self.boxes is None else (jnp.asarray(self.boxes),)
+        return self.network.apply(self.variables, self.normalise(images), *given, method="look")
 
     def patch_boxes(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n p 4"]:
         """The given boxes of the images' patches, or those that the global stream finds."""

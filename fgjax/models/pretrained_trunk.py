@@ -14,6 +14,9 @@ from fgjax.models.pretrained import load_pretrained
 
 TRUNK = "trunk"
 """The module of a composed network that is another network, cut off somewhere."""
+TRUNKS = (TRUNK, "global_stream", "local_stream")
+"""Modules that start from the weights of a whole network; a two-stream network has two."""
+HEAD = "classifier"
 
 
 def load_trunk(
@@ -45,12 +48,12 @@ def load_trunk(
         name, num_classes, key=key, size=size, classes=classes, mean=whole.mean, std=whole.std,
         backbone=backbone, **dict(whole.options), **options, dtype=dtype,
     )  # fmt: skip
-    if TRUNK not in model.variables["params"]:
+    if not set(TRUNKS) & set(model.variables["params"]):
         raise ValueError(f"{name} has no trunk to take weights for: give no weights to start from")
     trained = traverse_util.flatten_dict(whole.variables)
     variables, used = traverse_util.flatten_dict(model.variables), set()
     for path in variables:
-        if path[1] == TRUNK:
+        if path[1] in TRUNKS and path[2] != HEAD:
             own = (path[0], *path[2:])
             variables[path] = trained[own]
             used.add(own)

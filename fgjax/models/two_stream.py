@@ -188,8 +188,6 @@ class TwoStream(nn.Module):
     ) -> Streams:
         """Both streams' logits of images; the boxes are found where none are given."""
         features = self.features(x)
-        if self.readout == "none":
-            return self._both(features, None, False)
         if boxes is None:
             boxes = self._find(features, *x.shape[1:3]).boxes
         return self._both(features, crop_patches(x, boxes, self.patch_size), False)
@@ -200,5 +198,7 @@ class TwoStream(nn.Module):
         boxes: Float[Array, "n p 4"] | None = None,
         train: bool = False,
     ) -> Float[Array, "n k"]:
-        """The joint logits. Training calls `streams`."""
+        """The joint logits. A training with patches calls `streams`."""
+        if self.readout == "none":
+            return self._both(self.features(x, train), None, train).global_logits
         return self.joint(self.look(x, boxes))

@@ -38,6 +38,7 @@ def write_figures(
             mask=entry.mask,
             cue=entry.cue,
             title=_title(entry),
+            notes=entry.notes,
             threshold=threshold,
             opacity=opacity,
             colormap=colormap,

@@ -175,6 +175,7 @@ def panel(
     mask: Bool[np.ndarray, "h w"] | None = None,
     cue: Bool[np.ndarray, "h w"] | None = None,
     title: str = "",
+    notes: Mapping[str, str] | None = None,
     threshold: float = 0.5,
     opacity: float = 0.5,
     colormap: str = "magma",
@@ -188,6 +189,7 @@ def panel(
         and its label says so.
       box, mask, cue: annotation in pixels of `image`, outlined in the first picture.
       title: a line over the row.
+      notes: name of a map -> a remark that is written after its title.
       threshold: of the contour, drawn for `primary_map`.
       cell: height of one picture in pixels.
     """
@@ -214,7 +216,9 @@ def panel(
         unit, note = to_unit(heat)
         unit = resize_map(unit, height, width)
         picture = overlay(photo, unit, opacity=opacity, colormap=colormap)
-        pictures.append((picture, map_title(name) + (f" ({note})" if note else ""), []))
+        remark = f": {notes[name]}" if notes and name in notes else ""
+        label = map_title(name) + remark + (f" ({note})" if note else "")
+        pictures.append((picture, label, []))
     name = primary_map(list(maps))
     if name is not None:
         above = resize_map(to_unit(maps[name])[0], height, width) > threshold

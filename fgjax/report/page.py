@@ -66,6 +66,7 @@ class Entry:
       score: of the target class, e.g. log odds.
       metrics: name -> number for this image. None or NaN: undefined.
       box, mask, cue: annotation in pixels of `image` (see `fgjax.data.types.Example`).
+      notes: name of a map -> a remark on it, such as "right, p 0.91".
       traces: name -> value at each step, e.g. {"p kept": [...], "p deleted": [...]}.
     """
 
@@ -82,6 +83,7 @@ class Entry:
     mask: Bool[np.ndarray, "h w"] | None = None
     cue: Bool[np.ndarray, "h w"] | None = None
     traces: Mapping[str, Sequence[Number]] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -295,6 +297,7 @@ def _card(index: int, entry: Entry, image_size: int, map_size: int) -> dict:
             "score": _finite(entry.score),
             "metrics": {name: _finite(value) for name, value in entry.metrics.items()},
             "maps": maps,
+            "notes": dict(entry.notes),
             "object": None if entry.mask is None else encode_mask(entry.mask, image_size),
             "cue": None if entry.cue is None else encode_mask(entry.cue, image_size),
             "box": box,

@@ -63,7 +63,8 @@ def compare_stage(
     began = time.monotonic()
     task, failed = _task(config, source, records, explained, run)
     run.set_failures("compare", failed)
-    methods = config.compare.methods or (*METHODS, *BASELINES)
+    every = [m for m in METHODS if m != "step_cam" or explained.model.looks_again]
+    methods = config.compare.methods or (*every, *BASELINES)
     refused = {}
     for method in methods:
         try:

@@ -14,6 +14,8 @@ from fgjax.data.types import Record, Source
 from fgjax.functional import combine, compiled, partition
 from fgjax.options import Config
 from fgjax.progress import say
+from fgjax.stages.focus import patch_file
+from fgjax.stages.recipes import looks_at_patches
 from fgjax.stages.setup import load_model, training_model, training_records, trains
 from fgjax.stages.train import make_recipe
 from fgjax.training.batch_size import FIRST
@@ -45,6 +47,12 @@ def dry_run(name: str, config: Config, source: Source, records: tuple[Record, ..
             f"  train: {len(training)} images, {settings.epochs} epochs, "
             f"{images} forward and backward passes, about {_time(seconds)}"
         )
+        if looks_at_patches(model) and not patch_file(config, Path(config.run_dir)).is_file():
+            focus = config.focus
+            say(
+                f"  before it, to find patches: {focus.extractor}, {focus.extractor_epochs} "
+                "epochs, not counted here"
+            )
     if {"test", "explain", "evaluate"} & set(config.stages):
         forward, backward = _seconds_per_pass(model, config)
     if "test" in config.stages:
@@ -85,6 +93,9 @@ def _seconds_per_training_image(model, config: Config) -> float:
     recipe = make_recipe(config, model, 10)
     state = jax.tree.map(jax.numpy.array, start(model, recipe.optimizer))
     images = np.zeros((batch, side, side, 3), np.uint8)
+    if looks_at_patches(model):
+        box = np.array([0, 0, side / 2, side / 2], np.float32)
+        images = (images, np.broadcast_to(box, (batch, config.focus.patches, 4)))
     labels = np.zeros(batch, np.int32)
     seconds = 0.0
     for _ in range(3):  # the first one compiles

@@ -33,6 +33,7 @@ from fgjax.options import Config
 from fgjax.progress import progress, say
 from fgjax.run_folder import RunFolder, to_csv
 from fgjax.stages.explain import image_key
+from fgjax.stages.focus import boxes_of, known_patches
 from fgjax.stages.setup import Explained, base_key
 from fgjax.store import MapStore, read_maps, read_traces
 
@@ -57,6 +58,7 @@ def evaluate_stage(
     targets = MapStore(run.path / "maps.zarr", len(records)).targets()
     done = np.flatnonzero(targets >= 0)
     traces = read_traces(run.path / "maps.zarr")
+    patches = known_patches(config, source, run.path, explained.model)
     rows: list[dict[str, Any]] = []
     tables: dict[str, dict[str, list[float]]] = {}
     failed: dict[str, str] = {}
@@ -72,7 +74,7 @@ def evaluate_stage(
                 chunk.append((index, example))
             if len(chunk) == BATCH or (place == len(done) - 1 and chunk):
                 names = [records[i].name for i, _ in chunk]
-                part = _judge_chunk(config, source, chunk, names, targets, explained, run)
+                part = _judge_chunk(config, source, chunk, names, targets, explained, run, patches)
                 for i, (index, example) in enumerate(chunk):
                     own = {k: float(v[i]) for k, v in part["map"].items()}
                     own |= _last_steps(traces, index)
@@ -108,7 +110,7 @@ def _last_steps(traces: dict[str, np.ndarray], index: int, steps: int = 3) -> di
     }
 
 
-def _judge_chunk(config, source, chunk, names, targets, explained, run):
+def _judge_chunk(config, source, chunk, names, targets, explained, run, patches):
     """Every number for every kind of map: {"map": {metric: values}, "centre_box": …}."""
     # Always BATCH images, the last repeated: one program serves all.
     filled = [chunk[min(i, len(chunk) - 1)] for i in range(BATCH)]
@@ -143,7 +145,10 @@ def _judge_chunk(config, source, chunk, names, targets, explained, run):
         hard = jnp.where(jnp.isnan(maps), jnp.nan, (maps > level).astype(jnp.float32))
         faith = kept_and_deleted(model, images, chosen, hard, infill)._asdict()
         out[kind] = {k: np.asarray(v) for k, v in (values | faith).items()}
-    logits = explained.predict(np.asarray(images))
+    boxes = None
+    if patches is not None:
+        boxes = boxes_of(config, source, patches, names, [example for _, example in filled])
+    logits = explained.predict(np.asarray(images), boxes)
     out["map"]["predicted"] = logits.argmax(1)
     out["map"]["target"] = np.asarray(chosen)
     return out

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from fgjax.attribution import METHODS
+from fgjax.data.patch_table import Table
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError, Example, Record, Source
 from fgjax.models.classifier import Classifier
@@ -17,11 +18,15 @@ from fgjax.options import Config
 from fgjax.parallel import make_mesh, shard, spread
 from fgjax.progress import progress, say
 from fgjax.run_folder import RunFolder
+from fgjax.stages.focus import boxes_of, known_patches
 from fgjax.stages.setup import Explained, base_key
 from fgjax.store import MapStore
 
 REWRITTEN = ("guided_backprop", "deconvnet", "guided_grad_cam")
 """Methods that replace the model's ReLUs: inside a pmap they could not find them."""
+WITH_PATCHES = ("step_cam",)
+"""Methods that call the model with the images as they are, so that each image's own patches can
+be given. For any other a two-stream network finds the patches of what it is shown."""
 
 
 def image_key(key: jax.Array, name: str) -> jax.Array:
@@ -50,6 +55,13 @@ def _in_chunks(
             chunk = []
     if chunk:
         yield chunk
+
+
+def _with_patches(loaded, names: list[str], patches: Table):
+    for place, example in loaded:
+        if names[place] not in patches and not isinstance(example, DataError):
+            example = DataError(f"{names[place]}: no patch of this image is known")
+        yield place, example
 
 
 def choose_target(explained: Explained, label: int | None, logits: np.ndarray, how: str) -> int:
@@ -95,6 +107,8 @@ def _explain(config, source, records, explained, run, store, pending) -> dict[st
     if isinstance(model, Classifier):
         model = fold_batch_norm(model)
     model = spread(model, mesh, way)
+    if config.explain.method in WITH_PATCHES:  # it needs the model as it is, on one device
+        model = explained.model
     say(
         f"explain: {config.explain.method} ({config.explain.preset}), {len(pending)} images"
         + (f" of {len(records)}, the others are done" if len(pending) < len(records) else "")
@@ -102,13 +116,20 @@ def _explain(config, source, records, explained, run, store, pending) -> dict[st
     began, failed, unreadable = time.monotonic(), {}, {}
     earlier = run.stage("explain").get("seconds", 0.0)
     loaded = load_examples(source, [records[i] for i in pending], workers=config.data.workers)
+    patches, boxes = known_patches(config, source, run.path, explained.model), None
+    if patches is not None:
+        loaded = _with_patches(loaded, [records[i].name for i in pending], patches)
     with progress("explain", len(pending)) as counter:
         for chunk in _in_chunks(loaded, size, unreadable):
             places = [pending[place] for place, _ in chunk]
             # A short last chunk is filled up with its last image: one program serves all.
             filled = [chunk[min(i, len(chunk) - 1)][1] for i in range(size)]
             images = np.stack([e.image for e in filled]).astype(np.float32) / 255
-            logits = explained.predict(images)
+            names = [records[place].name for place in places]
+            names += names[-1:] * (size - len(names))
+            if patches is not None:
+                boxes = boxes_of(config, source, patches, names, filled)
+            logits = explained.predict(images, boxes)
             targets = np.array(
                 [
                     choose_target(explained, e.label, row, config.explain.target)
@@ -116,12 +137,12 @@ def _explain(config, source, records, explained, run, store, pending) -> dict[st
                 ],
                 np.int32,
             )
-            names = [records[place].name for place in places]
-            names += names[-1:] * (size - len(names))
             keys = jax.numpy.stack([image_key(key, name) for name in names])
             batch = (jax.numpy.asarray(images), jax.numpy.asarray(targets), keys)
             if devices > 1 and stepwise and way != "pmap":
                 batch = shard(mesh, batch)
+            if boxes is not None and config.explain.method in WITH_PATCHES:
+                model = model.replace(boxes=boxes)
             result = method(model, batch[0], batch[1], key=batch[2], config=settings)
             maps = {"heatmap": result.heatmap, **result.maps}
             maps = {name: np.asarray(m) for name, m in maps.items()}

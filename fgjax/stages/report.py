@@ -1,5 +1,6 @@
 """Stage "report": report.html and figures/."""
 
+import re
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -129,14 +130,27 @@ def _entries(config, source, records, run, rows) -> Iterator[Entry]:
             cue=example.cue,
             traces={
                 k.replace("_", " "): traces[k][index].tolist()
-                for k in ("p_kept", "p_deleted")
+                for k in ("p_kept", "p_deleted", "p_step")
                 if k in traces
             },
+            notes=_step_notes(traces, index),
         )
+
+
+def _step_notes(traces: dict[str, np.ndarray], index: int) -> dict[str, str]:
+    """Of a recurrence: whether each step by itself classifies right, and how sure it is."""
+    if "right_step" not in traces:
+        return {}
+    pairs = zip(traces["right_step"][index], traces["p_step"][index], strict=True)
+    return {
+        f"step_{t}": f"{'right' if right else 'wrong'}, p {p:.2f}"
+        for t, (right, p) in enumerate(pairs, start=1)
+    }
 
 
 def _ordered(maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the method made first, then the heat map, which for FIDO is the joint mask."""
     title = "joint" if "ssr" in maps and "sdr" in maps else "heatmap"
-    order = sorted(maps, key=lambda k: (k == "heatmap", k != "ssr", k))
+    number = lambda k: int(found[0]) if (found := re.findall(r"\d+$", k)) else 0  # noqa: E731
+    order = sorted(maps, key=lambda k: (k == "heatmap", k != "ssr", number(k), k))
     return {title if k == "heatmap" else k: maps[k] for k in order}

@@ -14,6 +14,7 @@ from fgjax.data.pipeline import take
 from fgjax.data.sources import HOMES, SOURCES
 from fgjax.data.types import DataError, Record, Source
 from fgjax.functional import compiled
+from fgjax.models.backbones import BACKBONES
 from fgjax.models.classifier import Classifier, create_model
 from fgjax.models.pretrained import load_pretrained
 from fgjax.models.pretrained_trunk import load_trunk
@@ -130,9 +131,10 @@ class Explained:
         """The name of an output, or its number."""
         return self.outputs[output] or f"output {output}"
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """Logits of images in [0, 1]."""
-        return np.asarray(compiled(self.model)(images))
+    def predict(self, images: np.ndarray, boxes: jax.Array | None = None) -> np.ndarray:
+        """Logits of images in [0, 1]; of a two-stream network, looking at these patches."""
+        model = self.model if boxes is None else self.model.replace(boxes=boxes)
+        return np.asarray(compiled(model)(images))
 
 
 def load_model(config: Config, source: Source, run: Path) -> Explained:
@@ -195,8 +197,32 @@ def composed_options(config: Config) -> dict[str, Any]:
     Raises:
       ConfigError: an unknown backbone.
     """
-    if config.model.name != "region_grouping":
+    if config.model.name == "region_grouping":
+        return _part_options(config)
+    if config.model.name not in ("two_stream", "prototypes"):
         return {}
+    focus = config.focus
+    if focus.backbone not in BACKBONES:
+        hint = did_you_mean(focus.backbone, BACKBONES)
+        raise ConfigError(f"focus.backbone={focus.backbone}: one of {', '.join(BACKBONES)}.{hint}")
+    if config.model.name == "prototypes":
+        return dict(backbone=focus.backbone, per_class=focus.prototypes, channels=focus.channels)
+    return dict(
+        backbone=focus.backbone,
+        readout=focus.readout,
+        steps=focus.steps,
+        hidden=focus.hidden,
+        self_attention=focus.self_attention,
+        first=focus.first,
+        last=focus.last,
+        local_weight=focus.local_weight,
+        patches=focus.patches,
+        patch_side=focus.patch_side,
+        patch_size=focus.patch_size,
+    )
+
+
+def _part_options(config: Config) -> dict[str, Any]:
     parts = config.parts
     if parts.backbone not in TRUNKS:
         hint = did_you_mean(parts.backbone, TRUNKS)
@@ -247,7 +273,8 @@ def model_fingerprint(config: Config) -> str:
     digest = hashlib.sha256()
     settings = config.model
     checkpoint = sorted(Path(settings.checkpoint).rglob("*")) if settings.checkpoint else []
-    for path in (settings.weights, settings.labels, settings.pretrained, *checkpoint):
+    files = (settings.weights, settings.labels, settings.pretrained, config.focus.file)
+    for path in (*files, *checkpoint):
         if path is not None and Path(path).is_file():
             with Path(path).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

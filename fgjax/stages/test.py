@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fgjax.data.patch_table import fitted_patches
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError, Example, Source
 from fgjax.evaluation import summarise
@@ -18,6 +19,8 @@ from fgjax.options import Config, ConfigError
 from fgjax.parallel import make_mesh, replicate, shard
 from fgjax.progress import progress, say
 from fgjax.run_folder import RunFolder, to_csv
+from fgjax.stages.focus import known_patches
+from fgjax.stages.recipes import looks_at_patches
 from fgjax.stages.setup import Explained
 
 PROTOCOLS = {
@@ -52,8 +55,10 @@ def test_stage(config: Config, source: Source, explained: Explained, run: RunFol
             f"data.path={config.data.path}: no labelled test image of a class the classifier knows"
         )
     failed: dict[str, str] = {}
-    rows, logits, targets, labels = [], [], [], []
-    for examples, outputs in _forward(config, source, known, explained, failed):
+    patches = known_patches(config, source, run.path, explained.model)
+    rows, logits, targets, labels, parts = [], [], [], [], []
+    for examples, outputs, more in _forward(config, source, known, explained, patches, failed):
+        parts.append(more)
         for (record, _), output in zip(examples, outputs, strict=True):
             target = explained.index[record.label]
             logits.append(output)
@@ -68,10 +73,22 @@ def test_stage(config: Config, source: Source, explained: Explained, run: RunFol
         "of_unknown_classes": len(labelled) - len(known),
         "metrics": judge(np.array(logits), np.array(targets), np.array(labels)) if rows else {},
     }
+    for name in parts[0] if rows else ():
+        predicted = np.concatenate([part[name] for part in parts])
+        right = (predicted == np.array(targets)).astype(np.float64)
+        about["metrics"][f"accuracy_{name}"] = _figure(right, part_protocol(name))
     write_atomic(run.path / "test.json", json.dumps(about, indent=1) + "\n")
     run.finish("test", seconds=round(time.monotonic() - began, 1), failed=len(failed))
     say(_line(about))
     return len(failed)
+
+
+def part_protocol(name: str) -> str:
+    """Of a two-stream network: how the accuracy of one of its parts is measured."""
+    says = {"global": "the global stream's", "local": "the local stream's"}
+    step = name.removeprefix("step_")
+    highest = says.get(name, f"the local classifier's of LSTM step {step} alone")
+    return f"share of test images whose highest output, {highest}, is the label's"
 
 
 def judge(logits: np.ndarray, targets: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -92,42 +109,78 @@ def judge(logits: np.ndarray, targets: np.ndarray, labels: np.ndarray) -> dict[s
         "class_accuracy": np.array([right[labels == c].mean() for c in np.unique(labels)]),
         "loss": -np.take_along_axis(log_p, targets[:, None], axis=1)[:, 0],
     }
-    result = {}
-    for name, value in values.items():
-        about = summarise(value)
-        result[name] = {
-            "protocol": PROTOCOLS[name],
-            "mean": float(about.mean),
-            "interval_95": [float(about.low), float(about.high)],
-        }
-    return result
+    return {name: _figure(value, PROTOCOLS[name]) for name, value in values.items()}
 
 
-def _forward(config, source, records, explained, failed) -> Iterator[tuple[list, np.ndarray]]:
-    """Batches of (record, example) with their logits; the last batch is filled up."""
+def _figure(values: np.ndarray, protocol: str) -> dict[str, Any]:
+    about = summarise(values)
+    return {
+        "protocol": protocol,
+        "mean": float(about.mean),
+        "interval_95": [float(about.low), float(about.high)],
+    }
+
+
+@jax.jit
+def _look(model, images):
+    """The joint logits, and the class that each stream, and each step, says by itself."""
+    streams = model.streams(images)
+    parts = {"global": streams.global_logits, "local": streams.local_logits}
+    for t in range(streams.step_logits.shape[1] if model.looks_again else 0):
+        parts[f"step_{t + 1}"] = streams.step_logits[:, t]
+    logits = model.network.joint(streams)
+    return logits, {name: part.argmax(1) for name, part in parts.items()}
+
+
+def _forward(
+    config, source, records, explained, patches, failed
+) -> Iterator[tuple[list, np.ndarray, dict[str, np.ndarray]]]:
+    """Batches of (record, example) with their logits, and what the parts of a two-stream network
+    predict; the last batch is filled up."""
     mesh = make_mesh(config.parallel)
     devices = mesh.devices.size
     size = BATCH.get(jax.default_backend(), 128) * devices
-    model = compiled(replicate(mesh, explained.model) if devices > 1 else explained.model)
+    model = replicate(mesh, explained.model) if devices > 1 else explained.model
     chunk: list[tuple[Any, Example]] = []
 
+    def place(array):
+        return shard(mesh, array) if devices > 1 else array
+
     def run():
-        filled = [chunk[min(i, len(chunk) - 1)][1].image for i in range(size)]
-        images = jnp.asarray(np.stack(filled).astype(np.float32) / 255)
-        outputs = model(shard(mesh, images) if devices > 1 else images)
-        return list(chunk), np.asarray(outputs)[: len(chunk)]
+        index = np.minimum(np.arange(size), len(chunk) - 1)
+        filled = np.stack([chunk[i][1].image for i in index])
+        images = place(jnp.asarray(filled.astype(np.float32) / 255))
+        if looks_at_patches(model):
+            found = None
+            if patches is not None:
+                found = place(jnp.asarray(np.stack([boxes[i] for i in index])))
+            outputs, parts = _look(model.replace(boxes=found), images)
+        else:
+            outputs, parts = compiled(model)(images), {}
+        count = len(chunk)
+        parts = {name: np.asarray(part)[:count] for name, part in parts.items()}
+        return list(chunk), np.asarray(outputs)[:count], parts
+
+    boxes: list[np.ndarray] = []
 
     say(f"test: {len(records)} images")
     loaded = load_examples(source, records, workers=config.data.workers, ahead=2 * size)
     with progress("test", len(records)) as counter:
-        for place, example in loaded:
-            if isinstance(example, DataError):
-                failed[records[place].name] = str(example)
-            else:
-                chunk.append((records[place], example))
+        for number, example in loaded:
+            name = records[number].name
+            try:
+                if isinstance(example, DataError):
+                    raise example
+                if patches is not None:
+                    count = config.focus.patches
+                    boxes.append(fitted_patches(source, example, patches, name, count))
+                chunk.append((records[number], example))
+            except DataError as error:
+                failed[name] = str(error)
             if len(chunk) == size:
                 yield run()
                 chunk.clear()
+                boxes.clear()
             counter.advance()
         if chunk:
             yield run()

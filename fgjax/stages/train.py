@@ -1,6 +1,5 @@
 """Stage "train": a classifier of the run's own, with a checkpoint after every epoch."""
 
-import dataclasses
 import json
 import shutil
 import time
@@ -18,13 +17,15 @@ from fgjax.data.types import Source
 from fgjax.files import write_atomic
 from fgjax.models.classifier import Classifier
 from fgjax.models.pretrained_trunk import TRUNK
-from fgjax.models.region_grouping import RegionGrouping
+from fgjax.models.prototypes import PrototypeNet, project
 from fgjax.option_ranges import read_rates
 from fgjax.options import Config, ConfigError, TrainConfig
 from fgjax.parallel import make_mesh, replicate, shard
 from fgjax.progress import say
 from fgjax.run_folder import RunFolder
+from fgjax.stages.focus import found_patches, whole_images
 from fgjax.stages.proxies import ProxyKeeper
+from fgjax.stages.recipes import looks_at_patches, special_recipe
 from fgjax.stages.setup import base_key, make_source, training_model, training_records
 from fgjax.stages.training_images import TrainingImages, load_training_images
 from fgjax.training.augment import Augmentation
@@ -34,7 +35,6 @@ from fgjax.training.classifier import EpochResult, Recipe, TrainState, start, tr
 from fgjax.training.erasing import Erasing
 from fgjax.training.mixing import Mixing
 from fgjax.training.optimizer import begins_with, check_modules, learning_rates, make_optimizer
-from fgjax.training.part_objective import PartObjective
 from fgjax.training.tensorboard import Curves
 
 
@@ -102,18 +102,7 @@ def make_recipe(config: Config, model: Classifier, steps: int) -> Recipe:
     recipe = Recipe(
         optimizer, augment, settings.label_smoothing, batch_norm, modules, settings.freeze, mix=mix
     )
-    if not isinstance(model.network, RegionGrouping):
-        return recipe
-    if mix.name != "none":
-        raise ConfigError(
-            f"train.mix={mix.name}: {model.name} trains with a loss of its own, which knows no "
-            "mixed labels; train.mix=none, or train.erase=…"
-        )
-    parts = config.parts
-    objective = PartObjective(
-        parts.weight, parts.alpha, parts.beta, parts.radius, parts.std, settings.label_smoothing
-    )
-    return dataclasses.replace(recipe, method="regions", objective=objective)
+    return special_recipe(config, model, recipe)
 
 
 def statistics_are_folded(model: Classifier, modules: tuple[str, ...] = ("",)) -> bool:
@@ -143,9 +132,10 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
     began = time.monotonic()
     settings = config.train
     model = training_model(config, source)
+    patches = found_patches(config, source, run, train_stage) if looks_at_patches(model) else None
     if settings.crop < 1 or settings.window == "random":
         source = make_source(config, margin=True)
-    images, failed = load_training_images(source, records, config)
+    images, failed = load_training_images(source, records, config, patches)
     run.set_failures("train", failed)
     training, validation = split_validation(images.labels, settings.validation, config.seed)
     if len(training) < 2 or len(validation) < 1:
@@ -155,6 +145,11 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
         raise ConfigError(
             "train.mix and proxy.method want one class an image, and these images have several "
             "labels: train.mix=none proxy.method=none"
+        )
+    if patches is not None and config.proxy.method != "none":
+        raise ConfigError(
+            f"proxy.method={config.proxy.method}: a two-stream network is shown patches beside "
+            "images, and proxies have none: proxy.method=none, or focus.readout=none"
         )
     mesh = make_mesh(config.parallel)
     devices = mesh.devices.size
@@ -182,6 +177,9 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
     def train_batches(epoch: int):
         order = training[epoch_order(config.seed, epoch, len(training))][: steps * batch]
         for place, (pixels, labels) in enumerate(images.batches(order, batch)):
+            if images.boxes is not None:  # there are no proxies of images with patches
+                yield pixels, labels
+                continue
             yield proxies.now.put(pixels, order[place * batch :][: len(labels)]), labels
 
     metrics = run.path / "metrics.jsonl"
@@ -239,9 +237,13 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
         )
     best = _best(done)
     state = load_tree(folder / f"epoch_{best:04d}", fresh)
+    model = model.replace(variables=state.variables)
+    if isinstance(model.network, PrototypeNet):
+        say("train: every prototype moves onto the nearest patch of a training image of its class")
+        model = project(model, whole_images(images, training, config.data.size))
     # What is there without its classifier.json is half a checkpoint.
     shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
-    save_classifier(run.path / "checkpoint", model.replace(variables=state.variables))
+    save_classifier(run.path / "checkpoint", model)
     run.finish(
         "train",
         seconds=round(time.monotonic() - began, 1),

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from fgjax.data.celeba import ALL_ATTRIBUTES
+from fgjax.data.patch_table import Table, fitted_patches
 from fgjax.data.pipeline import load_examples, stack
 from fgjax.data.types import DataError, Record, Source
 from fgjax.options import Config
 from fgjax.progress import progress
+from fgjax.training.classifier import Inputs
 
 IN_MEMORY = 4 * 2**30
 """Bytes of decoded images that are kept; larger sets are decoded again every epoch."""
@@ -35,6 +37,7 @@ class TrainingImages:
       pixels: all of them decoded, on the device or in the host's memory; None: too many, each is
         decoded when it is asked for.
       workers: threads that decode.
+      boxes: of each image's patches, in its pixels; None: there are none.
     """
 
     source: Source
@@ -42,11 +45,13 @@ class TrainingImages:
     labels: Int[np.ndarray, "n *a"]
     pixels: UInt8[jax.Array | np.ndarray, "n h w 3"] | None
     workers: int
+    boxes: Float[np.ndarray, "n p 4"] | None = None
 
     def batches(
         self, order: Int[np.ndarray, "m"], size: int
-    ) -> Iterator[tuple[UInt8[jax.Array | np.ndarray, "b h w 3"], Int[np.ndarray, "b *a"]]]:
-        """Images and labels in this order, `size` at a time; the last batch may be shorter.
+    ) -> Iterator[tuple[Inputs, Int[np.ndarray, "b *a"]]]:
+        """Images (with boxes, where there are any) and labels in this order, `size` at a time;
+        the last batch may be shorter.
 
         Images that are decoded on the way are decoded ahead, while the batch before is used.
 
@@ -57,7 +62,7 @@ class TrainingImages:
         if self.pixels is not None:
             take = _gather if isinstance(self.pixels, jax.Array) else np.ndarray.__getitem__
             for part in parts:
-                yield take(self.pixels, part), self.labels[part]
+                yield self._inputs(take(self.pixels, part), part), self.labels[part]
             return
         loaded = load_examples(
             self.source,
@@ -67,20 +72,35 @@ class TrainingImages:
             on_error="raise",
         )
         for part in parts:
-            yield stack([next(loaded)[1] for _ in part]).images, self.labels[part]
+            images = stack([next(loaded)[1] for _ in part]).images
+            yield self._inputs(images, part), self.labels[part]
+
+    def _inputs(self, images, part):
+        return images if self.boxes is None else (images, self.boxes[part])
 
 
 def load_training_images(
-    source: Source, records: list[Record], config: Config
+    source: Source, records: list[Record], config: Config, patches: Table | None = None
 ) -> tuple[TrainingImages, dict[str, str]]:
-    """The images that can be read, and why the others cannot (name -> reason)."""
-    failed, good, pixels = {}, [], None
+    """The images that can be read, and why the others cannot (name -> reason).
+
+    Args:
+      patches: of every image, where the network looks at patches.
+    """
+    failed, good, pixels, boxes = {}, [], None, []
     workers = config.data.workers
     with progress("load", len(records)) as counter:
         for place, example in load_examples(source, records, workers=workers):
             counter.advance()
-            if isinstance(example, DataError):
-                failed[records[place].name] = str(example)
+            name = records[place].name
+            try:
+                if isinstance(example, DataError):
+                    raise example
+                if patches is not None:
+                    count = config.focus.patches
+                    boxes.append(fitted_patches(source, example, patches, name, count))
+            except DataError as error:
+                failed[name] = str(error)
                 continue
             if pixels is None and len(records) * example.image.nbytes <= IN_MEMORY:
                 pixels = np.empty((len(records), *example.image.shape), np.uint8)
@@ -95,7 +115,8 @@ def load_training_images(
         pixels = pixels[: len(good)]
         if pixels.nbytes <= ON_DEVICE * _free_memory():
             pixels = jax.device_put(pixels)
-    return TrainingImages(source, tuple(good), labels, pixels, workers), failed
+    stacked = np.stack(boxes) if boxes else None
+    return TrainingImages(source, tuple(good), labels, pixels, workers, stacked), failed
 
 
 def _free_memory() -> float:

@@ -24,6 +24,12 @@ from fgjax.training.losses import binary_cross_entropy, cross_entropy
 from fgjax.training.mixing import Mixed, Mixing
 from fgjax.training.optimizer import begins_with, freeze, keep
 
+Inputs = (
+    UInt8[np.ndarray | Array, "n h w 3"]
+    | tuple[UInt8[np.ndarray | Array, "n h w 3"], Float[np.ndarray | Array, "n p 4"]]
+)
+"""Images, or images and boxes of their patches, in their pixels."""
+
 
 class TrainState(NamedTuple):
     """What one step hands to the next; all arrays, so a checkpoint is the tree as it is."""
@@ -48,7 +54,8 @@ class Recipe:
 
     Attributes:
       optimizer: see `make_optimizer`.
-      augment: see `Augmentation`.
+      augment: (key, images in [0, 1]) -> what the network sees, see `Augmentation`; or of images
+        and boxes, see `PatchAugmentation`.
       smoothing: ε of label smoothing.
       batch_norm: "batch": normalise by the batch and keep running averages; "fixed": by the
         averages the model came with, which stay. What a small batch or weights whose
@@ -62,7 +69,7 @@ class Recipe:
     """
 
     optimizer: optax.GradientTransformation
-    augment: Augmentation = Augmentation()
+    augment: Callable[[Key[Array, ""], Any], Any] = Augmentation()
     smoothing: float = 0.0
     batch_norm: Literal["batch", "fixed"] = "batch"
     fixed: tuple[str, ...] = ("",)
@@ -71,7 +78,9 @@ class Recipe:
     objective: Callable[[Any, Int[Array, "n *a"]], Float[Array, ""]] | None = None
     mix: Mixing = Mixing()
 
-    def loss(self, outputs: Any, labels: Int[Array, "n *a"], mixed: Mixed) -> Float[Array, ""]:
+    def loss(
+        self, outputs: Any, labels: Int[Array, "n *a"], mixed: Mixed | None
+    ) -> Float[Array, ""]:
         """What a step makes smaller."""
         if self.objective is not None:
             return self.objective(outputs, labels)
@@ -97,10 +106,20 @@ def _fix_statistics(recipe: Recipe):
     return nn.intercept_methods(interceptor)
 
 
+def _in_unit(values):
+    """Pixels in [0, 1]; boxes as they are."""
+    return values.astype(jnp.float32) / 255 if values.dtype == jnp.uint8 else values
+
+
+def _normalise(mean, std, images):
+    shape = (1,) * (images.ndim - 1) + (-1,)
+    return (images - jnp.asarray(mean).reshape(shape)) / jnp.asarray(std).reshape(shape)
+
+
 @partial(jax.jit, static_argnames=("network", "mean", "std", "recipe"), donate_argnames="state")
 def train_step(
     state: TrainState,
-    images: UInt8[Array, "n h w 3"],
+    images: Inputs,
     labels: Int[Array, "n *a"],
     key: Key[Array, ""],
     *,
@@ -111,17 +130,17 @@ def train_step(
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One step on one batch; returns the next state (the given one is donated) and the loss."""
     keys = jax.random.split(jax.random.fold_in(key, state.step))
-
-    def normalised(x):
-        return (x - jnp.asarray(mean)[None, None, None]) / jnp.asarray(std)[None, None, None]
-
-    x = recipe.augment(keys[0], images.astype(jnp.float32) / 255)
-    attention = None
-    if recipe.mix.name == "attentive_cutmix":
-        seen = network.apply(state.variables, normalised(x), method="features")
-        attention = jnp.abs(seen.astype(jnp.float32)).mean(3)
-    mixed = recipe.mix(jax.random.fold_in(keys[0], 101), x, attention)
-    x = normalised(mixed.images)
+    x = recipe.augment(keys[0], jax.tree.map(_in_unit, images))
+    normalised = partial(_normalise, mean, std)
+    mixed = None
+    if recipe.objective is None:
+        attention = None
+        if recipe.mix.name == "attentive_cutmix":
+            seen = network.apply(state.variables, normalised(x), method="features")
+            attention = jnp.abs(seen.astype(jnp.float32)).mean(3)
+        mixed = recipe.mix(jax.random.fold_in(keys[0], 101), x, attention)
+        x = mixed.images
+    x = jax.tree.map(normalised, x)
 
     def loss(params):
         with _fix_statistics(recipe):
@@ -146,6 +165,10 @@ def train_step(
 
 @partial(jax.jit, static_argnames="size")
 def _judge(model: Classifier, images, labels, weight, size):
+    if isinstance(images, tuple):
+        images, boxes = images
+        corner = [(side - size) // 2 for side in (images.shape[2], images.shape[1])]
+        model = model.replace(boxes=boxes - jnp.asarray(corner * 2, boxes.dtype)[None, None])
     logits = model(center_crop(images, size).astype(jnp.float32) / 255)
     if labels.ndim == 2:
         loss = binary_cross_entropy(logits, labels)
@@ -158,7 +181,7 @@ def _judge(model: Classifier, images, labels, weight, size):
 
 def measure(
     model: Classifier,
-    batches: Iterator[tuple[UInt8[np.ndarray | Array, "n h w 3"], Int[np.ndarray, "n *a"]]],
+    batches: Iterator[tuple[Inputs, Int[np.ndarray, "n *a"]]],
     batch_size: int,
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy on the images' middle squares of the model's size.
@@ -171,8 +194,9 @@ def measure(
         n = len(labels)
         index = np.minimum(np.arange(batch_size), n - 1)
         weight = (np.arange(batch_size) < n).astype(np.float32)
-        size = min(model.size, images.shape[1])
-        part = _judge(model, images[index], labels[index], weight, size)
+        size = min(model.size, jax.tree.leaves(images)[0].shape[1])
+        filled = jax.tree.map(lambda values: values[index], images)  # noqa: B023
+        part = _judge(model, filled, labels[index], weight, size)
         loss, right, total = loss + float(part[0]), right + float(part[1]), total + n
     return loss / total, right / total
 
@@ -196,7 +220,8 @@ def train(
 
     Args:
       model: where to start from.
-      train_batches: epoch -> batches of `batch_size` (images uint8, labels).
+      train_batches: epoch -> batches of `batch_size` (images uint8, or images and boxes of their
+        patches; labels).
       validation_batches: -> batches of at most `batch_size`.
       place: puts a batch onto the devices.
       state, first_epoch: where an interrupted training left off.

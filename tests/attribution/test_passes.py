@@ -75,7 +75,7 @@ def _backward(_, grad):
 _noted.defvjp(_forward, _backward)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "step_cam"])  # has no steps
 def test_the_passes_that_are_stated_are_made(method):
     rng = np.random.default_rng(0)
     model = Counting(jnp.asarray(rng.random((3, 2)), jnp.float32),
