@@ -14,7 +14,7 @@ from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError, Example, Record, Source
 from fgjax.models.classifier import Classifier
 from fgjax.models.folding import fold_batch_norm
-from fgjax.options import Config
+from fgjax.options import Config, ConfigError
 from fgjax.parallel import make_mesh, shard, spread
 from fgjax.progress import progress, say
 from fgjax.run_folder import RunFolder
@@ -109,6 +109,11 @@ def _explain(config, source, records, explained, run, store, pending) -> dict[st
     model = spread(model, mesh, way)
     if config.explain.method in WITH_PATCHES:  # it needs the model as it is, on one device
         model = explained.model
+        if not model.looks_again:
+            raise ConfigError(
+                f"explain.method={config.explain.method}: the classifier has no time steps to "
+                "explain; model.name=two_stream has, with focus.readout=attention, last or sum"
+            )
     say(
         f"explain: {config.explain.method} ({config.explain.preset}), {len(pending)} images"
         + (f" of {len(records)}, the others are done" if len(pending) < len(records) else "")

@@ -124,16 +124,18 @@ WRONG = {
     "focus.steps=0": ("focus.steps=0", "above 0"),
     "focus.patch_side=1.5": ("focus.patch_side=1.5", "at most 1"),
     "focus.margin=2": ("focus.margin=2", "from -1 to 1"),
+}
+LATE = {  # these are told once there is a model
     "focus.file=nowhere.csv": ("focus.file: nowhere.csv: no such file",),
     "train.rates=[locl:10]": ("train.rates", "local"),
 }
 
 
-@pytest.mark.parametrize("word", WRONG)
+@pytest.mark.parametrize("word", [*WRONG, *(pytest.param(w, marks=pytest.mark.slow) for w in LATE)])
 def test_wrong_options_are_told(tmp_path, capsys, word):
     assert main(focus(tmp_path / "run", "stages=train", word)) == 2
     err = capsys.readouterr().err
-    assert all(part in err for part in WRONG[word]), err
+    assert all(part in err for part in (WRONG | LATE)[word]), err
     assert "Traceback" not in err
 
 
@@ -143,11 +145,10 @@ def test_steps_that_are_not_there_cannot_be_summed(tmp_path, capsys):
     assert "focus.last=4: from focus.first=2 to focus.steps=3" in capsys.readouterr().err
 
 
-def test_a_plain_classifier_has_no_steps_to_explain(words, trained, tmp_path, capsys):
-    run = shutil.copytree(trained, tmp_path / "run")
-    given = [w for w in words(run, "stages=explain") if not w.startswith("explain.")]
-    assert main([*given, "explain.method=step_cam"]) == 2
-    assert "has no time steps" in capsys.readouterr().err
+def test_a_plain_classifier_has_no_steps_to_explain(untrained, tmp_path, capsys):
+    words = focus(tmp_path / "run", f"model.checkpoint={untrained}/checkpoint", "stages=explain")
+    assert main(words) == 2
+    assert "explain.method=step_cam: the classifier has no time" in capsys.readouterr().err
 
 
 @pytest.mark.slow
