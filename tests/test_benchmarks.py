@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import fgjax
+from fgjax.config import resolve
+from fgjax.grid import find_grid, make_trials
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.append(str(FOLDER))  # as for a script that is run: its neighbours can be imported
@@ -132,3 +134,15 @@ def test_both_sides_do_the_same_work(name):
     found = step.check_parity(name, 32, 2)
     assert set(found) == {"logits", "gradient", "probability", "masks_after_3_steps"}
     assert max(found.values()) < 1e-3
+
+
+def test_sweeps_of_the_benchmarks_resolve_and_name_columns(capsys):
+    for path in FOLDER.glob("*.yaml"):
+        trials = make_trials(*find_grid([f"config={path}"]), ["data.path=birds"])
+        assert len(trials) > 1
+        for trial in trials:
+            resolve(list(trial.words))
+    proxy = load("proxy_attention")
+    with pytest.raises(SystemExit):
+        proxy.main(["birds"])
+    assert "--birds" in capsys.readouterr().err
