@@ -103,7 +103,9 @@ def whole(tmp_path_factory, words):
 RESUMED = (*PROXIES, "proxy.every=1", "proxy.clear=2", "proxy.subset=0.5", *SMALL)
 
 
-@pytest.mark.parametrize("step", [4, pytest.param(6, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize(
+    "step", [pytest.param(4, marks=pytest.mark.slow), 6, pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_going_on_in_the_middle_of_a_proxied_epoch_gives_the_same_weights(
     tmp_path, words, whole, step, capsys
 ):

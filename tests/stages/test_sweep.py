@@ -24,6 +24,7 @@ def grid(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_crash_does_not_end_the_sweep(grid, tmp_path, monkeypatch, capfd):
     real, started = subprocess.Popen, []
 

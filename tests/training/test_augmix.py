@@ -88,7 +88,11 @@ def test_a_mixture_of_image_and_chains(picture, key):
     assert (result >= -1e-5).all() and (result <= 1 + 1e-5).all()
     assert len({image.tobytes() for image in result}) == 8
     np.testing.assert_array_equal(result, augmix(key, images))
-    # More of it, further from the image.
+
+
+@pytest.mark.slow
+def test_more_severe_is_further_from_the_image(picture, key):
+    images = jnp.repeat(jnp.asarray(picture, jnp.float32)[None] / 255, 8, 0)
     far = [np.abs(np.asarray(augmix(key, images, severity=s)) - images).mean() for s in (0.2, 9.0)]
     assert far[0] < far[1]
 

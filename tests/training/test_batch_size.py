@@ -79,7 +79,7 @@ def test_it_fits_the_memory_given_and_is_remembered(model, tmp_path, monkeypatch
 
 def test_too_little_memory_is_told(model):
     with pytest.raises(ValueError, match="one image"):
-        find_batch_size(model, RECIPE, 32, 8, memory=1000)
+        find_batch_size(model, RECIPE, 32, 1, memory=1000)
 
 
 def test_an_accelerator_is_asked_too(model, monkeypatch):
