@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from fgjax.data.types import DataError
 from fgjax.models.classifier import Classifier
 from fgjax.options import Config, ConfigError
 from fgjax.stages.training_images import TrainingImages
@@ -95,6 +96,8 @@ class ProxyKeeper:
                 key=self._key,
                 before=kept,
             )
+        except DataError:  # an image that could be read before
+            raise
         except ValueError as error:  # a network without features, say
             raise ConfigError(f"proxy.method={self.settings.method}: {error}") from None
         self._write(epoch)
