@@ -17,15 +17,16 @@ from fgjax.models.layers import Conv, Norm, Padding
 from fgjax.spelling import did_you_mean
 
 TRUNKS = {
-    "resnet_tiny": ("stage_2", 32),
-    "resnet18": ("stage_2", 128),
-    "resnet34": ("stage_2", 128),
-    "resnet50": ("stage_2", 512),
-    "resnet101": ("stage_2", 512),
-    "mobilenet_v2": ("stage_4", 256),
+    "resnet_tiny": ("stage_2", 32, {}),
+    "resnet18": ("stage_2", 128, {}),
+    "resnet34": ("stage_2", 128, {}),
+    "resnet50": ("stage_2", 512, {}),
+    "resnet101": ("stage_2", 512, {}),
+    "mobilenet_v2": ("stage_6", 256, {"dense": True}),
 }
-"""Backbone -> the stage whose map is grouped (stride 16; resnet_tiny: 8), and the width of the
-post block's bottlenecks, such that it has about the weights of the stages it replaces."""
+"""Backbone -> the stage whose map is grouped (stride 16; resnet_tiny: 8), the width of the post
+block's bottlenecks, and what the backbone takes besides. Of a ResNet the post block replaces the
+last stage; of MobileNetV2, whose maps are narrow before, only what comes after the last one."""
 
 
 class Regions(NamedTuple):
@@ -159,9 +160,9 @@ class RegionGrouping(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        width = TRUNKS[self.backbone][1]
+        _, width, more = TRUNKS[self.backbone]
         make = BACKBONES[self.backbone]
-        self.trunk = make(num_classes=1, padding=self.padding, dtype=self.dtype)
+        self.trunk = make(num_classes=1, padding=self.padding, dtype=self.dtype, **more)
         self.grouping = Grouping(self.num_parts)
         self.post = PostBlock(width, self.dtype)
         if self.attributes:

@@ -30,7 +30,7 @@ from fgjax.stages.parts_look import look
 from fgjax.stages.parts_page import part_pages
 from fgjax.stages.setup import Explained, make_source
 
-BATCH = {"cpu": 16}
+BATCH = {"cpu": 8}
 """Images per forward pass, by backend; in whole images, of one shape."""
 
 

@@ -160,3 +160,29 @@ def test_unknown_name():
         create_model("resnet81", 3)
     with pytest.raises(ValueError, match="one of .*mobilenet_v2"):
         create_model("xyz", 3)
+
+
+@pytest.mark.parametrize("padding, side", [("symmetric", 80), ("same", 64)])
+def test_a_dense_mobilenet_has_the_plain_one_s_cells_among_its_own(padding, side):
+    """Its every second cell is computed by the same weights from the same pixels."""
+    plain = create_model("mobilenet_v2", 3, padding=padding)
+    rng = np.random.default_rng(0)
+
+    def stir(path, leaf):
+        if path[-1].key in ("bias", "mean"):
+            return leaf + jnp.asarray(rng.normal(0, 0.1, leaf.shape), jnp.float32)
+        return leaf
+
+    plain = plain.replace(variables=jax.tree_util.tree_map_with_path(stir, plain.variables))
+    dense = plain.replace(network=plain.network.clone(dense=True))
+    x = jnp.asarray(rng.random((2, side, side, 3), np.float32))
+    stages = [jax.jit(lambda m, x: m.intermediates(x))(model, x) for model in (plain, dense)]
+    cells, first = side // 16, int(padding == "same" and side // 16 % 2 == 0)
+    for name in ("stage_5", "stage_6", "features"):
+        found = stages[1][name]
+        assert found.shape[1:3] == (cells, cells)
+        np.testing.assert_allclose(
+            found[:, first::2, first::2], stages[0][name], rtol=1e-3, atol=1e-4
+        )
+    for name in ("stem", "stage_4"):
+        np.testing.assert_allclose(stages[1][name], stages[0][name], rtol=1e-4, atol=1e-5)
