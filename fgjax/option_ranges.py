@@ -79,6 +79,11 @@ def check_ranges(config: Config, flat: dict[str, Any]) -> None:
         raise ConfigError(f"stages: none given; {', '.join(STAGES)}")
     if "tta" in config.stages and not config.tta.crops:
         raise ConfigError(f"tta.crops: none given; {', '.join(CROPS)}")
+    if config.data.attribute == "all":
+        if config.data.source != "celeba":
+            raise ConfigError("data.attribute=all: only data.source=celeba has attributes")
+        if "test" in config.stages:
+            raise ConfigError("stages: test judges classes; attributes are judged by parts")
     given = config.model.checkpoint or config.model.weights
     if "parts" in config.stages and config.model.name != "region_grouping" and not given:
         raise ConfigError(

@@ -25,7 +25,7 @@ FREE = ("run_dir", "stages", "dry_run", "parallel", "data.workers", "explain.ima
         "parts.gallery")  # fmt: skip
 LATE = ("evaluate.", "report.", "compare.")
 RESULTS = {"training", "checkpoint", "extractor", "patches.csv", "maps.zarr", "results.csv",
-           "compare", "tta.csv"}  # fmt: skip
+           "compare", "tta.csv", "parts.json"}  # fmt: skip
 CHANGED = {
     "data_fingerprint": "the images of data.path",
     "model_fingerprint": "model.weights, model.labels, model.checkpoint or focus.file",

@@ -97,7 +97,8 @@ def test_wrong_options_are_told(tmp_path, capsys):
         "parts.beta=0": "parts.beta=0.0: must be above 0",
         "parts.view=all": "parts.view=all: wants one of crop, whole",
         "model.name=resnet_tiny": "resnet_tiny groups no pixels into parts",
-        "data.attribute=all model.name=resnet_tiny stages=train": "only model.name=region_grouping",
+        "data.attribute=all": "only data.source=celeba has attributes",
+        "data.attribute=all data.source=celeba stages=[train,test]": "are judged by parts",
     }.items():
         words = [*WORDS, f"run_dir={tmp_path / 'run'}", *word.split()]
         assert main(words) == 2
@@ -138,6 +139,13 @@ def faces(tmp_path):
         (root / name).write_text("\n".join(rows) + "\n", encoding="utf-8")
     (root / "list_eval_partition.txt").write_text("\n".join(parts) + "\n", encoding="utf-8")
     return root
+
+
+def test_attributes_need_a_head_each(faces, tmp_path, capsys):
+    words = ["config=train_species", "data.source=celeba", "data.attribute=all", "stages=train",
+             f"data.path={faces}", f"run_dir={tmp_path / 'run'}"]  # fmt: skip
+    assert main(words) == 2
+    assert "only model.name=region_grouping has an output for each" in capsys.readouterr().err
 
 
 def test_attributes_from_training_to_the_page(faces, tmp_path):
