@@ -4,9 +4,9 @@
     python benchmarks/focus.py birds --weights FILE --data DIR      # CUB-200-2011's layout
 
 The recurrence sees features only, so it can be trained on features that were computed once.
-For every seed: a global network is fine-tuned from ImageNet weights; its CAM finds four patches
-of each image; a second network is fine-tuned on the patches; then both stay as they are, and on
-the second one's feature maps (of the patches and of their mirror images) each head is trained:
+A global network is fine-tuned from ImageNet weights; its CAM finds four patches of each image; a
+second network is fine-tuned on the patches; then both stay as they are, and on the second one's
+feature maps (of the patches and of their mirror images) each head is trained, once a seed:
 
   cnn              pooled feature, linear classifier
   lstm             two LSTMs of 512 over ten steps, cross-entropy of every step, the last is read
@@ -15,10 +15,12 @@ the second one's feature maps (of the patches and of their mirror images) each h
 
 with the loss of Eqs. 3.8 to 3.11 against the global network's fixed logits. Prediction: the mean
 of both streams' logits, the local ones averaged over the four patches. No epoch is picked: the
-last counts. A control that looks at no patches: the logits of two global networks of different
-seeds, averaged. What this leaves out: gradients from the head into the local network.
+last counts. The spread is over the seeds of the heads; beside it stands the 95 % bootstrap
+interval of the gain over the test images, on the logits averaged over the seeds. What this leaves
+out: gradients from the head into the local network, and other seeds of the two networks.
 
-Finished parts are kept in --out; the same command goes on. Results: OUT.json, OUT.md.
+Finished parts are kept in --out; the same command goes on. Results: OUT.json, OUT.md. The
+network with attention is put together as OUT/two_stream: model.checkpoint=… of any config.
 """
 
 import argparse
@@ -35,7 +37,7 @@ import optax
 from fgjax.data.cub import CubSource
 from fgjax.data.pipeline import epoch_order, load_batch
 from fgjax.data.species import SpeciesSource
-from fgjax.models.classifier import Classifier
+from fgjax.models.classifier import Classifier, create_model
 from fgjax.models.patches import crop_patches, extract_patches
 from fgjax.models.pretrained import load_pretrained
 from fgjax.models.two_stream import Streams, TwoStream
@@ -53,8 +55,6 @@ HEADS = {
     "self-attention": dict(readout="attention", self_attention=True),
 }
 NAMES = {
-    "global": "global only",
-    "two globals": "two globals (no patches)",
     "cnn": "+ local CNN",
     "lstm": "+ LSTM, last step",
     "attention": "+ LSTM and attention",
@@ -202,103 +202,106 @@ def read(network, params, maps):
     return np.concatenate(local), None if steps[0] is None else np.concatenate(steps)
 
 
-def accuracies(network, params, maps, fixed, labels, readout):
-    """Joint and local accuracy; of the attention network also read in every other way."""
-    right = lambda logits: float((logits.argmax(1) == labels).mean() * 100)
-    local, steps = read(network, params, maps)
-    about = {"joint": right(fixed + local), "local": right(local)}
-    if readout == "attention":
-        about["step"] = [right(fixed + steps[:, t]) for t in range(STEPS)]
-        # The classifier is linear: of a sum of steps it says the sum of what it says of each,
-        # with its bias once.
-        bias = np.asarray(params["local_classifier"]["bias"])[None]
-        sums = [steps[:, : t + 1].sum(1) - t * bias for t in range(STEPS)]
-        about["sum"] = [right(fixed + logits) for logits in sums]
-    return about
+def assemble(whole: Classifier, local: Classifier, params, size: int) -> Classifier:
+    """The two-stream classifier that the parts make up, with attention; it finds its patches by
+    its global stream, and they are those that the parts were trained on."""
+    options = dict(backbone="mobilenet_v2", patches=PATCHES, patch_size=size, padding="same")
+    model = jax.eval_shape(
+        lambda: create_model("two_stream", whole.network.num_classes, size=size, mean=whole.mean,
+                             std=whole.std, classes=whole.classes, **options)
+    )  # fmt: skip
+    trunk = {k: v for k, v in local.variables["params"].items() if k != "classifier"}
+    streams = {"global_stream": whole, "local_stream": local}
+    variables = {
+        "params": {
+            **params, "global_stream": whole.variables["params"], "local_stream": trunk,
+        },
+        "batch_stats": {k: m.variables["batch_stats"] for k, m in streams.items()},
+    }  # fmt: skip
+    return model.replace(variables=variables)
 
 
-def one_seed(args, seed, results, save):
+def prepare(args):
+    """The two networks, fine-tuned once, and what the heads are trained and tested on."""
     out = Path(args.out)
     (margin, middle, test), classes = load(args.kind, args.data, args.size, args.limit)
     about = dict(num_classes=len(classes), size=args.size, classes=tuple(classes))
     make = lambda k: load_pretrained(
         "mobilenet_v2", args.weights, key=jax.random.key(k), say=print, **about
     )
-    began = time.monotonic()
     # The part that tells drawn birds apart is small: it should be in most crops.
     augment = Augmentation(args.size, crop=0.35 if args.kind == "birds" else 0.7, light=0.1)
     model = kept(
-        out / f"global_{seed}",
-        lambda: fine_tune(make(seed), margin[0], margin[1], augment, args.epochs, seed),
+        out / "global", lambda: fine_tune(make(0), margin[0], margin[1], augment, args.epochs, 0)
     )
-    fixed = {
-        "train": in_parts(partial(_logits, model), middle[0]),
-        "test": in_parts(partial(_logits, model), test[0]),
-    }
-    np.save(out / f"logits_{seed}.npy", fixed["test"])
-    results["global"] = {"joint": float((fixed["test"].argmax(1) == test[1]).mean() * 100)}
-    save()
-    todo = [head for head in HEADS if head not in results]
-    if not todo:
-        return
-    patches = {
-        name: patches_of(model, part[0], args.size)
-        for name, part in (("train", middle), ("test", test))
-    }
+    cut = lambda part: patches_of(model, part[0], args.size)
+    patches, seen = cut(middle), cut(test)
     augment = Augmentation(light=0.1, shift=0.08)
     local = kept(
-        out / f"local_{seed}",
-        lambda: fine_tune(make(seed + 100), patches["train"], middle[1], augment, args.epochs,
-                          seed + 100),
-    )  # fmt: skip
+        out / "local", lambda: fine_tune(make(100), patches, middle[1], augment, args.epochs, 100)
+    )
 
     def maps_of(pixels):
         flat = in_parts(partial(_maps, local), pixels.reshape(-1, *pixels.shape[2:]))
         return flat.reshape(*pixels.shape[:2], *flat.shape[1:])
 
-    both = [maps_of(patches["train"]), maps_of(patches["train"][:, :, :, ::-1])]
-    maps = np.stack(both, axis=1)
-    test_maps = maps_of(patches["test"])
-    print(f"seed {seed}: features after {time.monotonic() - began:.0f} s", flush=True)
-    for head in todo:
-        began = time.monotonic()
-        network, params = train_head(
-            HEADS[head], maps, fixed["train"], middle[1], len(classes), args.head_epochs, seed
-        )
-        results[head] = accuracies(
-            network, params, test_maps, fixed["test"], test[1], HEADS[head]["readout"]
-        )
-        results[head]["seconds"] = round(time.monotonic() - began, 1)
-        print(f"seed {seed}, {head}: {results[head]}", flush=True)
-        save()
+    maps = np.stack([maps_of(patches), maps_of(patches[:, :, :, ::-1])], axis=1)
+    logits = [in_parts(partial(_logits, model), part[0]) for part in (middle, test)]
+    return model, local, (maps, logits[0], middle[1]), (maps_of(seen), logits[1], test[1])
 
 
-def table(seeds, labels) -> str:
+def right(logits, labels):
+    """In percent."""
+    return float((logits.argmax(1) == labels).mean() * 100)
+
+
+def judge(network, params, test):
+    """Joint and local accuracy; of attention also read in every other way. And local logits."""
+    maps, fixed, labels = test
+    local, steps = read(network, params, maps)
+    about = {"joint": right(fixed + local, labels), "local": right(local, labels)}
+    if network.readout == "attention":
+        # The classifier is linear: of a sum of steps it says the sum of what it says of each,
+        # with its bias once.
+        bias = np.asarray(params["local_classifier"]["bias"])[None]
+        sums = [steps[:, : t + 1].sum(1) - t * bias for t in range(STEPS)]
+        about["step"] = [right(fixed + steps[:, t], labels) for t in range(STEPS)]
+        about["sum"] = [right(fixed + logits, labels) for logits in sums]
+    return about, local
+
+
+def gain(fixed, local, labels, draws=10_000):
+    """The gain of the joint prediction over the global one, and its 95 % bootstrap interval."""
+    gaps = ((fixed + local).argmax(1) == labels) * 100.0 - (fixed.argmax(1) == labels) * 100.0
+    rng = np.random.default_rng(0)
+    means = gaps[rng.integers(0, len(gaps), (draws, len(gaps)))].mean(1)
+    return [float(gaps.mean()), *np.percentile(means, [2.5, 97.5]).tolist()]
+
+
+def table(about) -> str:
     """Means and standard deviations (n - 1) over the seeds, in Markdown."""
-    lines = ["| | joint accuracy | minus global only, seed by seed | local stream alone |",
-             "|---|---|---|---|"]  # fmt: skip
-    n = len(seeds)
-
-    def spread(values):
-        values = np.array(values)
-        return f"{values.mean():.1f} ± {values.std(ddof=1) if n > 1 else 0:.1f}"
-
-    base = np.array([s["global"]["joint"] for s in seeds])
+    spread = lambda v: f"{np.mean(v):.1f}" + (f" ± {np.std(v, ddof=1):.1f}" if len(v) > 1 else "")
+    heads = about["heads"]
+    lines = [
+        "| | joint accuracy | gain, 95 % over test images | local stream alone |",
+        "|---|---|---|---|",
+        f"| global only | {about['global']:.1f} | | |",
+    ]
     for head, name in NAMES.items():
-        if not all(head in s for s in seeds):
-            continue
-        joint = np.array([s[head]["joint"] for s in seeds])
-        gaps = "" if head == "global" else ", ".join(f"{gap:+.1f}" for gap in joint - base)
-        alone = spread([s[head]["local"] for s in seeds]) if "local" in seeds[0][head] else ""
-        lines.append(f"| {name} | {spread(joint)} | {gaps} | {alone} |")
-    if all("step" in s.get("attention", {}) for s in seeds):
-        lines += ["", "The attention network read in other ways, joint accuracy:", "",
-                  "| t | " + " | ".join(str(t + 1) for t in range(STEPS)) + " |",
-                  "|---" * (STEPS + 1) + "|"]  # fmt: skip
-        for kind, words in (("step", "step t alone"), ("sum", "sum of steps 1 to t")):
-            means = np.mean([s["attention"][kind] for s in seeds], axis=0)
-            lines.append(f"| {words} | " + " | ".join(f"{m:.1f}" for m in means) + " |")
-    return "\n".join(lines) + f"\n\n{n} seeds, {labels} test images.\n"
+        if head in about["gains"]:
+            seeds = heads[head].values()
+            mean, low, high = about["gains"][head]
+            lines.append(
+                f"| {name} | {spread([s['joint'] for s in seeds])} | {mean:+.1f} ({low:+.1f} to "
+                f"{high:+.1f}) | {spread([s['local'] for s in seeds])} |"
+            )
+    lines += ["", "The network with attention read in other ways, joint accuracy:", ""]
+    lines += ["| t | " + " | ".join(str(t + 1) for t in range(STEPS)) + " |",
+              "|---" * (STEPS + 1) + "|"]  # fmt: skip
+    for kind, words in (("step", "step t alone"), ("sum", "sum of steps 1 to t")):
+        means = np.mean([s[kind] for s in heads["attention"].values()], axis=0)
+        lines.append(f"| {words} | " + " | ".join(f"{m:.1f}" for m in means) + " |")
+    return "\n".join(lines) + f"\n\n{about['images']} test images.\n"
 
 
 def main():
@@ -306,35 +309,48 @@ def main():
     parser.add_argument("kind", choices=["species", "birds"])
     parser.add_argument("--weights", required=True, help="MobileNetV2 of ImageNet, safetensors")
     parser.add_argument("--data", help="the folder of CUB-200-2011, for birds")
-    parser.add_argument("--size", type=int)
+    parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--head-epochs", type=int, default=12)
+    parser.add_argument("--head-epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=int, help="images of each split, to try it out")
     parser.add_argument("--out")
     args = parser.parse_args()
-    args.size = args.size or 128
     args.out = args.out or f"runs/focus_{args.kind}_cached"
-    Path(args.out).mkdir(parents=True, exist_ok=True)
-    path = Path(args.out).with_suffix(".json")
-    about = json.loads(path.read_text()) if path.is_file() else {"settings": vars(args)}
-    seeds = about.setdefault("seeds", [])
-
-    def save():
-        path.write_text(json.dumps(about, indent=1) + "\n")
-
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out.with_suffix(".json")
+    own = {k: v for k, v in vars(args).items() if k not in ("out", "data", "weights")}
+    about = json.loads(path.read_text()) if path.is_file() else {"settings": own, "heads": {}}
+    began = time.monotonic()
+    model, local, train_set, test = prepare(args)
+    _, fixed, labels = test
+    about |= {"global": right(fixed, labels), "images": len(labels)}
+    print(f"features after {time.monotonic() - began:.0f} s; global {about['global']:.1f}")
     for seed in range(args.seeds):
-        if len(seeds) <= seed:
-            seeds.append({})
-        one_seed(args, seed, seeds[seed], save)
-    (_, _, test), _ = load(args.kind, args.data, args.size, args.limit)
-    logits = [np.load(Path(args.out) / f"logits_{seed}.npy") for seed in range(args.seeds)]
-    for seed in range(args.seeds):
-        if args.seeds > 1:
-            mean = logits[seed] + logits[(seed + 1) % args.seeds]
-            seeds[seed]["two globals"] = {"joint": float((mean.argmax(1) == test[1]).mean() * 100)}
-    save()
-    text = table(seeds, len(test[1]))
+        for head, options in HEADS.items():
+            done = about["heads"].setdefault(head, {})
+            if str(seed) in done:
+                continue
+            began = time.monotonic()
+            network, params = train_head(
+                options, *train_set, len(model.classes), args.head_epochs, seed
+            )
+            done[str(seed)], logits = judge(network, params, test)
+            done[str(seed)]["seconds"] = round(time.monotonic() - began, 1)
+            np.save(out / f"{head}_{seed}.npy", logits)
+            if head == "attention" and seed == 0:
+                kept(out / "two_stream", lambda: assemble(model, local, params, args.size))  # noqa: B023
+            print(f"seed {seed}, {head}: {done[str(seed)]}", flush=True)
+            path.write_text(json.dumps(about, indent=1) + "\n")
+    about["gains"] = {
+        head: gain(
+            fixed, np.mean([np.load(out / f"{head}_{s}.npy") for s in range(args.seeds)], 0), labels
+        )
+        for head in HEADS
+    }
+    path.write_text(json.dumps(about, indent=1) + "\n")
+    text = table(about)
     path.with_suffix(".md").write_text(text)
     print(text)
 
