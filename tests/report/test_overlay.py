@@ -4,6 +4,7 @@ import matplotlib
 import numpy as np
 import pytest
 
+import fgjax.report.overlay
 from fgjax.report.overlay import (
     ANNOTATION,
     CONTOUR,
@@ -178,3 +179,17 @@ def test_panel_of_an_undefined_map_is_a_grey_picture():
     full = panel(np.zeros((30, 30, 3), np.uint8), {"heatmap": np.full((30, 30), np.nan)}, cell=60)
     middle = full[-36, 6 + 66 + 30]
     assert middle.tolist() == [64, 64, 64]  # half of black, half of grey
+
+
+def test_a_remark_stands_after_a_maps_title(monkeypatch):
+    labels = []
+    draw = fgjax.report.overlay._shorten
+
+    def noted(text, *more):
+        labels.append(text)
+        return draw(text, *more)
+
+    monkeypatch.setattr(fgjax.report.overlay, "_shorten", noted)
+    maps = {f"step_{t}": np.full((4, 4), 0.5, np.float32) for t in (1, 2)}
+    panel(np.zeros((16, 16, 3), np.uint8), maps, notes={"step_2": "wrong, p 0.10"}, cell=64)
+    assert "Step 1" in labels and "Step 2: wrong, p 0.10" in labels

@@ -151,6 +151,7 @@ def test_words_from_files_stay_words(words):
             maps={text: np.zeros((2, 2))},
             metrics={text: 0.5},
             traces={text: [0.1, 0.2]},
+            notes={text: text},
         )
         metric = Metric(text, text, 0.5, 1, 1, {text: 0.1}, True, text)
         failure = Failure(text, text, text)
@@ -164,7 +165,7 @@ def test_words_from_files_stay_words(words):
     assert hostile.scripts[1:] == tame.scripts[1:]
     (stored,) = hostile.data["entries"]
     assert stored["name"] == stored["label"] == words
-    assert stored["metrics"] == {words: 0.5}
+    assert stored["metrics"] == {words: 0.5} and stored["notes"] == {words: words}
     assert words in "".join(hostile.text["bdi"])
     assert words in "".join(hostile.text["title"])
     (raw,) = re.findall(r'<script type="application/json".*?</script>', html, re.DOTALL)
