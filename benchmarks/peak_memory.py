@@ -1,0 +1,99 @@
+"""The peak of memory of RISE for different numbers of masks, and of FIDO for images per step.
+
+    python benchmarks/peak_memory.py                     # ResNet-18, 96²
+    python benchmarks/peak_memory.py --size 224 --out FILE
+
+Every row is a process of its own. On a CPU the peak is the process's highest resident memory, and
+what it has before the method is called (the libraries, the compiled forward pass) is taken off; on
+an accelerator it is what the device reports.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from side_by_side import machine
+
+import fgjax
+
+ROWS = (
+    ("rise", {"masks": 1000}, 1),
+    ("rise", {"masks": 8000}, 1),
+    ("fido", {"steps": 5, "images_per_step": 1}, 8),
+    ("fido", {"steps": 5, "images_per_step": 2}, 8),
+    ("fido", {"steps": 5, "images_per_step": 4}, 8),
+    ("fido", {"steps": 20, "images_per_step": 4}, 8),
+    ("fido", {"steps": 5, "images_per_step": 4}, 16),
+)
+"""Method, its settings, and how many images are explained in one call."""
+
+
+def peak() -> int:
+    """Bytes at the highest so far."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return device.memory_stats()["peak_bytes_in_use"]
+
+
+def measure(model: str, size: int, method: str, settings: dict, count: int) -> dict:
+    """The row's peak before the method and with it, in bytes."""
+    classifier = fgjax.create_model(model, 200, size=size)
+    images = jnp.asarray(np.random.default_rng(0).random((count, size, size, 3), np.float32))
+    jax.block_until_ready(jax.jit(lambda m, x: m(x))(classifier, images[:1]))
+    before = peak()
+    config = fgjax.attribution.CONFIGS[method](**settings)
+    targets = jnp.zeros(count, jnp.int32)
+    maps = fgjax.METHODS[method](classifier, images, targets, key=jax.random.key(0), config=config)
+    jax.block_until_ready(maps)
+    return {"before": before, "peak": peak()}
+
+
+def markdown(report: dict) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| method | settings | images | peak, MiB | of which the method's, MiB |",
+        "|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        settings = ", ".join(f"{k}={v}" for k, v in row["settings"].items())
+        own = row["peak"] - row["before"]
+        cells = [row["method"], settings, row["images"], f"{row['peak'] / 2**20:.0f}",
+                 f"{own / 2**20:.0f}"]  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--size", type=int, default=96, help="side of the images in pixels")
+    parser.add_argument("--row", type=int, help="only this row, printed as JSON")
+    parser.add_argument("--out", type=Path, help="write the numbers here as JSON")
+    args = parser.parse_args(argv)
+    if args.row is not None:
+        print(json.dumps(measure(args.model, args.size, *ROWS[args.row])))
+        return 0
+    report = {"machine": machine(), "model": args.model, "size": args.size, "rows": []}
+    for i, (method, settings, count) in enumerate(ROWS):
+        command = [sys.executable, __file__, "--model", args.model, "--size", str(args.size)]
+        done = subprocess.run([*command, "--row", str(i)], capture_output=True, text=True)
+        if done.returncode:
+            print(done.stderr, file=sys.stderr)
+            return 1
+        about = {"method": method, "settings": settings, "images": count}
+        report["rows"].append(about | json.loads(done.stdout.splitlines()[-1]))
+    print(markdown(report))
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
