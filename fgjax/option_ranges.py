@@ -10,6 +10,7 @@ from fgjax.spelling import did_you_mean
 
 ABOVE_ZERO = (
     "data.limit", "data.workers", "data.train_images", "data.test_images",
+    "distributed.processes",
     "train.epochs", "train.learning_rate", "train.adam_eps",
     "compare.steps",
     "parts.number", "parts.alpha", "parts.beta", "parts.std",
@@ -99,6 +100,14 @@ def check_ranges(config: Config, flat: dict[str, Any]) -> None:
         raise ConfigError(
             f"focus.last={focus.last}: from focus.first={focus.first} to focus.steps={focus.steps}"
         )
+    count, own = config.distributed.processes, config.distributed.process_id
+    if count > 1 and own is None:
+        raise ConfigError(
+            f"distributed.processes={count}: each process must be told which it is, by "
+            f"distributed.process_id=0 to {count - 1}"
+        )
+    if own is not None and not 0 <= own < count:
+        raise ConfigError(f"distributed.process_id={own}: from 0 to {count - 1}")
     if model.weights and model.checkpoint:
         raise ConfigError("model.weights and model.checkpoint: give one of them, not both")
     if model.labels and not (model.weights or model.checkpoint):

@@ -385,6 +385,22 @@ class ExplainConfig:
 
 
 @dataclass(frozen=True)
+class DistributedConfig:
+    """Several processes on one run, each on devices of its own. All are given the same options
+    but for process_id; each explains its share of the images, process 0 does all the rest.
+
+    Attributes:
+      processes: how many.
+      process_id: which of them this is, from 0.
+      find: ask Slurm or MPI, which started the processes, for both.
+    """
+
+    processes: int = 1
+    process_id: int | None = None
+    find: bool = False
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything a run can be told.
 
@@ -414,3 +430,4 @@ class Config:
     tta: TtaConfig = field(default_factory=TtaConfig)
     parts: PartsConfig = field(default_factory=PartsConfig)
     focus: FocusConfig = field(default_factory=FocusConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)

@@ -18,6 +18,7 @@ from fgjax.grid import find_grid
 from fgjax.option_help import describe
 from fgjax.options import ConfigError
 from fgjax.progress import console, say
+from fgjax.shares import find_share
 
 COLUMNS = {"centre_box": "centre", "constant": "all", "whole_object": "object"}
 """Short column heads of the baselines: a centre box, a random map, the whole image, the object."""
@@ -115,6 +116,9 @@ def run(words: list[str]) -> int:
         "data_fingerprint": fingerprint(source),
         "model_fingerprint": model_fingerprint(config),
     }
+    share = find_share(config.distributed)
+    if share.own:
+        return _help(config, plain, fingerprints, source, records, share)
     folder = RunFolder(config.run_dir, plain, fingerprints)
     began = time.monotonic()
     if "train" in config.stages and trains(config):
@@ -127,7 +131,9 @@ def run(words: list[str]) -> int:
 
         failed += test_stage(config, source, load_model(config, source, folder.path), folder)
     if judged:
-        failed += _explain_and_judge(name, config, plain, source, records, folder, load_model)
+        failed += _explain_and_judge(
+            name, config, plain, source, records, folder, load_model, share
+        )
     if compared:
         from fgjax.stages.compare import compare_stage
 
@@ -148,7 +154,26 @@ def run(words: list[str]) -> int:
     return 1 if failed or failures else 0
 
 
-def _explain_and_judge(name, config, plain, source, records, folder, load_model) -> int:
+def _help(config, plain, fingerprints, source, records, share) -> int:
+    """What a process other than the first does: its share of the images to be explained."""
+    from fgjax.run_folder import RunFolder
+    from fgjax.stages.explain import explain_stage
+    from fgjax.stages.setup import load_model, trains
+    from fgjax.stages.together import wait_for_classifier, wait_for_run
+
+    if "explain" not in config.stages:
+        say(f"process {share.own}: nothing to do, process 0 does the rest")
+        return 0
+    wait_for_run(config.run_dir)
+    folder = RunFolder(config.run_dir, plain, fingerprints, share.own)
+    if "train" in config.stages and trains(config):
+        wait_for_classifier(folder.path)
+    model = load_model(config, source, folder.path)
+    return 1 if explain_stage(config, source, records, model, folder, share) else 0
+
+
+def _explain_and_judge(name, config, plain, source, records, folder, load_model, share) -> int:
+    from fgjax.stages.together import wait_for_maps
     from fgjax.store import MapStore
 
     stages, failed, model = config.stages, 0, None
@@ -159,7 +184,16 @@ def _explain_and_judge(name, config, plain, source, records, folder, load_model)
         # The model comes first: what is wrong with it leaves no empty store behind.
         if not store_path.is_dir() or (MapStore(store_path, len(records)).targets() < 0).any():
             model = load_model(config, source, folder.path)
-            failed = explain_stage(config, source, records, model, folder)
+            failed = explain_stage(config, source, records, model, folder, share)
+            if share.processes > 1:
+                rest = wait_for_maps(folder, share, records)
+                own = {row["name"]: row["reason"] for row in folder.failures()
+                       if row["stage"] == "explain"}  # fmt: skip
+                folder.set_failures("explain", own | rest)
+                failed += len(rest)
+                done = int((MapStore(store_path, len(records)).targets() >= 0).sum())
+                about = folder.stage("explain") | {"images": done, "failed": failed}
+                folder.finish("explain", **about)
         else:
             say(f"explain: all {len(records)} images are done")
     if not {"evaluate", "report"} & set(stages):

@@ -23,7 +23,7 @@ from fgjax.options import ConfigError
 FREE = ("run_dir", "stages", "dry_run", "parallel", "data.workers", "explain.images_per_step",
         "explain.chunk_size", "tta.crops", "parts.view", "parts.landmarks",
         "parts.gallery")  # fmt: skip
-LATE = ("evaluate.", "report.", "compare.")
+LATE = ("evaluate.", "report.", "compare.", "distributed.")
 RESULTS = {"training", "checkpoint", "extractor", "patches.csv", "maps.zarr", "results.csv",
            "compare", "tta.csv", "parts.json"}  # fmt: skip
 CHANGED = {
@@ -55,6 +55,11 @@ def settled(plain: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def process_folder(path: Path, process: int) -> Path:
+    """Where a process keeps run.json and failures.csv: the run's own folder, or one within."""
+    return path / f"process_{process}" if process else path
+
+
 class RunFolder:
     """One run's folder. Opening it makes it, or checks that it is the same run's.
 
@@ -62,16 +67,24 @@ class RunFolder:
       path: the folder.
       plain: the resolved config.
       fingerprints: of the files that results depend on, by the names in `CHANGED`.
+      process: of several processes, which opens it; all but 0 find it made.
 
     Raises:
       ConfigChanged: it holds results of another config or of other data.
       ConfigError: it cannot be written, or holds something else.
     """
 
-    def __init__(self, path: str | Path, plain: dict[str, Any], fingerprints: dict[str, str]):
+    def __init__(
+        self,
+        path: str | Path,
+        plain: dict[str, Any],
+        fingerprints: dict[str, str],
+        process: int = 0,
+    ):
         self.path = Path(path)
+        self.own = process_folder(self.path, process)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.own.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"run_dir={path}: cannot be made: {error.strerror}") from None
         found = [entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")]
@@ -88,12 +101,14 @@ class RunFolder:
         self.facts.setdefault("stages", {})
         try:
             self.save_facts()
-            write_atomic(self._file("config.yaml"), yaml.safe_dump(plain, sort_keys=False))
+            if not process:
+                text = yaml.safe_dump(plain, sort_keys=False)
+                write_atomic(self.path / "config.yaml", text)
         except OSError as error:
             raise ConfigError(f"run_dir={path}: cannot be written: {error.strerror}") from None
 
     def _file(self, name: str) -> Path:
-        return self.path / name
+        return self.own / name
 
     def _read_facts(self) -> dict[str, Any]:
         try:
@@ -105,10 +120,10 @@ class RunFolder:
 
     def _refuse_changes(self, plain: dict[str, Any], fingerprints: dict[str, str]) -> None:
         try:
-            old = yaml.safe_load(self._file("config.yaml").read_text(encoding="utf-8"))
+            old = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
             before, now = settled(old), settled(json.loads(json.dumps(plain)))
         except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{self._file('config.yaml')}: cannot be read: {error}") from None
+            raise ConfigError(f"{self.path / 'config.yaml'}: cannot be read: {error}") from None
         keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]
         if not self._file("tta.csv").is_file():  # on which nothing else depends
             keys = [k for k in keys if not k.startswith("tta.")]

@@ -18,6 +18,7 @@ from fgjax.options import Config, ConfigError
 from fgjax.parallel import make_mesh, shard, spread
 from fgjax.progress import progress, say
 from fgjax.run_folder import RunFolder
+from fgjax.shares import ALONE, Share
 from fgjax.stages.focus import boxes_of, known_patches
 from fgjax.stages.setup import Explained, base_key
 from fgjax.store import MapStore
@@ -76,22 +77,25 @@ def explain_stage(
     records: tuple[Record, ...],
     explained: Explained,
     run: RunFolder,
+    share: Share = ALONE,
 ) -> int:
-    """Explains what has no maps yet. Returns how many images failed.
+    """Explains what has no maps yet, of several processes this one's share. Returns how many
+    images failed.
 
     An image that cannot be read, or for which the model returns NaN, goes to failures.csv;
     the others are done.
     """
     store = MapStore(run.path / "maps.zarr", len(records))
-    pending = np.flatnonzero(store.targets() < 0)
+    own = share.places(len(records))
+    pending = own[store.targets()[own] < 0]
     failed: dict[str, str] = {}
     if len(pending):
-        failed = _explain(config, source, records, explained, run, store, pending)
+        failed = _explain(config, source, records, explained, run, store, pending, share)
     run.set_failures("explain", failed)
     return len(failed)
 
 
-def _explain(config, source, records, explained, run, store, pending) -> dict[str, str]:
+def _explain(config, source, records, explained, run, store, pending, share) -> dict[str, str]:
     mesh = make_mesh(config.parallel)
     devices = mesh.devices.size
     size = min(chunk_size(config, devices), -(-len(pending) // devices) * devices)
@@ -102,6 +106,7 @@ def _explain(config, source, records, explained, run, store, pending) -> dict[st
     if stepwise:
         settings = replace(settings, images_per_step=size)
     key = jax.random.fold_in(base_key(config), 3)
+    mine = len(share.places(len(records)))
     way = "jit" if config.explain.method in REWRITTEN else config.parallel
     model = explained.model
     if isinstance(model, Classifier):
@@ -116,7 +121,8 @@ def _explain(config, source, records, explained, run, store, pending) -> dict[st
             )
     say(
         f"explain: {config.explain.method} ({config.explain.preset}), {len(pending)} images"
-        + (f" of {len(records)}, the others are done" if len(pending) < len(records) else "")
+        + (f" of {mine}, the others are done" if len(pending) < mine else "")
+        + (f"; process {share.own} of {share.processes}" if share.processes > 1 else "")
     )
     began, failed, unreadable = time.monotonic(), {}, {}
     earlier = run.stage("explain").get("seconds", 0.0)
