@@ -42,6 +42,7 @@ class DataConfig:
       level: of the classes of aircraft.
       attribute: the one of celeba that makes the two classes; all: each is an output of its own,
         for region grouping.
+      aligned: celeba: the aligned faces, or the original photographs with their boxes.
       masks: folder of object masks, for a folder source.
       size: side of the square images the model sees, in pixels.
       crop: share of the shorter side that the centre crop keeps.
@@ -62,6 +63,7 @@ class DataConfig:
     name: str | None = None
     level: Literal["variant", "family", "manufacturer"] = "variant"
     attribute: str | None = None
+    aligned: bool = True
     masks: str | None = None
     size: int = 224
     crop: float = 0.875

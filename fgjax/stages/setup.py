@@ -50,7 +50,7 @@ def make_source(config: Config, *, margin: bool = False, whole: bool = False) ->
         "folder": dict(masks=data.masks, test_share=data.test_share, seed=config.seed),
         "plantvillage": dict(test_share=data.test_share, seed=config.seed),
         "aircraft": dict(level=data.level),
-        "celeba": dict(target=data.attribute),
+        "celeba": dict(target=data.attribute, aligned=data.aligned),
         "tfds": dict(name=data.name, data_dir=data.path),
     }
     options = dict(size=data.size, **own.get(data.source, {}))

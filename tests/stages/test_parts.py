@@ -163,6 +163,20 @@ def test_attributes_from_training_to_the_page(faces, tmp_path):
     assert model.classes == ("Smiling", "Young") and model.network.attributes
 
 
+def test_the_original_photographs_of_celeba(faces):
+    shutil.copytree(faces / "img_align_celeba", faces / "img_celeba")
+    marks = (faces / "list_landmarks_align_celeba.txt").read_text(encoding="utf-8")
+    (faces / "list_landmarks_celeba.txt").write_text(marks, encoding="utf-8")
+    boxes = ["12", "image_id x_1 y_1 width height", *(f"{i}.png 4 8 40 48" for i in range(12))]
+    (faces / "list_bbox_celeba.txt").write_text("\n".join(boxes) + "\n", encoding="utf-8")
+    words = ["config=parts_celeba", f"data.path={faces}", "data.size=48"]
+    for aligned in (True, False):
+        _, config, _ = resolve([*words, f"data.aligned={str(aligned).lower()}"])
+        source = make_source(config, whole=True)
+        example = source.load(source.records[0])
+        assert example.image.shape == (64, 48, 3) and (example.box is None) == aligned
+
+
 def test_whole_images_of_several_shapes(trained, tmp_path, picture):
     """The network is fully convolutional: shapes come in batches of their own."""
     folder = tmp_path / "birds"
