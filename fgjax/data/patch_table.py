@@ -102,18 +102,30 @@ def _numbers(where: str, fields: dict[str, str]) -> tuple[int, list[float]]:
 
 
 def fitted_patches(
-    source: Source, example: Example, table: Table, name: str, count: int
+    source: Source,
+    example: Example,
+    table: Table,
+    name: str,
+    count: int,
+    drawn: int | None = None,
 ) -> Float[np.ndarray, "c 4"]:
     """An image's boxes in pixels of the fitted image, exactly `count`: the best, or, where there
     are fewer, the same ones again. One that lies wholly outside the fitted image does not count;
     where all do, the patch is the whole image.
+
+    Args:
+      drawn: of a drawn image, the side at which it was drawn when its boxes were found; it is
+        drawn larger where random crops want a margin. None: as it is now.
 
     Raises:
       DataError: there is no patch of this image.
     """
     if name not in table:
         raise DataError(f"{name}: no patch of this image is known")
-    boxes = [fitted_box(source, example, row[:4]) for row in table[name]]
+    scale = 1.0
+    if example.shape is None and drawn is not None:
+        scale = example.image.shape[0] / drawn
+    boxes = [fitted_box(source, example, row[:4] * np.float32(scale)) for row in table[name]]
     boxes = [box for box in boxes if box is not None]
     height, width = example.image.shape[:2]
     boxes = boxes or [np.array([0, 0, width, height], np.float32)]

@@ -98,7 +98,9 @@ def load_training_images(
                     raise example
                 if patches is not None:
                     count = config.focus.patches
-                    boxes.append(fitted_patches(source, example, patches, name, count))
+                    boxes.append(
+                        fitted_patches(source, example, patches, name, count, config.data.size)
+                    )
             except DataError as error:
                 failed[name] = str(error)
                 continue

@@ -98,3 +98,12 @@ def test_drawn_images_are_as_they_are(fitted):
     example = Example(np.zeros((16, 16, 3), np.uint8))
     boxes = np.array([[1, 2, 9, 10]], np.float32)
     np.testing.assert_array_equal(unfitted_boxes(fitted[0], example, boxes), boxes)
+
+
+def test_boxes_of_a_drawn_image_grow_with_it(fitted):
+    table = {"a": np.array([[1, 2, 9, 10, 1]], np.float32)}
+    larger = Example(np.zeros((32, 32, 3), np.uint8))
+    boxes = fitted_patches(fitted[0], larger, table, "a", 1, drawn=16)
+    np.testing.assert_array_equal(boxes, [[2, 4, 18, 20]])
+    boxes = fitted_patches(fitted[0], larger, table, "a", 1)
+    np.testing.assert_array_equal(boxes, [[1, 2, 9, 10]])
