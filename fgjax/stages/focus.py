@@ -74,6 +74,9 @@ def found_patches(config: Config, source: Source, run: RunFolder, train: Train) 
     path = patch_file(config, run.path)
     if not config.focus.file and not path.is_file():
         extractor = _extractor(config, source, path.parent / "extractor", train)
+        count, known = config.focus.patches, config.focus.prototypes * len(source.classes)
+        if config.focus.extractor == "prototypes" and count > known:
+            raise ConfigError(f"focus.patches={count}: there are only {known} prototypes")
         write_patches(path, _extract(config, source, extractor))
     return _read(config, path, source)
 
