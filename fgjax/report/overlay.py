@@ -28,6 +28,9 @@ HALO: Color = (20, 20, 24)
 
 TITLES = {"ssr": "SSR", "sdr": "SDR", "joint": "Joint", "heatmap": "Heatmap"}
 
+COLUMNS = 8
+"""Pictures side by side in a panel."""
+
 
 def map_title(name: str) -> str:
     """How a map is named to a reader: `ssr` is SSR; an unknown name starts with a capital."""
@@ -181,7 +184,8 @@ def panel(
     colormap: str = "magma",
     cell: int = 256,
 ) -> UInt8[np.ndarray, "rows cols 3"]:
-    """One row for an image: with its annotation, every map, the contour of the primary map.
+    """A row for an image: with its annotation, every map, the contour of the primary map; of many
+    maps two rows or more.
 
     Args:
       image: RGB.
@@ -225,7 +229,19 @@ def panel(
         label = f"{map_title(name)} > {threshold:g}"
         dimmed = np.where(above[..., None], photo, photo // 3)
         pictures.append((draw_mask_outline(dimmed, above, CONTOUR), label, []))
-    return _row(pictures, title)
+    return _rows(pictures, title)
+
+
+def _rows(pictures, title: str):
+    """At most `COLUMNS` pictures side by side, the rows as equally long as can be."""
+    rows = -(-len(pictures) // COLUMNS)
+    each = -(-len(pictures) // rows)
+    parts = [
+        _row(pictures[i : i + each], "" if i else title) for i in range(0, len(pictures), each)
+    ]
+    width = max(part.shape[1] for part in parts)
+    white = lambda part: ((0, 0), (0, width - part.shape[1]), (0, 0))
+    return np.concatenate([np.pad(part, white(part), constant_values=255) for part in parts])
 
 
 def _with_halo(image, mask, color: Color):

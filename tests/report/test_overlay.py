@@ -175,6 +175,13 @@ def test_panel_has_a_picture_for_each_map(rng):
     assert (full[:, 3 * width :] == CONTOUR).all(-1).any()
 
 
+def test_many_maps_stand_in_rows_of_equal_length():
+    maps = {f"step_{t}": np.full((4, 4), 0.5, np.float32) for t in range(1, 11)}
+    few = panel(np.zeros((16, 16, 3), np.uint8), {"a": maps["step_1"]}, cell=40)
+    many = panel(np.zeros((16, 16, 3), np.uint8), maps, cell=40)  # 12 pictures
+    assert many.shape == (2 * few.shape[0], 6 * 46 + 6, 3)
+
+
 def test_panel_of_an_undefined_map_is_a_grey_picture():
     full = panel(np.zeros((30, 30, 3), np.uint8), {"heatmap": np.full((30, 30), np.nan)}, cell=60)
     middle = full[-36, 6 + 66 + 30]
