@@ -162,6 +162,7 @@ def test_unknown_name():
         create_model("xyz", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding, side", [("symmetric", 80), ("same", 64)])
 def test_a_dense_mobilenet_has_the_plain_one_s_cells_among_its_own(padding, side):
     """Its every second cell is computed by the same weights from the same pixels."""

@@ -104,7 +104,7 @@ def test_without_attention_every_part_counts_alike(images):
     assert "part_attention" not in plain.variables["params"]
 
 
-@pytest.mark.parametrize("attention", [True, False])
+@pytest.mark.parametrize("attention", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_every_attribute_has_a_head_of_its_own(images, attention):
     many = stir(tiny(attributes=True, attention=attention))
     found = many.regions(images)

@@ -105,6 +105,7 @@ def test_wrong_options_are_told(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_its_attribution_is_compared(trained, tmp_path):
     words = ["config=compare_species", "data.size=48", "data.test_images=20", "data.limit=2",
              f"model.checkpoint={trained}/checkpoint", "compare.road=false",
@@ -148,6 +149,7 @@ def test_attributes_need_a_head_each(faces, tmp_path, capsys):
     assert "only model.name=region_grouping has an output for each" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_attributes_from_training_to_the_page(faces, tmp_path):
     """Shared parts, a head an attribute; landmarks by one regression, between the eyes."""
     words = ["config=parts_celeba", f"data.path={faces}", "data.size=48", "train.epochs=1",

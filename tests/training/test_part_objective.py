@@ -68,7 +68,7 @@ def test_validation_of_attributes_is_their_mean(model):
     np.testing.assert_allclose(loss, -np.log(np.where(labels == 1, p, 1 - p)).mean(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("fixed", [("trunk",), ("",)])
+@pytest.mark.parametrize("fixed", [("trunk",), pytest.param(("",), marks=pytest.mark.slow)])
 def test_fixed_statistics_of_the_trunk_only(model, fixed):
     """New layers must learn theirs, or they would be normalised by nothing."""
     recipe = Recipe(
