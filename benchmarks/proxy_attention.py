@@ -37,7 +37,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the trials go")
     parser.add_argument("--out", type=Path, help="a CSV with a row per trial")
     parser.add_argument("more", nargs="*", help="options of every trial, or grid.AXIS=…")
-    given = parser.parse_args(words)
+    given = parser.parse_intermixed_args(words)
     folder = given.runs / f"proxy_{given.data}"
     config = FOLDER / f"proxy_{given.data}.yaml"
     told = [f"config={config}", f"run_dir={folder}", *given.more]
