@@ -87,7 +87,8 @@ def _look_at(config, source, records, explained, failed, split) -> Iterator[Look
 
     def flush(part: list[tuple[Record, Example]]) -> Iterator[Look]:
         labels = source.attributes_of([r for r, _ in part]) if attributes else None
-        yield from look(explained.model, part, size, labels)
+        parts = config.parts
+        yield from look(explained.model, part, size, labels, radius=parts.radius, std=parts.std)
 
     say(f"parts: {len(records)} {split} images, {config.parts.view}")
     loaded = load_examples(source, records, workers=config.data.workers, ahead=2 * size)

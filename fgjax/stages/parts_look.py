@@ -46,13 +46,19 @@ class Look:
     middle_in_box: np.floating
 
 
-@partial(jax.jit, static_argnames="radius")
+@partial(jax.jit, static_argnames=("radius", "std"))
 def _forward(
-    model: Classifier, images: Float[Array, "n h w 3"], boxes: Float[Array, "n 4"], radius
+    model: Classifier,
+    images: Float[Array, "n h w 3"],
+    boxes: Float[Array, "n 4"],
+    radius: int,
+    std: float,
 ):
     found = model.regions(images)
     n, height, width = images.shape[:3]
     cell = height // found.assignment.shape[1]
+    # Of a map smaller than the window what there is of it.
+    radius = min(radius, (min(found.assignment.shape[1:3]) - 1) // 2)
     # Several heads: where the mean one points.
     attribution = found.attribution if found.attribution.ndim == 3 else found.attribution.mean(1)
     heat = jax.image.resize(attribution, (n, height, width), "linear", antialias=False)
@@ -64,7 +70,7 @@ def _forward(
         "logits": found.logits,
         "attention": found.attention,
         "cell": jnp.full(n, cell),
-        "occurrence": part_occurrence(found.assignment, radius=radius),
+        "occurrence": part_occurrence(found.assignment, radius=radius, std=std),
         "places": soft_centroids(found.assignment) * cell,
         "points_in_box": pointing,
         "middle_in_box": middle,
@@ -76,16 +82,20 @@ def look(
     part: list[tuple[Record, Example]],
     size: int,
     attributes: Int[np.ndarray, "n a"] | None = None,
+    *,
+    radius: int = 2,
+    std: float = 0.4,
 ) -> Iterator[Look]:
-    """Looks at images of one shape; they are filled up to `size`, so that one program serves."""
+    """Looks at images of one shape; they are filled up to `size`, so that one program serves.
+
+    `radius` and `std` are those of `part_occurrence`.
+    """
     examples = [part[min(i, len(part) - 1)][1] for i in range(size)]
     images = np.stack([e.image for e in examples]).astype(np.float32) / 255
     nowhere = np.full(4, np.nan, np.float32)
     boxes = np.stack([nowhere if e.box is None else e.box for e in examples]).astype(np.float32)
-    found = {
-        name: np.asarray(value)
-        for name, value in _forward(model, jnp.asarray(images), jnp.asarray(boxes), 2).items()
-    }
+    found = _forward(model, jnp.asarray(images), jnp.asarray(boxes), radius, std)
+    found = {name: np.asarray(value) for name, value in found.items()}
     for i, (record, example) in enumerate(part):
         own = {name: value[i] for name, value in found.items()}
         yield Look(
