@@ -52,6 +52,7 @@ def test_every_pixel_has_the_attention_of_its_parts(images):
     )
 
 
+@pytest.mark.slow
 def test_an_attribute_has_a_map_of_its_own(images):
     model = network(attributes=True)
     found = fgjax.METHODS["region_attention"](model, images, jnp.asarray([2, 2, 0]))

@@ -58,6 +58,7 @@ def test_the_trunk_is_the_file_s(file):
     assert len(said) == 1 and "has no blocks_3_0, classifier of resnet_tiny" in said[0]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_told(file):
     with pytest.raises(ValueError, match="does not fit resnet18"):
         load_trunk("region_grouping", file, 3, backbone="resnet18")

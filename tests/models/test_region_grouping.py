@@ -104,7 +104,8 @@ def test_without_attention_every_part_counts_alike(images):
     assert "part_attention" not in plain.variables["params"]
 
 
-@pytest.mark.parametrize("attention", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", [True, False])
 def test_every_attribute_has_a_head_of_its_own(images, attention):
     many = stir(tiny(attributes=True, attention=attention))
     found = many.regions(images)
@@ -137,7 +138,10 @@ def test_backbones_are_cut_off_at_their_stage(backbone, cells, channels):
     assert not any(path.startswith(after) for path in trunk)
 
 
-@pytest.mark.parametrize("options", [{}, {"attributes": True, "attention": False}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"attributes": True, "attention": False}, marks=pytest.mark.slow)],
+)
 def test_it_comes_back_from_its_checkpoint(tmp_path, images, options):
     model = stir(tiny(padding="same", **options))
     save_classifier(tmp_path / "checkpoint", model)

@@ -179,6 +179,7 @@ def test_the_original_photographs_of_celeba(faces):
         assert example.image.shape == (64, 48, 3) and (example.box is None) == aligned
 
 
+@pytest.mark.slow
 def test_whole_images_of_several_shapes(trained, tmp_path, picture):
     """The network is fully convolutional: shapes come in batches of their own."""
     folder = tmp_path / "birds"
