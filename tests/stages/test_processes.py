@@ -142,8 +142,8 @@ def test_a_killed_process_is_started_again(fresh, finished, words):
     """Of three images the first process has two; it dies at its second, the other goes on."""
     other = started(["-m", "fgjax.run", *words(fresh, *of_two(1))], 1)
     dying = started(["-c", KILLED_AT_ITS_SECOND, *words(fresh, *of_two(0))], 1)
-    assert dying.wait(timeout=300) == -9
-    assert other.wait(timeout=300) == 0, other.communicate()[0]
+    told = [process.communicate(timeout=300)[0] for process in (dying, other)]
+    assert [dying.returncode, other.returncode] == [-9, 0], told
     assert sorted(t >= 0 for t in targets(fresh)) == [False, True, True]
     again = started(["-m", "fgjax.run", *words(fresh, *of_two(0))], 1)
     told = again.communicate(timeout=300)[0]
