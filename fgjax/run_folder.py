@@ -6,6 +6,7 @@ failures.csv   images that could not be used, with stage and reason
 """
 
 import csv
+import dataclasses
 import io
 import json
 import platform
@@ -17,7 +18,7 @@ import yaml
 
 from fgjax.config import flatten
 from fgjax.files import write_atomic
-from fgjax.options import ConfigError
+from fgjax.options import Config, ConfigError
 
 # A finished part of a run does not depend on these: they may change when it goes on.
 FREE = ("run_dir", "stages", "dry_run", "parallel", "data.workers", "explain.images_per_step",
@@ -31,6 +32,11 @@ CHANGED = {
     "model_fingerprint": "model.weights, model.labels, model.checkpoint or focus.file",
 }
 """What to say of a fingerprint in run.json that is not that of now."""
+
+
+def _defaults() -> dict[str, Any]:
+    """The options of every run, as they are when nothing is said."""
+    return settled(json.loads(json.dumps(dataclasses.asdict(Config()))))
 
 
 class ConfigChanged(ConfigError):
@@ -121,7 +127,9 @@ class RunFolder:
     def _refuse_changes(self, plain: dict[str, Any], fingerprints: dict[str, str]) -> None:
         try:
             old = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-            before, now = settled(old), settled(json.loads(json.dumps(plain)))
+            # An option that came later had its default.
+            before = _defaults() | settled(old)
+            now = _defaults() | settled(json.loads(json.dumps(plain)))
         except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
             raise ConfigError(f"{self.path / 'config.yaml'}: cannot be read: {error}") from None
         keys = [k for k in {**before, **now} if before.get(k) != now.get(k)]

@@ -72,6 +72,16 @@ def test_other_files_are_refused(opened, name, part):
         RunFolder(opened.path, plain(), {**FILES, name: "other"})
 
 
+def test_an_option_that_came_later_had_its_default(opened):
+    path = opened.path / "config.yaml"
+    held = yaml.safe_load(path.read_text())
+    del held["train"]["momentum"], held["parts"]
+    path.write_text(yaml.safe_dump(held))
+    with pytest.raises(ConfigChanged, match=r"train\.momentum \(was 0\.9, is 0\.5\)\."):
+        RunFolder(opened.path, plain("train.momentum=0.5"), FILES)
+    RunFolder(opened.path, plain(), FILES)
+
+
 def test_without_results_another_config_may_come(tmp_path):
     folder = RunFolder(tmp_path, plain("seed=1"), FILES)
     folder.set_failures("train", {"a": "b"})
