@@ -105,10 +105,10 @@ def print_trials(rows: list[Row], columns: list[str] | None = None) -> None:
     """Prints the table."""
     heads, cells = table(rows, columns)
     shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in heads:
-        shown.add_column(head, overflow="fold")
+    for head in heads:  # long ones break between words, numbers never
+        shown.add_column(head.replace("_", " ").replace(".", " "), overflow="fold")
     for line in cells:
-        shown.add_row(*map(rich.text.Text, line))
+        shown.add_row(*(rich.text.Text(cell.replace(" ", "\u00a0")) for cell in line))
     console.print(shown, soft_wrap=False)
 
 
