@@ -36,7 +36,7 @@ class DataConfig:
     Attributes:
       source: species (drawn by fgjax), folder (class folders, or a flat folder of images), tfds
         (TensorFlow Datasets), or a set as its authors ship it: cub, dogs, cars, aircraft, celeba,
-        cifar100, food101, imagenette, asl, plantvillage.
+        inat2017, cifar100, food101, imagenette, asl, plantvillage.
       path: the folder of the data set; for tfds, where prepared sets lie.
       name: the name of a tfds set.
       level: of the classes of aircraft.

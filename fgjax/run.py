@@ -55,8 +55,10 @@ def print_help(method: str = "fido") -> None:
     """The configs with a line each, and every option with its default; of `method`, its own."""
     say(f"usage: {USAGE}\n")
     say("configs (a name, or the path of a YAML file):")
-    for name, line in list_configs().items():
-        say(f"  config={name:<14} {line}")
+    configs = list_configs()
+    width = max(map(len, configs))
+    for name, line in configs.items():
+        say(f"  config={name:<{width}}  {line}")
     say("\noptions (name=default, or the default in brackets):")
     table = rich.table.Table(box=None, show_header=False, padding=(0, 2, 0, 2))
     table.add_column(no_wrap=True)
