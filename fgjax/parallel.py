@@ -62,8 +62,10 @@ class Spread:
 
     def __getattr__(self, name: str) -> Any:
         # `features` and the like, where the model has them: they take a batch, too.
-        found = getattr(object.__getattribute__(self, "model"), name)
-        return (lambda batch: self._split(name, batch)) if callable(found) else found
+        model = object.__getattribute__(self, "model")
+        found = getattr(model, name)
+        method = callable(getattr(type(model), name, None))
+        return (lambda batch: self._split(name, batch)) if method else found
 
     def _split(self, method: str, batch: Array) -> Any:
         """The rows that are missing for equally long parts are zeros, and cut off again."""

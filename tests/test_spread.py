@@ -95,3 +95,4 @@ def test_what_else_a_model_has_is_there(way):
     np.testing.assert_allclose(features, model.features(images), atol=1e-5)
     np.testing.assert_allclose(many.head(features), model(images), atol=1e-5)
     assert many.size == 32 and not hasattr(many, "no_such_thing")
+    assert many.network is model.network  # a part that can be called is no method of the model
