@@ -19,7 +19,7 @@ from fgjax.models.classifier import Classifier
 from fgjax.models.pretrained_trunk import TRUNK
 from fgjax.models.prototypes import PrototypeNet, project
 from fgjax.option_ranges import read_rates
-from fgjax.options import Config, ConfigError, TrainConfig
+from fgjax.options import Config, ConfigError
 from fgjax.parallel import make_mesh, replicate, shard
 from fgjax.progress import say
 from fgjax.run_folder import RunFolder
@@ -36,6 +36,7 @@ from fgjax.training.erasing import Erasing
 from fgjax.training.mixing import Mixing
 from fgjax.training.optimizer import begins_with, check_modules, learning_rates, make_optimizer
 from fgjax.training.tensorboard import Curves
+from fgjax.training_options import TrainConfig
 
 
 def split_validation(
