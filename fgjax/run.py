@@ -175,7 +175,7 @@ def _help(config, plain, fingerprints, source, records, share) -> int:
 
 
 def _explain_and_judge(name, config, plain, source, records, folder, load_model, share) -> int:
-    from fgjax.stages.together import wait_for_maps
+    from fgjax.stages.together import join_maps
     from fgjax.store import MapStore
 
     stages, failed, model = config.stages, 0, None
@@ -188,14 +188,7 @@ def _explain_and_judge(name, config, plain, source, records, folder, load_model,
             model = load_model(config, source, folder.path)
             failed = explain_stage(config, source, records, model, folder, share)
             if share.processes > 1:
-                rest = wait_for_maps(folder, share, records)
-                own = {row["name"]: row["reason"] for row in folder.failures()
-                       if row["stage"] == "explain"}  # fmt: skip
-                folder.set_failures("explain", own | rest)
-                failed += len(rest)
-                done = int((MapStore(store_path, len(records)).targets() >= 0).sum())
-                about = folder.stage("explain") | {"images": done, "failed": failed}
-                folder.finish("explain", **about)
+                failed += join_maps(folder, share, records)
         else:
             say(f"explain: all {len(records)} images are done")
     if not {"evaluate", "report"} & set(stages):

@@ -2,6 +2,7 @@
 
 import csv
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,18 @@ def wait_for_maps(run: RunFolder, share: Share, records: tuple[Record, ...]) -> 
     return {r.name: failed[r.name] for r, d in zip(records, done) if r.name in failed and not d}
 
 
+def join_maps(run: RunFolder, share: Share, records: tuple[Record, ...]) -> int:
+    """Waits for the other processes, and writes what failed in any of them into the run's own
+    failures.csv. Returns how many of the others' images failed."""
+    others = wait_for_maps(run, share, records)
+    own = {row["name"]: row["reason"] for row in run.failures() if row["stage"] == "explain"}
+    failed = own | others
+    run.set_failures("explain", failed)
+    done = int((MapStore(run.path / "maps.zarr", len(records)).targets() >= 0).sum())
+    run.finish("explain", **run.stage("explain") | {"images": done, "failed": len(failed)})
+    return len(others)
+
+
 def _failures(folder: Path) -> dict[str, str]:
     try:
         with (folder / "failures.csv").open(encoding="utf-8", newline="") as file:
@@ -68,7 +81,7 @@ def _failures(folder: Path) -> dict[str, str]:
     return {row["name"]: row["reason"] for row in rows if row["stage"] == "explain"}
 
 
-def _wait(goes_on, what) -> None:
+def _wait(goes_on: Callable[[], bool], what: Callable[[], str]) -> None:
     said = -REMIND
     while goes_on():
         if time.monotonic() - said > REMIND:
