@@ -28,11 +28,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from side_by_side import NO_TORCH, alternate, machine, make_inputs, summarise
 from torch_resnet import DEPTHS, load_both
 
-from fgjax.attribution.fido import FidoConfig, FidoState, fido_step
+from fgjax.attribution.fido import FidoConfig, fido_start, fido_step
 from fgjax.functional import combine, partition
 from fgjax.models.folding import fold_batch_norm
 
@@ -91,12 +90,7 @@ if torch:
 
 def fresh_state(logits, config):
     """A state for `fido_step`, of a copy of `logits` (it is donated)."""
-    logits = jnp.array(logits, copy=True)
-    if config.optimizer == "sgd":
-        optimizer = optax.sgd(config.learning_rate)
-    else:
-        optimizer = optax.adam(config.learning_rate, eps=config.adam_eps)
-    return FidoState(jnp.int32(0), logits, optimizer.init(logits))
+    return fido_start(jnp.array(logits, copy=True), config)
 
 
 def _channels_first(a):

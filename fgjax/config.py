@@ -12,7 +12,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import (
     ConfigKeyError,
     InterpolationResolutionError,
@@ -31,6 +31,8 @@ EXAMPLES = {
     "train.rates": "classifier:10,blocks_0:0.1",
     "train.freeze": "stem,blocks_0",
     "compare.methods": "fido,glas,rise",
+    "explain.coarse_to_fine": "14,56",
+    "compare.fido.coarse_to_fine": "14,56",
     "tta.crops": "box,center,fido_simplified",
 }
 """The options that are lists, and what one looks like."""
@@ -56,8 +58,8 @@ def _plain(annotation: Any) -> Any:
     """The type OmegaConf checks; what it cannot know (arrays, functions) is text in a config."""
     simple = (int, float, bool, str)
     parts = typing.get_args(annotation) or (annotation,)
-    literal = typing.get_origin(annotation) is Literal
-    if literal or all(part in (*simple, type(None)) for part in parts):
+    whole = typing.get_origin(annotation) in (Literal, tuple)
+    if whole or all(part in (*simple, type(None)) for part in parts):
         return annotation
     return str
 
@@ -163,7 +165,9 @@ def _say(error: Exception, schema: type, part: Any, where: str) -> ConfigError:
         return ConfigError(f"{where}there is no option {option}.{did_you_mean(option, known)}")
     for name in EXAMPLES:  # of a list OmegaConf does not say which
         items = OmegaConf.select(part, name)
-        if float in typing.get_args(types[name]) and any(isinstance(i, str) for i in items or ()):
+        kinds = {int, float} & set(typing.get_args(types.get(name)))
+        fits = (int, *kinds)
+        if kinds and isinstance(items, ListConfig) and not all(isinstance(i, fits) for i in items):
             listed = ",".join(map(str, items))
             return ConfigError(f"{where}{name}=[{listed}]: wants {_wants(types[name], name)}")
     given = OmegaConf.to_container(part)
@@ -253,12 +257,14 @@ def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
     return name, _build(plain), plain
 
 
-def _number(word: str) -> str | float:
+def _number(word: str) -> str | int | float:
     """The word as a number, where it is one."""
-    try:
-        return float(word)
-    except ValueError:
-        return word
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            pass
+    return word
 
 
 def _home(path: str | None) -> str | None:
@@ -272,7 +278,7 @@ def _frozen(value: Any) -> Any:
 
 def _settings(method: str, own: dict[str, Any], group: str) -> Any:
     try:
-        return CONFIGS[method](**own)
+        return CONFIGS[method](**{name: _frozen(value) for name, value in own.items()})
     except ValueError as error:
         raise ConfigError(f"{group}.{error}") from None
 

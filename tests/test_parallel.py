@@ -83,7 +83,7 @@ def test_maps_of_eight_devices_are_those_of_one():
         import sys
         from fgjax.attribution.fido import FidoConfig, fido
 
-        module = sys.modules["fgjax.attribution.fido"]
+        module = sys.modules["fgjax.attribution.fido_loop"]
         step, where = module.fido_step, []
 
         def waiting(*args):
