@@ -80,6 +80,18 @@ def table(rows: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def birds(args: argparse.Namespace) -> tuple:
+    """The classifier, and images, targets and boxes of `args.images` test images."""
+    source = CubSource(args.birds)
+    model = fgjax.load_pretrained(None, args.weights)
+    index = read_labels(Path(args.labels), source.classes, model.network.num_classes).index
+    test = [r for r in source.records if r.split == "test" and index[r.label] is not None]
+    batch = load_batch(source, test[:: len(test) // args.images][: args.images])
+    images = jnp.asarray(batch.images.astype(np.float32) / 255)
+    targets = jnp.asarray([index[label] for label in batch.labels], jnp.int32)
+    return model, images, targets, jnp.asarray(batch.boxes)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--birds", required=True)
@@ -89,18 +101,12 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", default=list(ROWS), help=f"of {', '.join(ROWS)}")
     parser.add_argument("--out", help="JSON file; rows measured before are kept in it")
     args = parser.parse_args()
-    source = CubSource(args.birds)
-    model = fgjax.load_pretrained(None, args.weights)
-    index = read_labels(Path(args.labels), source.classes, model.network.num_classes).index
-    test = [r for r in source.records if r.split == "test" and index[r.label] is not None]
-    batch = load_batch(source, test[:: len(test) // args.images][: args.images])
-    images = jnp.asarray(batch.images.astype(np.float32) / 255)
-    targets = jnp.asarray([index[label] for label in batch.labels], jnp.int32)
+    model, images, targets, boxes = birds(args)
     out = Path(args.out) if args.out else None
     rows = json.loads(out.read_text())["rows"] if out and out.is_file() else {}
     for name in args.rows:
         seed = 1 if name.endswith("seed 1") else 0
-        rows[name] = measure(model, images, targets, jnp.asarray(batch.boxes), ROWS[name], seed)
+        rows[name] = measure(model, images, targets, boxes, ROWS[name], seed)
         rows[name]["config"] = str(ROWS[name])
         print(table({name: rows[name]}).splitlines()[-1], flush=True)
         if out:
