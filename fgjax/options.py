@@ -180,11 +180,14 @@ class ExplainConfig:
       method: name of the method.
       preset: published settings of the method; what you set yourself goes on top.
       target: explain the labelled class (predicted where there is none), or the predicted.
+      precision: of the network's layers while it is explained: f32, or bf16, which is faster on
+        accelerators and slower on a CPU. What it predicts is computed in f32.
     """
 
     method: str = "fido"
     preset: str = "default"
     target: Literal["label", "predicted"] = "label"
+    precision: Literal["f32", "bf16"] = "f32"
     settings: Any = None
 
 

@@ -8,6 +8,7 @@ split over the devices there, by the compiler ("jit") or by `jax.pmap` ("pmap").
 asks a model many questions about one image keeps all devices busy, and need not know of them.
 """
 
+import inspect
 from typing import Any, Literal
 
 import jax
@@ -64,7 +65,7 @@ class Spread:
         # `features` and the like, where the model has them: they take a batch, too.
         model = object.__getattribute__(self, "model")
         found = getattr(model, name)
-        method = callable(getattr(type(model), name, None))
+        method = inspect.ismethod(found) or callable(getattr(type(model), name, None))
         return (lambda batch: self._split(name, batch)) if method else found
 
     def _split(self, method: str, batch: Array) -> Any:

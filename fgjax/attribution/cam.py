@@ -134,9 +134,9 @@ def _feature_gradient(prepared, score, chunk_size):
     size = chunk_for(prepared, chunk_size, len(images), backward=False)
     parts = []
     for index, keep in chunks(len(images), size):
-        features = last_features(arrays, static, images[index])
+        features = last_features(arrays, static, images[index]).astype(jnp.float32)
         gradient = _head_gradient(arrays, static, features, targets[index], score)
-        parts.append((features.astype(jnp.float32)[: keep.sum()], gradient[: keep.sum()]))
+        parts.append((features[: keep.sum()], gradient[: keep.sum()]))
     features, gradients = zip(*parts, strict=True)
     return jnp.concatenate(features), jnp.concatenate(gradients)
 

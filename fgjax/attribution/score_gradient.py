@@ -125,7 +125,7 @@ def input_gradient(
     return chunked_gradient(program, prepare(model, images, targets), chunk_size)
 
 
-@jax.jit
+@partial(jax.jit, donate_argnames="total")
 def add_at(total, image, weight, values):
     weight = weight[:, None, None, None]
     # A place that only fills up a call has weight 0, and may hold a NaN.

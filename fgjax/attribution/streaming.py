@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fgjax.filters import REFERENCE_SIDE
 from fgjax.functional import Static, combine
+from fgjax.memory import MARGIN, free_bytes, host_free_bytes, images_that_fit
 
 CPU_CHUNK = 8
 """Images of 224 x 224 per call on a CPU. ResNet-18 on two cores needs per image 51 ms at 1,
@@ -28,9 +29,9 @@ LARGEST_CHUNK = 512
 UNKNOWN_CHUNK = 32
 """What is taken on an accelerator that does not tell its memory."""
 
-MARGIN = 0.5
-"""The share of the free memory that is planned with: convolutions take workspaces that no
-analysis tells, and memory falls into pieces."""
+ACTIVATIONS = 4096
+"""Bytes per pixel of an image, forward and backward, that no network here exceeds (ResNet-101:
+3100). Where the host has room for so much, XLA's account of the model would change nothing."""
 
 _PROBE = 4
 _chosen: dict[Any, int] = {}
@@ -46,10 +47,10 @@ def choose_chunk(
     """Perturbed images per model call, where the user does not say: a power of two.
 
     For each device that the model is spread over: on a CPU 8 images of 224 x 224 (see
-    `CPU_CHUNK`), more of smaller and fewer of larger ones, 1 to 64; on an accelerator what fits
-    into half of the device's free memory, by what XLA says that the model needs when compiled
-    for four images; at most 512. Found once for each model, image shape and direction, then
-    remembered.
+    `CPU_CHUNK`), more of smaller and fewer of larger ones, 1 to 64; on an accelerator at most 512.
+    In both cases no more than fit into half of the free memory, by what XLA says that the model
+    needs when compiled for four images. Found once for each model, image shape and direction,
+    then remembered.
 
     Args:
       arrays, static: the model, see `fgjax.functional.partition`.
@@ -62,15 +63,20 @@ def choose_chunk(
         devices = _devices(arrays, static)
         if jax.default_backend() == "cpu":
             pixels = int(np.prod(shape[:-1]))
-            limit = CPU_CHUNK * REFERENCE_SIDE**2 / pixels
-            _chosen[place] = devices * largest_power_of_two(limit, 8 * CPU_CHUNK)
+            most = largest_power_of_two(CPU_CHUNK * REFERENCE_SIDE**2 / pixels, 8 * CPU_CHUNK)
+            free = host_free_bytes()
+            room = None if free is None else MARGIN * free / devices
+            if room is not None and most > 1 and most * pixels * ACTIVATIONS > room:
+                needed = bytes_per_image(arrays, static, shape, images.dtype, backward)
+                most = most if needed is None else images_that_fit(needed, 0, room, most)
+            _chosen[place] = devices * most
         else:
             each = _fitting(arrays, static, shape, images.dtype, backward)
             _chosen[place] = devices * each
     return _chosen[place]
 
 
-def largest_power_of_two(limit: float, most: int = LARGEST_CHUNK) -> int:
+def largest_power_of_two(limit: int | float, most: int = LARGEST_CHUNK) -> int:
     """The largest power of two that exceeds neither; 1 where there is none."""
     return 2 ** int(np.log2(max(1.0, min(limit, most))))
 
@@ -86,14 +92,6 @@ def _fitting(arrays, static, shape, dtype, backward) -> int:
     if free is None or needed is None:
         return UNKNOWN_CHUNK
     return largest_power_of_two(MARGIN * free / needed)
-
-
-def free_bytes(device: Any) -> int | None:
-    """What is left of the device's memory; None where it does not tell."""
-    stats = device.memory_stats() or {}
-    if "bytes_limit" not in stats:
-        return None
-    return max(0, stats["bytes_limit"] - stats.get("bytes_in_use", 0))
 
 
 def bytes_per_image(

@@ -221,7 +221,11 @@ def _summary(config, tables, rows, images) -> dict[str, Any]:
         "evaluated": len(rows),
         "accuracy": float(np.mean(right)) if right else None,
         "accuracy_images": len(right),
-        "explain": {"method": config.explain.method, "preset": config.explain.preset},
+        "explain": {
+            "method": config.explain.method,
+            "preset": config.explain.preset,
+            "precision": config.explain.precision,
+        },
         "baselines": "boxes and random maps have the area of the map's mask",
         "metrics": {name: metrics[name] for name in order},
     }

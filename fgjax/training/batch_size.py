@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fgjax.attribution.streaming import MARGIN, free_bytes
 from fgjax.files import write_atomic
+from fgjax.memory import MARGIN, free_bytes, is_exhausted, program_bytes
 from fgjax.models.classifier import Classifier
 from fgjax.training.classifier import Recipe, start, train_step
 
@@ -73,21 +73,9 @@ def _shapes(
 def step_bytes(
     model: Classifier, recipe: Recipe, batch: int, side: int, labels: tuple[int, ...] = ()
 ) -> int | None:
-    """What a training step on so many images of this side takes, by XLA's account of it.
-
-    Arguments, results and temporaries; the state, which is donated, counts once. None where the
-    compiler does not tell.
-    """
+    """What a training step on so many images of this side takes: see `program_bytes`."""
     shapes, static = _shapes(model, recipe, batch, side, labels)
-    analysis = train_step.lower(*shapes, **static).compile().memory_analysis()
-    if analysis is None:
-        return None
-    return (
-        analysis.argument_size_in_bytes
-        + analysis.output_size_in_bytes
-        + analysis.temp_size_in_bytes
-        - analysis.alias_size_in_bytes
-    )
+    return program_bytes(train_step.lower(*shapes, **static).compile())
 
 
 def device_memory() -> int | None:
@@ -116,7 +104,7 @@ def step_runs(
     try:
         jax.block_until_ready(train_step(state, images, classes, jax.random.key(0), **static))
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_exhausted(error):
             raise
         return False
     return True
