@@ -12,6 +12,7 @@ from fgjax.attribution.passes import Passes, count_passes
 from fgjax.attribution.streaming import choose_chunk
 from fgjax.data.types import Record, Source
 from fgjax.functional import combine, compiled, partition
+from fgjax.models.precision import in_precision
 from fgjax.options import Config
 from fgjax.progress import say
 from fgjax.stages.focus import patch_file
@@ -67,11 +68,15 @@ def dry_run(name: str, config: Config, source: Source, records: tuple[Record, ..
             config.data.size,
             _channels(model, config),
         )
-        each = passes.forward * forward + passes.backward * backward
+        precision, seconds = config.explain.precision, (forward, backward)
+        if precision != "f32":
+            seconds = _seconds_per_pass(in_precision(model, precision), config)
+        each = passes.forward * seconds[0] + passes.backward * seconds[1]
         total += len(records) * each
         say(
             f"  explain: {len(records)} images, {_words(passes)} each "
             f"({len(records) * sum(passes)} in all), about {_time(len(records) * each)}"
+            + (f", in {precision}" if precision != "f32" else "")
         )
     if "evaluate" in config.stages:
         seconds = len(records) * JUDGING * forward

@@ -24,9 +24,12 @@ def model():
 
 @pytest.fixture(scope="module")
 def account(model):
-    """Bytes of the step of 1, 2, 4 and 8 images."""
+    """Bytes of the step of 1, 2 and 4 images."""
     mesh = make_mesh("none")
-    return {n: fido_bytes(model, SETTINGS, n, SIDE, mesh, False) for n in (1, 2, 4, 8)}
+    jax.config.update("jax_disable_most_optimizations", True)  # compiled, never run
+    yield {n: fido_bytes(model, SETTINGS, n, SIDE, mesh, False) for n in (1, 2, 4)}
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
 
 
 def weights(model):
@@ -48,21 +51,20 @@ def test_the_step_is_accounted_and_grows_with_its_images(model, account):
     """Weights once; of each image at least its masks' pixels, both ways, and about as much for
     each, however many there are."""
     assert account[1] > weights(model)
-    each = (account[8] - account[4]) / 4
+    each = (account[4] - account[2]) / 2
     masked = SIDE**2 * 3 * 4 * 2 * SETTINGS.batch_size
     assert each > 2 * masked
-    assert (account[4] - account[2]) / 2 == pytest.approx(each, rel=0.25)
-    assert account[2] - account[1] == pytest.approx(each, rel=0.5)
+    assert account[2] - account[1] == pytest.approx(each, rel=0.25)
 
 
-@pytest.mark.parametrize("room", [1, 2.5, 4, 7.9])
+@pytest.mark.parametrize("room", [1, 2.5, 3.9, 4.1])
 def test_what_is_chosen_fits_by_the_account(monkeypatch, model, account, room):
-    wanted = weights(model) + room * (account[8] - account[4]) / 4
+    wanted = weights(model) + room * (account[4] - account[2]) / 2
     free = wanted / ROOM
     words = ("explain.batch_size=2",)
-    found = asked(monkeypatch, model, 8, *words, free=free, account=account.__getitem__)
+    found = asked(monkeypatch, model, 4, *words, free=free, account=account.__getitem__)
     assert found == 1 or account[found] <= wanted
-    assert found == 8 or account[2 * found] > wanted * 0.75  # not half of what would do
+    assert found == 4 or account[2 * found] > wanted * 0.75  # not half of what would do
 
 
 def test_an_account_that_was_too_rosy_is_corrected(monkeypatch, model):
