@@ -1,4 +1,4 @@
-"""How much memory there is, what a compiled program takes of it, and what work takes at its peak."""
+"""How much memory there is, what a compiled program takes, and what work takes at its peak."""
 
 import os
 import threading

@@ -93,6 +93,7 @@ WRONG = {
     "explain.preset=korsch-2032": ("explain.preset", "Did you mean korsch-2023?"),
     "explain.infill=blurr": ("explain.infill", "Did you mean blur?"),
     "explain.sampler=new": ("explain.sampler", "simplified"),
+    "explain.precision=fp16": ("explain.precision=fp16", "one of f32, bf16"),
     "explain.steps=0": ("explain.steps=0", "at least 1"),
     "explain.temperature=0": ("explain.temperature=0", "above 0"),
     "data.limit=0": ("data.limit=0", "above 0"),
@@ -168,7 +169,7 @@ def test_every_option_is_described_with_its_default(tmp_path):
     assert set(names) == set(flatten(plain)) - grouped
     for method, settings in CONFIGS.items():
         own = {name for name, _, _ in describe(method) if name.startswith("explain.")}
-        own -= {f"explain.{name}" for name in ("method", "preset", "target")}
+        own -= {f"explain.{name}" for name in ("method", "preset", "target", "precision")}
         assert own == {f"explain.{field.name}" for field in dataclasses.fields(settings)}
         assert all(about for _, _, about in describe(method)), method
         assert own == {f"explain.{n.split('.')[2]}" for n in grouped if n.split(".")[1] == method}

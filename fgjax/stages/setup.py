@@ -131,9 +131,7 @@ class Explained:
         """The name of an output, or its number."""
         return self.outputs[output] or f"output {output}"
 
-    def predict(
-        self, images: np.ndarray | jax.Array, boxes: jax.Array | None = None
-    ) -> np.ndarray:
+    def predict(self, images: np.ndarray | jax.Array, boxes: jax.Array | None = None) -> np.ndarray:
         """Logits of images in [0, 1]; of a two-stream network, looking at these patches."""
         model = self.model if boxes is None else self.model.replace(boxes=boxes)
         return np.asarray(compiled(model)(images))

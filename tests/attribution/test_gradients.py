@@ -30,7 +30,12 @@ from fgjax.attribution.path_integral import (
     path_integral,
     quadrature,
 )
-from fgjax.attribution.score_gradient import REDUCTIONS, input_gradient, score_gradient
+from fgjax.attribution.score_gradient import (
+    REDUCTIONS,
+    add_at,
+    input_gradient,
+    score_gradient,
+)
 from fgjax.models.classifier import Classifier, create_model
 
 SIDE, CLASSES = 6, 3
@@ -440,3 +445,11 @@ def test_presets_are_settings():
         IntegratedGradientsConfig(**INTEGRATED_GRADIENTS_PRESETS["sundararajan-2017"]).rule
         == "right"
     )
+
+
+def test_a_running_sum_is_added_to_in_its_place():
+    """It is donated: no second copy of it is held. A place of weight 0 may be NaN."""
+    total, values = jnp.ones((3, 2, 2, 1)), jnp.full((3, 2, 2, 1), 5.0).at[2].set(jnp.nan)
+    after = add_at(total, np.array([0, 2, 1]), np.array([1, 2, 0], np.float32), values)
+    assert total.is_deleted()
+    np.testing.assert_array_equal(after[:, 0, 0, 0], [6, 1, 11])

@@ -92,6 +92,26 @@ def test_on_a_cpu_the_pixels_decide(forget, shape, expected):
     assert choose_chunk(*partition(lambda x: x), images, backward=False) == expected
 
 
+@pytest.mark.parametrize("backward", [False, True])
+def test_on_a_cpu_with_little_memory_the_model_is_asked(forget, monkeypatch, backward):
+    """Half of what is free is filled, and no more than is fastest."""
+    arrays, static = parts(16, classes=400)
+    images = jnp.zeros((2, 16, 16, 3))
+    needed = bytes_per_image(arrays, static, images.shape[1:], images.dtype, backward)
+    for free, expected in ((0, 1), (2 * 5 * needed, 4), (2 * 16 * needed, 16), (1e15, 64)):
+        monkeypatch.setattr(streaming, "host_free_bytes", lambda free=free: free)
+        streaming._chosen.clear()
+        assert choose_chunk(arrays, static, images, backward=backward) == expected
+
+
+def test_on_a_cpu_with_room_the_model_is_not_compiled(forget, monkeypatch):
+    monkeypatch.setattr(streaming, "bytes_per_image", None)
+    for free in (None, 10**12):
+        monkeypatch.setattr(streaming, "host_free_bytes", lambda free=free: free)
+        streaming._chosen.clear()
+        assert choose_chunk(*parts(16), jnp.zeros((1, 16, 16, 3)), backward=True) == 64
+
+
 def test_a_model_is_asked_once(forget, monkeypatch):
     """For each shape and direction; other weights and other numbers of images ask nothing."""
     asked = []

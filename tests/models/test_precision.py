@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import struct
 from scipy.stats import spearmanr
+from test_parallel import on_eight_devices
 
 import fgjax
 from fgjax.attribution import CONFIGS
@@ -198,6 +199,32 @@ def test_a_spread_classifier_is_in_bfloat16_too(pair, images, way):
     assert set(dtypes(lambda m: m(images), many)) == {"bfloat16"}
     call = jax.jit(lambda model: model(images))
     np.testing.assert_allclose(call(many), call(low), atol=0.02)
+
+
+@pytest.mark.slow
+def test_on_eight_devices():
+    """Split by the compiler and by pmap; a ReLU that is replaced is found by the first only."""
+    result = on_eight_devices("""
+        import fgjax
+        from fgjax.models.precision import in_precision
+        from fgjax.parallel import spread
+
+        config = dict(fido=fgjax.FidoConfig(steps=2, batch_size=3), grad_cam=fgjax.GradCamConfig(),
+                      guided_backprop=fgjax.GuidedBackpropConfig())
+        model = in_precision(fgjax.create_model("resnet_tiny", 5, size=32), "bf16")
+        images = jnp.asarray(np.random.default_rng(0).random((3, 32, 32, 3)), jnp.float32)
+        targets, key, result = jnp.asarray([0, 3, 4]), jax.random.key(1), {}
+        for name, own in config.items():
+            explain = lambda m: np.asarray(
+                fgjax.METHODS[name](m, images, targets, key=key, config=own).heatmap
+            )
+            one = explain(model)
+            ways = ("jit",) if name == "guided_backprop" else ("jit", "pmap")
+            for way in ways:
+                other = explain(spread(model, mesh, way))
+                result[f"{name} {way}"] = float(np.abs(other - one).mean())
+    """)
+    assert len(result) == 5 and max(result.values()) < 0.03, result
 
 
 @pytest.mark.slow

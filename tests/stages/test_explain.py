@@ -55,9 +55,7 @@ def test_an_exhausted_memory_is_asked_for_less(run, words, finished, monkeypatch
     assert main(words(run, "stages=explain", "explain.images_per_step=3")) == 0
     assert sizes == [3, 1, 1, 1]
     lines = [line for line in capsys.readouterr().out.splitlines() if "exhausted" in line]
-    assert lines == [
-        "explain: the device's memory is exhausted; it goes on with 1 image at a time"
-    ]
+    assert lines == ["explain: the device's memory is exhausted; it goes on with 1 image at a time"]
     for name, maps in load_maps(finished).items():
         np.testing.assert_array_equal(load_maps(run)[name], maps)
 

@@ -2,7 +2,6 @@
 
 import jax
 import pytest
-from toys import linear
 
 import fgjax
 import fgjax.stages.images_per_step as module
@@ -11,6 +10,7 @@ from fgjax.config import resolve
 from fgjax.memory import images_that_fit
 from fgjax.parallel import make_mesh
 from fgjax.stages.images_per_step import ROOM, fido_bytes, halved, images_per_step
+from toys import linear
 
 SIDE = 32
 SETTINGS = fgjax.FidoConfig(batch_size=2)

@@ -267,9 +267,10 @@ def test_a_wrong_path_does_not_bind_the_folder(tmp_path, words, trained, labels,
 
 @pytest.mark.parametrize("train", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_dry_run_says_how_much_and_writes_nothing(tmp_path, words, trained, capsys, train):
-    given = () if train else (f"model.checkpoint={trained}/checkpoint",)
+    given = ("explain.precision=bf16",) if train else (f"model.checkpoint={trained}/checkpoint",)
     assert main(words(tmp_path / "run", "dry_run=true", *given)) == 0
     out = capsys.readouterr().out
+    assert (", in bf16" in out) == train
     assert ("train: 40 images, 1 epochs" in out) == train
     assert "3 images, 8 forward and backward passes each (24 in all)" in out
     assert "about" in out and "nothing is written" in out
