@@ -249,5 +249,8 @@ def test_parts_and_steps(images):
             np.asarray(fgjax.step_cam(m, images, targets).heatmap)
             for m in (model, in_precision(model, "bf16"))
         )
-        for a, b in zip(one, other, strict=True):
-            assert np.isfinite(b).all() and spearmanr(a.ravel(), b.ravel()).statistic > 0.93
+        assert np.isfinite(other).all()
+        seen = [pair for pair in zip(one, other, strict=True) if np.ptp(pair[0])]
+        assert seen  # where nothing speaks for the class, a map is 0
+        for a, b in seen:
+            assert spearmanr(a.ravel(), b.ravel()).statistic > 0.93
