@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fgjax.attribution.fido import FidoConfig, _initial_state, fido_step
+from fgjax.attribution.fido import FidoConfig, fido_start, fido_step
+from fgjax.attribution.fido_loop import step_config
 from fgjax.attribution.mask_perturbation import MaskPerturbationConfig
 from fgjax.attribution.passes import count_passes
 from fgjax.attribution.streaming import largest_power_of_two
@@ -84,8 +85,9 @@ def fido_bytes(
     rows = lambda tree: jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
     )
-    known = replace(settings, infill="blur", steps=1, images_per_step=None)
-    state = jax.eval_shape(lambda: _initial_state(count, side, side, known))
+    known, masks = step_config(settings), settings.mask_size or side
+    logits = jax.ShapeDtypeStruct((count, 2, masks, masks), np.float32)
+    state = rows(jax.eval_shape(lambda logits: fido_start(logits, known), logits))
     images = rows(jax.ShapeDtypeStruct((count, side, side, 3), np.float32))
     targets = rows(jax.ShapeDtypeStruct((count,), np.int32))
     keys = rows(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count)))
