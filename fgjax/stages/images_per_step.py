@@ -60,7 +60,9 @@ def images_per_step(config: Config, model: Any, mesh: Mesh, pending: int, split:
     side = config.data.size
     if not isinstance(settings, FidoConfig):
         asked = 1  # one masked copy of each image in a step
-        if not isinstance(settings, MaskPerturbationConfig):
+        if not hasattr(settings, "chunk_size"):
+            asked = FULL  # it takes all images at once
+        elif not isinstance(settings, MaskPerturbationConfig):
             asked = sum(count_passes(config.explain.method, settings, side, side, FULL))
         return devices * largest_power_of_two(min(there, max(UNKNOWN, FULL / asked)))
     most = largest_power_of_two(min(there, FULL / (2 * settings.batch_size)))

@@ -93,7 +93,7 @@ def test_with_all_the_memory_there_is(monkeypatch, model, pending, words, expect
 
 @pytest.mark.parametrize(
     "method, expected",
-    [("gradient", 256), ("mask_perturbation", 256), ("rise", 16), ("guided_grad_cam", 128)],
+    [("gradient", 256), ("mask_perturbation", 256), ("rise", 16), ("step_cam", 16)],
 )
 def test_methods_that_cut_their_calls_themselves(monkeypatch, model, method, expected):
     assert asked(monkeypatch, model, 1000, f"explain.method={method}") == expected
