@@ -22,8 +22,8 @@ from fgjax.options import Config, ConfigError
 
 # A finished part of a run does not depend on these: they may change when it goes on.
 FREE = ("run_dir", "stages", "dry_run", "parallel", "data.workers", "explain.images_per_step",
-        "explain.chunk_size", "tta.crops", "parts.view", "parts.landmarks",
-        "parts.gallery")  # fmt: skip
+        "explain.chunk_size", "explain.steps_per_dispatch", "tta.crops", "parts.view",
+        "parts.landmarks", "parts.gallery")  # fmt: skip
 LATE = ("evaluate.", "report.", "compare.", "distributed.")
 RESULTS = {"training", "checkpoint", "extractor", "patches.csv", "maps.zarr", "results.csv",
            "compare", "tta.csv", "parts.json"}  # fmt: skip

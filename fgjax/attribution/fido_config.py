@@ -39,7 +39,7 @@ class FidoConfig:
       antithetic: sample masks in pairs with opposite noise.
       initial: importance of every pixel at the start, in (0, 1).
       images_per_step: images optimised together in one compiled step; None: 1 on a CPU,
-        16 on an accelerator.
+        16 on an accelerator (in a run: as many as fit there).
       steps_per_dispatch: steps that are one program; None: 1.
       stop: an image is done, before all its steps, when five steps have lowered its two
         objectives together by less than this (in units of the score; log odds: nats); None: never.

@@ -25,7 +25,7 @@ from fgjax.stages.focus import known_patches
 from fgjax.stages.images_per_step import given_or_usual
 from fgjax.stages.map_writer import MapWriter
 from fgjax.stages.setup import Explained
-from fgjax.store import MapStore
+from fgjax.store import MapStore, read_traces
 
 __all__ = ["REWRITTEN", "choose_target", "chunk_size", "explain_stage", "image_key"]
 
@@ -109,13 +109,19 @@ def _explain(config, source, records, explained, run, store, pending, share) -> 
             )
 
     with progress("explain", len(pending)) as counter, MapWriter(write) as writer:
-        for answer in explainer.answers(in_chunks(readable(), explainer.size)):
+        for answer in explainer.answers(in_chunks(readable(), explainer.handed)):
             writer.put(answer)
     failed |= unreadable
+    done = store.targets() >= 0
+    running = read_traces(store.folder).get("running") if done.any() else None
+    saved = {} if running is None else {"steps_saved": round(1 - float(running[done].mean()), 4)}
+    if saved:
+        say(f"explain: images stopped early; {saved['steps_saved']:.0%} of the steps were saved")
     run.finish(
         "explain",
         seconds=round(earlier + time.monotonic() - began, 1),
-        images=int((store.targets() >= 0).sum()),
+        images=int(done.sum()),
         failed=len(failed),
+        **saved,
     )
     return failed

@@ -32,6 +32,9 @@ WITH_PATCHES = ("step_cam",)
 """Methods that call the model with the images as they are, so that each image's own patches can
 be given. For any other a two-stream network finds the patches of what it is shown."""
 
+TURNS = 4
+"""How many times as many images as are optimised at a time wait for their turn."""
+
 Item = tuple[int, Example]
 """An image's place among all, and the image."""
 
@@ -68,6 +71,8 @@ class Explainer:
 
     Attributes:
       size: images at a time.
+      handed: images that the method is given in one call. More than `size` where an image may
+        stop early, so that another one takes its place.
 
     Raises:
       ConfigError: the method does not fit the classifier.
@@ -106,8 +111,13 @@ class Explainer:
             self._model = spread(in_precision(model, config.explain.precision), self._mesh, way)
         self.size = images_per_step(config, self._model, self._mesh, pending, self._split)
 
+    @property
+    def handed(self) -> int:
+        stops = getattr(self._settings, "stop", None) is not None and self.size > 1
+        return TURNS * self.size if stops else self.size
+
     def answers(self, chunks: Iterator[list[Item]]) -> Iterator[Answer]:
-        """Explains chunks of at most `size` images, in their order.
+        """Explains chunks of at most `handed` images, in their order.
 
         Where a device's memory is exhausted, what was asked of it is halved, and the chunk goes on
         in pieces.
@@ -118,7 +128,7 @@ class Explainer:
         for chunk in chunks:
             left = chunk
             while left:
-                now, exhausted = left[: self.size], False
+                now, exhausted = left[: self.handed], False
                 try:
                     answer = self._explain(now)
                 except jax.errors.JaxRuntimeError as error:
@@ -129,13 +139,14 @@ class Explainer:
                 if exhausted:
                     self._halve(now[0][1])
                     continue
-                left = left[self.size :]
+                left = left[len(now) :]
                 yield answer
 
     def _explain(self, chunk: list[Item]) -> Answer:
         config, explained = self._config, self._explained
         # A short chunk is filled up with its last image: one program serves all.
-        filled = [chunk[min(i, len(chunk) - 1)] for i in range(self.size)]
+        count = -(-len(chunk) // self.size) * self.size
+        filled = [chunk[min(i, len(chunk) - 1)] for i in range(count)]
         examples, names = [e for _, e in filled], [self._names[place] for place, _ in filled]
         images = np.stack([e.image for e in examples]).astype(np.float32) / 255
         images, model, boxes = jax.numpy.asarray(images), self._model, None

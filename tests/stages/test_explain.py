@@ -17,7 +17,7 @@ import fgjax.stages.explain as stage
 from fgjax.attribution.types import Attribution
 from fgjax.run import main
 from fgjax.stages.setup import Explained
-from fgjax.store import MapStore, load_maps
+from fgjax.store import MapStore, load_maps, read_traces
 
 EXHAUSTED = "RESOURCE_EXHAUSTED: Out of memory allocating 1099511627776 bytes."
 
@@ -58,6 +58,19 @@ def test_an_exhausted_memory_is_asked_for_less(run, words, finished, monkeypatch
     assert lines == ["explain: the device's memory is exhausted; it goes on with 1 image at a time"]
     for name, maps in load_maps(finished).items():
         np.testing.assert_array_equal(load_maps(run)[name], maps)
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_images_that_stop_early(tmp_path, trained, words, capsys, together):
+    """All at the first step at which they may: five steps of warm-up and twice five."""
+    run = tmp_path / "stops"
+    options = ("explain.steps=20", "explain.stop=1e9", f"explain.images_per_step={together}")
+    checkpoint = f"model.checkpoint={trained / 'checkpoint'}"
+    assert main(words(run, checkpoint, "stages=explain", *options)) == 0
+    assert "25% of the steps were saved" in capsys.readouterr().out
+    assert json.loads((run / "run.json").read_text())["stages"]["explain"]["steps_saved"] == 0.25
+    running = read_traces(run / "maps.zarr")["running"]
+    assert running.sum(1).tolist() == [15.0] * len(running)
 
 
 def test_what_was_done_before_stays(run, words, monkeypatch, capsys):
