@@ -6,7 +6,7 @@
 
 One step: sample masks for both objectives (Eq. 8), blend image and infill (Eq. 1), run the
 network, the log-odds (Eq. 4), L1 and total variation, the gradient, AdamW. The PyTorch side
-is written plainly below, its memory channels_last; it is timed with weights that ask for no
+is in `torch_methods/fido.py`, its memory channels_last; it is timed with weights that ask for no
 gradient, and with weights that do, as the released code runs. Ours has its batch normalisation
 folded, as the command has it.
 
@@ -29,63 +29,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from side_by_side import NO_TORCH, alternate, machine, make_inputs, summarise
-from torch_resnet import DEPTHS, load_both
+from torch_methods.case import to_torch
+from torch_methods.fido import torch_loss, torch_optimizer, torch_step
+from torch_resnet import DEPTHS, load_both, torch
 
 from fgjax.attribution.fido import FidoConfig, fido_start, fido_step
 from fgjax.functional import combine, partition
 from fgjax.models.folding import fold_batch_norm
 
-try:
-    import torch
-    from torch.nn import functional as F
-except ImportError:
-    torch = None
-
 CASES = (("resnet18", 96), ("resnet50", 224))
-
-# The PyTorch side. Parameter names are torchvision's.
-
-if torch:
-
-    def torch_loss(logits, model, image, infill, target, noise, step, config):
-        """Eqs. 2 and 3 with TV, as fgjax has them. logits `2 h w`, image `3 h w`,
-        noise `m 2 h w`. Gives the loss and p(c) under either mask."""
-        height, width = image.shape[1:]
-        masks = torch.sigmoid((logits + noise) / config.temperature)[:, :, None]
-        phi = ((1 - masks) * image + masks * infill).flatten(0, 1)
-        outputs = model(phi.contiguous(memory_format=torch.channels_last))
-        chosen = outputs[:, target]
-        others = outputs.masked_fill(F.one_hot(target, outputs.shape[1]).bool(), -torch.inf)
-        scores = (chosen - torch.logsumexp(others, 1)).reshape(-1, 2).mean(0)
-        with torch.no_grad():
-            probability = outputs.softmax(1)[:, target].reshape(-1, 2).mean(0)
-
-        sign = torch.tensor((-1.0, 1.0))
-        importance = torch.sigmoid(sign[:, None, None] * logits)
-        l1 = importance.sum((1, 2)) * (224**2 / (height * width))
-        tv = importance.diff(dim=1).square().sum((1, 2))
-        tv = tv + importance.diff(dim=2).square().sum((1, 2))
-        ramp = min(1.0, step / config.warmup) if config.warmup else 1.0
-        loss = (sign * scores + ramp * (config.l1 * l1 + config.tv * tv)).sum()
-        return loss, probability
-
-    def torch_optimizer(logits, config):
-        rate, eps = config.learning_rate, config.adam_eps
-        return torch.optim.AdamW([logits], rate, eps=eps, weight_decay=0)
-
-    def torch_step(logits, optimizer, model, image, infill, target, noise, step, config):
-        """One step; `logits` change in place. noise=None draws it."""
-        if noise is None:
-            shape = (config.batch_size, *logits.shape)
-            noise = torch.empty(shape).uniform_(1e-7, 1 - 1e-7).logit()
-        optimizer.zero_grad()
-        args = (model, image, infill, target, noise, step, config)
-        loss, probability = torch_loss(logits, *args)
-        loss.backward()
-        # Per reference pixel, as fgjax has it.
-        logits.grad *= logits[0].numel() / 224**2
-        optimizer.step()
-        return probability
 
 
 def fresh_state(logits, config):
@@ -94,7 +46,7 @@ def fresh_state(logits, config):
 
 
 def _channels_first(a):
-    return torch.from_numpy(np.ascontiguousarray(a[0].transpose(2, 0, 1)))
+    return to_torch(a.transpose(0, 3, 1, 2))
 
 
 def check_parity(name, size, batch, temperature=1.0):
@@ -113,14 +65,14 @@ def check_parity(name, size, batch, temperature=1.0):
 
     def noise(step, config):
         key = jax.random.fold_in(keys[0], step)
-        return torch.from_numpy(np.array(jax.random.logistic(key, (batch, 2, size, size))))
+        return to_torch(jax.random.logistic(key, (1, batch, 2, size, size)))
 
     def difference(a, b):
         return float(np.abs(a - b).max() / np.abs(b).max())
 
     logits = np.asarray(jax.jit(lambda a, i: combine(a, static)(i))(arrays, image))
     with torch.no_grad():
-        found = {"logits": difference(logits, theirs(x[None]).numpy())}
+        found = {"logits": difference(logits, theirs(x).numpy())}
 
     # A step of plain descent with rate 1 moves the masks by the gradient itself.
     config = FidoConfig(
@@ -131,24 +83,24 @@ def check_parity(name, size, batch, temperature=1.0):
         fresh_state(zero, config), arrays, static, image, infill, target, keys, config
     )
     ours_gradient = start - np.asarray(state.logits)
-    theta = torch.from_numpy(start[0].copy()).requires_grad_()
-    args = (theirs, x, x_hat, torch.tensor(3), noise(0, config), 0, config)
+    theta = to_torch(start).requires_grad_()
+    args = (theirs, x, x_hat, torch.tensor([3]), noise(0, config), 0, config)
     loss, probability = torch_loss(theta, *args)
     loss.backward()
-    gradient = theta.grad.numpy()[None] * (size**2 / 224**2)
+    gradient = theta.grad.numpy() * (size**2 / 224**2)
     # `start - new` loses the digits that `start` has more than the gradient: allow for it.
     found["gradient"] = difference(ours_gradient, gradient)
     found["probability"] = difference(np.asarray(trace)[0, :2], probability.numpy())
 
     config = FidoConfig(batch_size=batch, temperature=temperature)
     state = fresh_state(zero, config)
-    theta = torch.from_numpy(start[0].copy()).requires_grad_()
+    theta = to_torch(start).requires_grad_()
     optimizer = torch_optimizer(theta, config)
     for step in range(3):
         state, _ = fido_step(state, arrays, static, image, infill, target, keys, config)
-        args = (theirs, x, x_hat, torch.tensor(3), noise(step, config), step, config)
+        args = (theirs, x, x_hat, torch.tensor([3]), noise(step, config), step, config)
         torch_step(theta, optimizer, *args)
-    found["masks_after_3_steps"] = difference(np.asarray(state.logits)[0], theta.detach().numpy())
+    found["masks_after_3_steps"] = difference(np.asarray(state.logits), theta.detach().numpy())
     worst = max(found, key=found.get)
     assert found[worst] < 1e-3, f"{name}@{size}: {worst} differs by {found[worst]:.1e} of its range"
     return found
@@ -175,10 +127,10 @@ def time_step(name, size, batch, rounds):
         jax.block_until_ready((state, trace))
 
     x, x_hat = _channels_first(image), _channels_first(infill)
-    theta = torch.zeros(2, size, size, requires_grad=True)
+    theta = torch.zeros(1, 2, size, size, requires_grad=True)
     optimizer = torch_optimizer(theta, config)
     steps = iter(range(10**9))
-    chosen = torch.tensor(int(target[0]))
+    chosen = torch.tensor([int(target[0])])
     training = copy.deepcopy(theirs).requires_grad_()
 
     def theirs_step(model):

@@ -1,18 +1,24 @@
 """A plain ResNet in PyTorch, and the same random weights as an fgjax classifier."""
 
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import fgjax
+from fgjax.models.pretrained_trunk import load_trunk
 
 try:
     import torch
     from torch import nn
-    from torch.nn import functional as F
 except ImportError:
     torch = None
 
-DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
+DEPTHS = {
+    "resnet_tiny": (1, 1, 1, 1),
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+}
 CLASSES = 200
 
 # Parameter names are torchvision's.
@@ -34,6 +40,7 @@ if torch:
                                  bias=False)  # fmt: skip
                 setattr(self, f"conv{i + 1}", conv)
                 setattr(self, f"bn{i + 1}", nn.BatchNorm2d(width))
+            self.relu = nn.ReLU(inplace=True)  # a module, so that methods can exchange it
             self.downsample = None
             if stride != 1 or inputs != out:
                 conv = nn.Conv2d(inputs, out, 1, stride, bias=False)
@@ -43,35 +50,48 @@ if torch:
             y = x
             for i in range(1, self.depth + 1):
                 y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
-                y = F.relu(y, inplace=True) if i < self.depth else y
-            return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
+                y = self.relu(y) if i < self.depth else y
+            return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
     class TorchResNet(nn.Module):
         """ResNet on images in [0, 1], NCHW."""
 
         def __init__(self, name, num_classes=CLASSES):
             super().__init__()
-            bottleneck = name == "resnet50"
-            self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-            self.bn1 = nn.BatchNorm2d(64)
-            inputs = 64
+            bottleneck, tiny = name == "resnet50", name == "resnet_tiny"
+            width, stem = (16, 3) if tiny else (64, 7)
+            self.conv1 = nn.Conv2d(3, width, stem, 2, stem // 2, bias=False)
+            self.bn1 = nn.BatchNorm2d(width)
+            self.relu = nn.ReLU(inplace=True)
+            self.maxpool = nn.Identity() if tiny else nn.MaxPool2d(3, 2, 1)
+            inputs = width
             for stage, depth in enumerate(DEPTHS[name]):
                 blocks = []
                 for i in range(depth):
                     stride = 2 if stage and i == 0 else 1
-                    blocks.append(Block(inputs, 64 * 2**stage, stride, bottleneck))
-                    inputs = 64 * 2**stage * (4 if bottleneck else 1)
+                    blocks.append(Block(inputs, width * 2**stage, stride, bottleneck))
+                    inputs = width * 2**stage * (4 if bottleneck else 1)
                 setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
             self.fc = nn.Linear(inputs, num_classes)
             mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
             self.register_buffer("mean", mean[:, None, None], persistent=False)
             self.register_buffer("std", std[:, None, None], persistent=False)
 
+        def trunk(self, x):
+            """The map after the third stage, which region grouping groups."""
+            x = self.maxpool(self.relu(self.bn1(self.conv1((x - self.mean) / self.std))))
+            return self.layer3(self.layer2(self.layer1(x)))
+
+        def features(self, x):
+            """The last map."""
+            return self.layer4(self.trunk(x))
+
+        def head(self, features):
+            """Logits of the last map."""
+            return self.fc(features.mean((2, 3)))
+
         def forward(self, x):
-            x = F.relu(self.bn1(self.conv1((x - self.mean) / self.std)), inplace=True)
-            x = F.max_pool2d(x, 3, 2, 1)
-            x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-            return self.fc(x.mean((2, 3)))
+            return self.head(self.features(x))
 
     def torch_model(name, seed=0):
         """Random weights, with batch statistics and scales that differ from layer to layer:
@@ -89,12 +109,25 @@ if torch:
         return model.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
-def load_both(name, size):
-    """The same random weights as a PyTorch model and as an fgjax classifier."""
+@contextmanager
+def saved_weights(model):
+    """The path of a file that holds the network's weights."""
     from safetensors.torch import save_file
 
-    theirs = torch_model(name)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "weights.safetensors"
-        save_file({k: v.contiguous() for k, v in theirs.state_dict().items()}, path)
+        save_file({k: v.cpu().contiguous() for k, v in model.state_dict().items()}, path)
+        yield path
+
+
+def load_both(name, size):
+    """The same random weights as a PyTorch model and as an fgjax classifier."""
+    theirs = torch_model(name)
+    with saved_weights(theirs) as path:
         return fgjax.load_pretrained(name, path, size=size), theirs
+
+
+def load_region_grouping(theirs, **options):
+    """fgjax's region grouping network with the trunk of a PyTorch ResNet."""
+    with saved_weights(theirs) as path:
+        return load_trunk("region_grouping", path, CLASSES, say=lambda text: None, **options)

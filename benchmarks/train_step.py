@@ -19,49 +19,26 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from side_by_side import NO_TORCH, alternate, machine, summarise
-from torch_resnet import load_both, torch
+from torch_methods.case import Setup
+from torch_methods.training import make
+from torch_resnet import CLASSES, load_both, torch
 
 from fgjax.models.layers import DepthwiseConv
-from fgjax.training.augment import Augmentation
-from fgjax.training.classifier import Recipe, start, train_step
 
 LAYERS = ((112, 32, 1), (112, 96, 2), (56, 144, 1), (56, 144, 2), (28, 192, 1), (28, 192, 2),
           (14, 384, 1), (14, 576, 1), (14, 576, 2), (7, 960, 1))  # fmt: skip
 """Side, channels and stride of MobileNetV2's depthwise convolutions at 224²."""
 
 
-def make_steps(name, size, batch, rate=0.01):
+def make_steps(name, size, batch):
     """Both sides' steps: each call makes one and returns its loss."""
     ours, theirs = load_both(name, size)
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (batch, size, size, 3), np.uint8)
-    labels = rng.integers(0, 200, batch).astype(np.int32)
-    recipe = Recipe(optax.sgd(rate, momentum=0.9), Augmentation(flip=False))
-    state = [jax.tree.map(jnp.array, start(ours, recipe.optimizer))]
-    data = jax.device_put((images, labels))
-    key = jax.random.key(0)
-
-    def our_step():
-        state[0], loss = train_step(
-            state[0], *data, key, network=ours.network, mean=ours.mean, std=ours.std, recipe=recipe
-        )
-        return float(loss)
-
-    theirs.train().requires_grad_(True)
-    optimizer = torch.optim.SGD(theirs.parameters(), rate, momentum=0.9)
-    x = torch.from_numpy(images).permute(0, 3, 1, 2)  # a view: channels_last already
-    y = torch.from_numpy(labels).long()
-
-    def their_step():
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(theirs(x.float() / 255), y)
-        loss.backward()
-        optimizer.step()
-        return float(loss)
-
-    return our_step, their_step
+    images = rng.random((batch, size, size, 3), np.float32)
+    labels = rng.integers(0, CLASSES, batch).astype(np.int32)
+    case = make(Setup(name, ours, ours, theirs, images, labels, passes=1, chunk=batch))
+    return case.ours, lambda: case.theirs(case.network, None).numpy()
 
 
 def time_step(name, size, batch, rounds):
