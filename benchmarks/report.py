@@ -11,17 +11,57 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- speed: benchmarks/report.py -->", "<!-- end of speed -->"
 
-Row = tuple[str, str]
+
+class Row(NamedTuple):
+    """One piece of work.
+
+    Attributes:
+      work: what it is.
+      ratio: PyTorch's time over ours, with its range.
+      compiled: the same of compiled PyTorch.
+      seconds: ours for one image, or for the step.
+      share: of the device's measured peak.
+    """
+
+    work: str
+    ratio: str
+    compiled: str = "–"
+    seconds: str = "–"
+    share: str = "–"
 
 
-def _ratio(ratio: dict[str, float]) -> str:
+def _ratio(ratio: dict[str, float] | None) -> str:
+    if not ratio:
+        return "–"
     return f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
+
+
+def _seconds(result: dict[str, Any]) -> str:
+    return f"{result['fgjax']['median_s']:.3g}"
+
+
+def speed(report: dict[str, Any]) -> Iterator[Row]:
+    for case in report["cases"]:
+        if "failed" in case:
+            continue
+        network = f"{case['model']}, {case['size']}²"
+        words = [case["method"].replace("_", " "), case["unit"], network]
+        words += [f"{case['images']} images"] if case["images"] > 1 else []
+        words += ["bf16"] if case["precision"] == "bf16" else []
+        words += [f"{k.replace('_', ' ')} {v}" for k, v in case["settings"].items()]
+        yield Row(
+            ", ".join(word for word in words if word),
+            _ratio(case.get("ratio")),
+            _ratio(case.get("ratio_compiled")),
+            f"{case['seconds_per_image']:.3g}",
+            f"{100 * case['share_of_peak']:.0f} %",
+        )
 
 
 def fido_step(report: dict[str, Any]) -> Iterator[Row]:
@@ -31,34 +71,40 @@ def fido_step(report: dict[str, Any]) -> Iterator[Row]:
         for against, label in (("step", "without"), ("step_with_weights", "with")):
             if against in case:
                 work = f"FIDO step, {masks}, {network}; PyTorch {label} weight gradients"
-                yield work, _ratio(case[against]["ratio"])
+                result = case[against]
+                yield Row(work, _ratio(result["ratio"]), seconds=_seconds(result))
 
 
 def train_step(report: dict[str, Any]) -> Iterator[Row]:
     for case in report["cases"]:
         work = f"training step, {case['model']}, {case['size']}², batch {case['batch']}"
-        yield work, _ratio(case["step"]["ratio"])
+        yield Row(work, _ratio(case["step"]["ratio"]), seconds=_seconds(case["step"]))
 
 
 def perturbation(report: dict[str, Any]) -> Iterator[Row]:
     for case in report["cases"]:
         for method, label in (("rise", "RISE"), ("glas", "GLAS"), ("forward", "forward passes")):
-            work = f"{label}, {case['model']}, {case['size']}²"
-            yield work, _ratio(case[method]["ratio"])
+            work = f"{label}, {case[method]['passes']} passes, {case['model']}, {case['size']}²"
+            yield Row(work, _ratio(case[method]["ratio"]), seconds=_seconds(case[method]))
 
 
 KINDS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
+    "speed": speed,
+    "gpu": speed,
     "fido_step": fido_step,
     "train_step": train_step,
     "perturbation": perturbation,
 }
+SCRIPTS = {"perturbation": "speed.py"}
+"""Where a kind is not its script's name: `speed.py` has taken the place of an earlier script."""
 
 
 def table(folder: Path = RESULTS) -> str:
     """The table of ratios to PyTorch, a row per piece of work and machine."""
     lines = [
-        "| work | PyTorch time / fgjax time, median (range) | on | script |",
-        "|---|---|---|---|",
+        "| work | PyTorch time / fgjax time, median (range) | PyTorch compiled | fgjax, s "
+        "| share of peak | on | script |",
+        "|---|---|---|---|---|---|---|",
     ]
     for kind, rows in KINDS.items():
         for path in sorted(folder.glob(f"{kind}_*.json")):
@@ -66,9 +112,12 @@ def table(folder: Path = RESULTS) -> str:
             about = report["machine"]
             where = about.get("device") or f"{about['cpu']}, {about['threads']} cores"
             versions = about["versions"]
-            where += f"; jax {versions['jax']}, torch {versions['torch'].split('+')[0]}"
-            for work, ratio in rows(report):
-                lines.append(f"| {work} | {ratio} | {where} | `{kind}.py` |")
+            where += f"; jax {versions['jax']}"
+            if "torch" in versions:
+                where += f", torch {versions['torch'].split('+')[0]}"
+            script = SCRIPTS.get(kind, f"{kind}.py")
+            for row in rows(report):
+                lines.append("| " + " | ".join([*row, where, f"`{script}`"]) + " |")
     return "\n".join(lines)
 
 

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 from side_by_side import NO_TORCH, alternate, machine, make_inputs, summarise
 from torch_methods import MAKERS, TRAINING
-from torch_methods.case import Case, Setup, to_torch
+from torch_methods.case import Case, Setup
 from torch_resnet import CLASSES, DEPTHS, load_both, torch
 
 import fgjax
