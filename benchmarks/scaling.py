@@ -1,6 +1,6 @@
 """How the time of a FIDO step and of RISE grows with images, masks, size and devices.
 
-    python benchmarks/scaling.py                      # ResNet-18, 96²; 12 minutes at most
+    python benchmarks/scaling.py                      # ResNet-18, 96²; about 10 minutes
     python benchmarks/scaling.py --quick
     python benchmarks/scaling.py --out FILE --plot FILE.svg
 
@@ -72,17 +72,15 @@ def work(method: str, model: Any, point: Point):
 
 
 def seconds(call: Any, most: float, rounds: int = 5) -> dict[str, Any]:
-    """Median and rounds of a call, about `most` seconds of them.
-
-    The first call compiles and is left out, but where it took so long that it is the only one.
-    """
+    """Median and rounds of a call: at least one, and no more than `most` seconds of them. The
+    call before, which compiles, is left out."""
+    call()
     times: list[float] = []
-    while len(times) < rounds + 1 and (not times or sum(times) + times[-1] < most):
+    while not times or (len(times) < rounds and sum(times) + times[-1] < most):
         began = time.perf_counter()
         call()
         times.append(time.perf_counter() - began)
-    kept = times[1:] or times
-    return {"median_s": statistics.median(kept), "rounds_s": kept, "warm": len(times) > 1}
+    return {"median_s": statistics.median(times), "rounds_s": times}
 
 
 def measure(name: str, point: Point, most: float) -> dict[str, Any]:
@@ -140,7 +138,8 @@ def plot(report: dict[str, Any], path: Path) -> None:
         panel.set_xticks([row[name] for row in rows], [str(row[name]) for row in rows])
         panel.minorticks_off()
     panels[0].set_ylabel("seconds")
-    panels[0].legend()
+    if panels[0].lines:
+        panels[0].legend()
     figure.savefig(path)
 
 
@@ -150,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--size", type=int, default=96, help="where it is not the curve")
     parser.add_argument("--seconds", type=float, default=5.0, help="for a method at a point")
-    parser.add_argument("--minutes", type=float, default=12.0, help="in all; the rest is left out")
+    parser.add_argument("--minutes", type=float, default=10.0, help="no point begins after these")
     parser.add_argument("--quick", action="store_true", help="a tiny network, short curves")
     parser.add_argument("--row", type=int, help="only so many devices, printed as JSON")
     parser.add_argument("--plot", type=Path, help="draw the curves here (SVG or PNG)")

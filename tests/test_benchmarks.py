@@ -122,10 +122,43 @@ def test_alternate_takes_turns_and_summary_is_by_hand():
     assert found["ratio"] == {"median": 2.0, "min": 1.0, "max": 3.0, "fastest": 2.0}
 
 
-def test_without_torch_says_how_to_get_it(monkeypatch, capsys):
-    monkeypatch.setattr(step, "torch", None)
-    assert step.main([]) == 2
+@pytest.mark.parametrize("script", ["fido_step", "speed", "convolutions"])
+def test_without_torch_says_how_to_get_it(script, monkeypatch, capsys):
+    script = load(script)
+    monkeypatch.setattr(script, "torch", None)
+    assert script.main([]) == 2
     assert "fgjax[parity]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "script, words, said",
+    [
+        ("speed", ["gals"], "no method 'gals'"),
+        ("speed", ["glas", "--passes", "0"], "at least 1"),
+        ("gpu", ["tpu"], "no stage 'tpu'"),
+        ("scaling", ["weight"], "no curve 'weight'"),
+    ],
+)
+def test_words_that_a_script_does_not_know_are_told(script, words, said, capsys):
+    with pytest.raises(SystemExit):
+        load(script).main(words)
+    assert said in capsys.readouterr().err
+
+
+def test_scaling_ends_in_time_and_says_what_it_left_out(tmp_path, capsys):
+    out, drawn = tmp_path / "scaling.json", tmp_path / "scaling.svg"
+    words = ["masks", "--quick", "--minutes", "0", "--out", str(out), "--plot", str(drawn)]
+    assert load("scaling").main(words) == 0
+    assert capsys.readouterr().out.count("left out: 0 minutes were over") == 4
+    assert len(json.loads(out.read_text())["curves"]["masks"]) == 2 and drawn.stat().st_size
+
+
+@pytest.mark.slow
+def test_scaling_measures_images_and_devices(capsys):
+    assert load("scaling").main(["images", "devices", "--quick"]) == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()]
+    rows = [[float(cell) for cell in row] for row in rows if row and row[0].strip().isdigit()]
+    assert [row[0] for row in rows] == [1, 4, 1, 2] and min(min(row) for row in rows) > 0
 
 
 @pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])

@@ -1,6 +1,7 @@
 """LIME: ridge regression of the probability on which superpixels are shown."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from torch_resnet import torch
 
@@ -53,7 +54,7 @@ def make(setup: Setup) -> Case:
     keys = image_keys(jax.random.key(0), len(setup.images))
 
     def same(i, samples, count):
-        shown = draw_shown(keys[i], np.arange(samples), np.arange(count))
+        shown = draw_shown(keys[i], jnp.arange(samples), jnp.arange(count))
         return to_torch(shown, setup.device)
 
     def draw(i, samples, count):
