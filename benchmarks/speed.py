@@ -83,17 +83,23 @@ def networks(name: str, size: int) -> tuple[Any, Any]:
     return ours, theirs.to(torch_device())
 
 
+@cache
+def explained(name: str, size: int, images: int) -> tuple[np.ndarray, np.ndarray]:
+    """So many images, and the classes that the network predicts, in float32."""
+    pictures = np.concatenate([make_inputs(size, seed)[0] for seed in range(images)])
+    arrays, static = partition(networks(name, size)[0])
+    logits = [_forward(arrays, static, pictures[i : i + 1]) for i in range(images)]
+    return pictures, np.concatenate(logits).argmax(1).astype(np.int32)
+
+
 def make_setup(
     name: str, size: int, images: int, passes: int, precision: str, chunk: int | None = None
 ) -> Setup:
     """Weights, images and the predicted classes."""
     plain, theirs = networks(name, size)
-    pictures = np.concatenate([make_inputs(size, seed)[0] for seed in range(min(images, 32))])
-    pictures = np.resize(pictures, (images, size, size, 3))
+    pictures, targets = explained(name, size, images)
     model = in_precision(fold_batch_norm(plain), precision)
     arrays, static = partition(model)
-    logits = [_forward(arrays, static, pictures[i : i + 1]) for i in range(min(images, 32))]
-    targets = np.resize(np.concatenate(logits).argmax(1), images).astype(np.int32)
     chunk = chunk or min(MOST, choose_chunk(arrays, static, pictures, backward=True))
     device = torch_device() or "cpu"
     return Setup(name, model, plain, theirs, pictures, targets, passes, chunk, precision, device)
