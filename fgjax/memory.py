@@ -17,7 +17,7 @@ EVERY = 0.01
 
 def bytes_in_use() -> int | None:
     """Of the first device where it tells, else of this process; None where neither is known."""
-    stats = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     if stats:
         return stats["bytes_in_use"]
     try:  # resident pages, on Linux

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 from fgjax.attribution import METHODS
-from fgjax.options import BASELINES, CROPS, STAGES, Config, ConfigError
+from fgjax.options import BASELINES, CROPS, STAGES, Config, ConfigError, DistributedConfig
 from fgjax.spelling import did_you_mean
 
 ABOVE_ZERO = (
     "data.limit", "data.workers", "data.train_images", "data.test_images",
-    "distributed.processes",
+    "distributed.processes", "distributed.timeout",
     "train.epochs", "train.learning_rate", "train.adam_eps",
     "compare.steps",
     "parts.number", "parts.alpha", "parts.beta", "parts.std",
@@ -101,6 +101,7 @@ def check_ranges(config: Config, flat: dict[str, Any]) -> None:
             f"focus.last={focus.last}: from focus.first={focus.first} to focus.steps={focus.steps}"
         )
     count, own = config.distributed.processes, config.distributed.process_id
+    _check_coordinator(config.distributed)
     if count > 1 and own is None:
         raise ConfigError(
             f"distributed.processes={count}: each process must be told which it is, by "
@@ -112,6 +113,30 @@ def check_ranges(config: Config, flat: dict[str, Any]) -> None:
         raise ConfigError("model.weights and model.checkpoint: give one of them, not both")
     if model.labels and not (model.weights or model.checkpoint):
         raise ConfigError("model.labels belongs to model.weights: it names that file's outputs")
+
+
+def _check_coordinator(given: DistributedConfig) -> None:
+    if given.coordinator is None:
+        return
+    told = given.processes > 1 or given.process_id is not None or given.find
+    if given.coordinator == "auto":
+        if told:
+            raise ConfigError(
+                "distributed.coordinator=auto: it finds the processes, too; leave out "
+                "distributed.processes, distributed.process_id and distributed.find"
+            )
+        return
+    host, _, port = given.coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError(
+            f"distributed.coordinator={given.coordinator}: HOST:PORT of process 0, such as "
+            "10.0.0.1:8476, or auto"
+        )
+    if given.processes == 1 and not given.find:
+        raise ConfigError(
+            f"distributed.coordinator={given.coordinator}: it connects several processes; give "
+            "distributed.processes=N distributed.process_id=K, or distributed.find=true"
+        )
 
 
 def read_rates(rates: tuple[str, ...]) -> tuple[tuple[str, float], ...]:

@@ -194,17 +194,24 @@ class ExplainConfig:
 @dataclass(frozen=True)
 class DistributedConfig:
     """Several processes on one run, each on devices of its own. All are given the same options
-    but for process_id; each explains its share of the images, process 0 does all the rest.
+    but for process_id; each explains its share of the images, process 0 does all the rest. With
+    a coordinator all of them train together.
 
     Attributes:
       processes: how many.
       process_id: which of them this is, from 0.
       find: ask Slurm or MPI, which started the processes, for both.
+      coordinator: HOST:PORT, the machine of process 0 and a free port there, connects the
+        processes: training goes over the devices of all. auto: JAX finds it, processes and
+        process_id (TPU pods, Slurm, Open MPI).
+      timeout: seconds until all must be connected.
     """
 
     processes: int = 1
     process_id: int | None = None
     find: bool = False
+    coordinator: str | None = None
+    timeout: int = 300
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ split over the devices there, by the compiler ("jit") or by `jax.pmap` ("pmap").
 asks a model many questions about one image keeps all devices busy, and need not know of them.
 """
 
+import hashlib
 import inspect
 from typing import Any, Literal
 
@@ -15,27 +16,122 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 Parallel = Literal["auto", "none", "jit", "pmap"]
 
 
-def make_mesh(parallel: Parallel = "auto") -> Mesh:
-    """A mesh with the one axis "batch": over one device ("none") or all that this process has."""
-    devices = jax.local_devices()[:1] if parallel == "none" else jax.local_devices()
+def make_mesh(parallel: Parallel = "auto", everywhere: bool = False) -> Mesh:
+    """A mesh with the one axis "batch": over one device ("none") or all that this process has.
+
+    Args:
+      everywhere: over those of every connected process, process after process.
+    """
+    devices = jax.local_devices()
+    if everywhere:
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    if parallel == "none":
+        owners = [device.process_index for device in devices]
+        devices = [d for i, d in enumerate(devices) if d.process_index not in owners[:i]]
     return Mesh(np.asarray(devices), ("batch",), axis_types=(AxisType.Auto,))
 
 
 def shard(mesh: Mesh, tree: Any) -> Any:
-    """Every array split along its first axis, which must be a multiple of the mesh's size."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("batch")))
+    """Every array split along its first axis, which must be a multiple of the mesh's size.
+
+    Over several processes each gives its own rows alone; see `own_rows`.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec("batch"))
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    times = mesh.devices.size // len(sharding.addressable_devices)
+
+    def put(rows):
+        whole = (len(rows) * times, *rows.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, np.asarray(rows), whole)
+
+    return jax.tree.map(put, tree)
+
+
+def own_rows(mesh: Mesh, rows: int) -> slice:
+    """Which of a batch of so many rows, a multiple of the mesh's size, this process's devices
+    hold: all of them, where the mesh is over no other's."""
+    sharding = NamedSharding(mesh, PartitionSpec("batch"))
+    held = [place[0].indices(rows) for place in
+            sharding.addressable_devices_indices_map((rows,)).values()]  # fmt: skip
+    return slice(min(first for first, _, _ in held), max(end for _, end, _ in held))
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
-    """Every array whole on each device, in buffers of its own: a donated copy leaves `tree` be."""
+    """Every array whole on each device, in buffers of its own: a donated copy leaves `tree` be.
+
+    Over several processes each gives the same whole arrays.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec())
+    if not sharding.is_fully_addressable:
+        put = lambda a: jax.make_array_from_process_local_data(sharding, np.array(a), a.shape)
+        return jax.tree.map(put, tree)
     # `device_put(..., may_alias=False)` does not keep its word for the first of many devices.
-    return jax.device_put(jax.tree.map(jnp.array, tree), NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(jax.tree.map(jnp.array, tree), sharding)
+
+
+def own_copy(tree: Any) -> Any:
+    """Arrays that are whole on devices of several processes, as they are on this one's; others as
+    they are. Nothing is copied, so what donates the arrays takes these, too."""
+
+    def own(array):
+        if not isinstance(array, jax.Array) or array.is_fully_addressable:
+            return array
+        # The compiler may have split a result; then it is made whole first.
+        array = jax.device_put(array, NamedSharding(array.sharding.mesh, PartitionSpec()))
+        parts = [part.data for part in array.addressable_shards]
+        mesh = Mesh(
+            np.asarray([part.device for part in parts]), ("batch",), axis_types=(AxisType.Auto,)
+        )
+        sharding = NamedSharding(mesh, PartitionSpec())
+        return jax.make_array_from_single_device_arrays(array.shape, sharding, parts)
+
+    return jax.tree.map(own, tree)
+
+
+def leads() -> bool:
+    """Whether this is the one process, or the first of those connected: it writes the files."""
+    return jax.process_index() == 0
+
+
+def meet() -> None:
+    """The connected processes' first work together, which lays the ways between their devices:
+    for that they must be here at the same time; later they may wait for each other for long."""
+    mesh = make_mesh(everywhere=True)
+    ones = shard(mesh, np.ones(jax.local_device_count(), np.float32))
+    sharding = NamedSharding(mesh, PartitionSpec())
+    jax.block_until_ready(jax.jit(jnp.sum, out_shardings=sharding)(ones))
+    of_first(0)
+
+
+def of_first(value: int) -> int:
+    """What process 0 says, in every connected process; alone, the value itself."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def same_everywhere(text: str) -> bool:
+    """Whether every connected process says the same."""
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], np.int32)
+    return bool((multihost_utils.process_allgather(digest).reshape(-1, 4) == digest[None]).all())
+
+
+def over_processes(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    """The sum of every connected process's values, float32."""
+    values = np.asarray(values, np.float32)
+    return np.asarray(multihost_utils.process_allgather(values)).reshape(-1, len(values)).sum(0)
+
+
+def wait_for_all(what: str) -> None:
+    """Until every connected process is here; alone, at once."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
 
 
 @struct.dataclass

@@ -17,6 +17,16 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+@contextmanager
+def hushed(quiet: bool = True) -> Iterator[None]:
+    """Nothing is said while the block runs: another process says it."""
+    before, console.quiet = console.quiet, quiet or console.quiet
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
 class Counter:
     """Counts finished pieces. `advance` is cheap."""
 

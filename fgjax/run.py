@@ -13,12 +13,13 @@ import rich.table
 
 from fgjax.attribution import METHODS
 from fgjax.config import list_configs, resolve
+from fgjax.connection import check_alike, connected, join, leave, print_end
 from fgjax.data.types import DataError
 from fgjax.grid import find_grid
 from fgjax.option_help import describe
 from fgjax.options import ConfigError
-from fgjax.progress import console, say
-from fgjax.shares import find_share
+from fgjax.progress import console, hushed, say
+from fgjax.shares import ALONE
 
 COLUMNS = {"centre_box": "centre", "constant": "all", "whole_object": "object"}
 """Short column heads of the baselines: a centre box, a random map, the whole image, the object."""
@@ -28,8 +29,12 @@ USAGE = "python -m fgjax.run config=NAME key=value …"
 
 
 def main(words: list[str] | None = None) -> int:
-    """Runs a config. Returns 0; 1 when images failed; 2 for a wrong option or unusable data."""
-    words = sys.argv[1:] if words is None else words
+    """Runs a config. Returns 0; 1 when images failed; 2 for a wrong option or unusable data; 3
+    when a process that this one is connected to has ended."""
+    return leave(_main(sys.argv[1:] if words is None else words))
+
+
+def _main(words: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal without our arrows shows a "?"
             stream.reconfigure(errors="replace")
@@ -49,6 +54,11 @@ def main(words: list[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"fgjax: {where}{error.strerror or error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        if not connected():
+            raise
+        print_end(error)
+        return 3
 
 
 def print_help(method: str = "fido") -> None:
@@ -89,7 +99,7 @@ def run(words: list[str]) -> int:
     name, config, plain = resolve(words)
     # The stages load Orbax and tensorstore: wrong options are told before that.
     from fgjax.data.pipeline import fingerprint
-    from fgjax.run_folder import RunFolder
+    from fgjax.run_folder import RunFolder, settled
     from fgjax.stages.setup import (
         explained_records,
         load_model,
@@ -100,6 +110,7 @@ def run(words: list[str]) -> int:
 
     _quiet()
     _compilation_cache()
+    share = ALONE if config.dry_run else join(config.distributed)
     source = make_source(config)
     judged = {"explain", "evaluate", "report"} & set(config.stages)
     compared = "compare" in config.stages
@@ -118,7 +129,9 @@ def run(words: list[str]) -> int:
         "data_fingerprint": fingerprint(source),
         "model_fingerprint": model_fingerprint(config),
     }
-    share = find_share(config.distributed)
+    if share.connected:
+        both = {"stages": config.stages, "parallel": config.parallel}
+        check_alike(settled(plain) | both | fingerprints, share)
     if share.own:
         return _help(config, plain, fingerprints, source, records, share)
     folder = RunFolder(config.run_dir, plain, fingerprints)
@@ -126,7 +139,7 @@ def run(words: list[str]) -> int:
     if "train" in config.stages and trains(config):
         from fgjax.stages.train import train_stage
 
-        train_stage(config, source, folder)
+        train_stage(config, source, folder, share)
     failed = 0
     if "test" in config.stages:
         from fgjax.stages.test import test_stage
@@ -157,18 +170,28 @@ def run(words: list[str]) -> int:
 
 
 def _help(config, plain, fingerprints, source, records, share) -> int:
-    """What a process other than the first does: its share of the images to be explained."""
+    """What a process other than the first does: its share of the images to be explained, and,
+    where all are connected, of the training."""
     from fgjax.run_folder import RunFolder
     from fgjax.stages.explain import explain_stage
     from fgjax.stages.setup import load_model, trains
     from fgjax.stages.together import wait_for_classifier, wait_for_run
 
-    if "explain" not in config.stages:
+    training = "train" in config.stages and trains(config)
+    helps = share.connected and training
+    if "explain" not in config.stages and not helps:
         say(f"process {share.own}: nothing to do, process 0 does the rest")
         return 0
     wait_for_run(config.run_dir)
     folder = RunFolder(config.run_dir, plain, fingerprints, share.own)
-    if "train" in config.stages and trains(config):
+    if helps:
+        from fgjax.stages.train import train_stage
+
+        with hushed():
+            train_stage(config, source, folder, share)
+    if "explain" not in config.stages:
+        return 0
+    if training:
         wait_for_classifier(folder.path)
     model = load_model(config, source, folder.path)
     return 1 if explain_stage(config, source, records, model, folder, share) else 0

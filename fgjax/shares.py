@@ -1,7 +1,7 @@
 """Several processes on one run: which they are, and which images are whose.
 
-They need no connection: an image's maps depend on its own key alone, and every process writes
-its images into the same folder. One that was killed is started again, by itself.
+To explain they need no connection: an image's maps depend on its own key alone, and every process
+writes its images into the same folder. One that was killed is started again, by itself.
 """
 
 import os
@@ -28,10 +28,17 @@ class Share:
     Attributes:
       processes: how many there are.
       own: which this one is, from 0. Number 0 does everything but the others' images.
+      connected: whether they are one JAX program and train together; see `fgjax.connection`.
     """
 
     processes: int = 1
     own: int = 0
+    connected: bool = False
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that writes what is written once, and speaks for all."""
+        return self.own == 0
 
     def places(self, images: int, process: int | None = None) -> Int[np.ndarray, "m"]:
         """The images of a process, of this one when none is named: every so many-th."""

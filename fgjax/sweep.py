@@ -41,9 +41,14 @@ def sweep(name: str, held: dict[str, Any], words: list[str]) -> int:
     folder = Path(told.get("run_dir") or f"runs/{name}").expanduser()
     for trial in trials:  # a misspelt option is told before the first of them starts
         try:
-            resolve(list(trial.words))
+            _, config, _ = resolve(list(trial.words))
         except ConfigError as error:
             raise ConfigError(f"config={name}, trial {trial.name}: {error}") from None
+        if config.distributed.coordinator is not None:
+            raise ConfigError(
+                f"distributed.coordinator={config.distributed.coordinator}: it connects the "
+                f"processes of one run, and config={name} is a sweep of many"
+            )
     if told.get("dry_run", "false").lower() == "true":
         say(f"config={name} would do {len(trials)} trials in {folder}:")
         for trial in trials:

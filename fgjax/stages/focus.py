@@ -22,9 +22,12 @@ from fgjax.data.types import DataError, Example, Source
 from fgjax.models.classifier import Classifier
 from fgjax.models.patches import extract_patches
 from fgjax.options import Config, ConfigError
+from fgjax.parallel import of_first, wait_for_all
 from fgjax.progress import progress, say
 from fgjax.run_folder import RunFolder
+from fgjax.shares import ALONE, Share
 from fgjax.stages.recipes import looks_at_patches
+from fgjax.stages.together import wait_for_run
 from fgjax.stages.training_images import TrainingImages
 from fgjax.training.augment import center_crop
 from fgjax.training.checkpoints import load_classifier
@@ -33,7 +36,7 @@ FILE = "patches.csv"
 BATCH = 16
 """Images per forward pass."""
 
-Train = Callable[[Config, Source, RunFolder], None]
+Train = Callable[[Config, Source, RunFolder, Share], None]
 """The stage that trains."""
 
 
@@ -63,21 +66,29 @@ def known_patches(config: Config, source: Source, run: Path, model: Classifier) 
     return _read(config, path, source)
 
 
-def found_patches(config: Config, source: Source, run: RunFolder, train: Train) -> Table:
+def found_patches(
+    config: Config, source: Source, run: RunFolder, train: Train, share: Share = ALONE
+) -> Table:
     """The patches to train with; when there are none yet, their extractor is trained (a run of
     its own, in extractor/ beside patches.csv) and looks at every image.
+
+    Connected processes train it together, then the first one looks.
 
     Raises:
       ConfigError: the extractor cannot be trained as told.
       DataError: the file cannot be used.
     """
     path = patch_file(config, run.path)
-    if not config.focus.file and not path.is_file():
-        extractor = _extractor(config, source, path.parent / "extractor", train)
+    missing = not config.focus.file and not path.is_file()
+    if of_first(missing) if share.connected else missing:
+        extractor = _extractor(config, source, path.parent / "extractor", train, share)
         count, known = config.focus.patches, config.focus.prototypes * len(source.classes)
         if config.focus.extractor == "prototypes" and count > known:
             raise ConfigError(f"focus.patches={count}: there are only {known} prototypes")
-        write_patches(path, _extract(config, source, extractor))
+        if share.leads:
+            write_patches(path, _extract(config, source, extractor))
+        if share.connected:
+            wait_for_all("patches")
     return _read(config, path, source)
 
 
@@ -107,7 +118,9 @@ def _read(config: Config, path: Path, source: Source) -> Table:
         raise DataError(f"{'focus.file: ' if config.focus.file else ''}{error}") from None
 
 
-def _extractor(config: Config, source: Source, folder: Path, train: Train) -> Classifier:
+def _extractor(
+    config: Config, source: Source, folder: Path, train: Train, share: Share
+) -> Classifier:
     focus = config.focus
     own = replace(
         config,
@@ -122,7 +135,9 @@ def _extractor(config: Config, source: Source, folder: Path, train: Train) -> Cl
     plain = {"seed": config.seed} | {name: asdict(getattr(own, name)) for name in groups}
     say(f"patches: by {focus.extractor}, which is trained first, in {folder}")
     try:
-        train(own, source, RunFolder(folder, plain, {}))
+        if not share.leads:
+            wait_for_run(folder)
+        train(own, source, RunFolder(folder, plain, {}, share.own), share)
         return load_classifier(folder / "checkpoint")
     except ValueError as error:
         raise ConfigError(f"focus.extractor={focus.extractor}: {error}") from None

@@ -33,6 +33,8 @@ class ProxyKeeper:
       batch_size: images per pass.
       key: of the method's randomness.
       first_epoch: from which the training goes on.
+      writes: whether this process keeps the files; of connected ones, that make the same proxies,
+        the first does.
 
     Raises:
       ConfigError: it cannot go on, because the proxies of `first_epoch` are gone.
@@ -47,6 +49,7 @@ class ProxyKeeper:
         batch_size: int,
         key: Key[Array, ""],
         first_epoch: int = 0,
+        writes: bool = True,
     ):
         about, epochs = config.proxy, config.train.epochs
         self.settings = ProxySettings(
@@ -64,9 +67,9 @@ class ProxyKeeper:
         self._stop, self._clear = round(about.stop * epochs), about.clear
         self._images, self._training, self._folder = images, training, folder
         self._batch, self._key, self._seed = batch_size, key, config.seed
-        self.now, self.wrong = NONE, None
+        self.now, self.wrong, self._writes = NONE, None, writes
         for path in sorted(folder.glob("proxies_*.npz")):
-            if _epoch(path) > first_epoch:
+            if writes and _epoch(path) > first_epoch:
                 path.unlink()
         before = [step for step in self.steps if step < first_epoch]
         if before and first_epoch < self._stop and not self._file(first_epoch).is_file():
@@ -100,7 +103,8 @@ class ProxyKeeper:
             raise
         except ValueError as error:  # a network without features, say
             raise ConfigError(f"proxy.method={self.settings.method}: {error}") from None
-        self._write(epoch)
+        if self._writes:
+            self._write(epoch)
 
     def facts(self) -> dict[str, int]:
         """For the epoch's row: how many images are proxies, and, of an epoch that began with a

@@ -3,13 +3,16 @@
 import json
 import shutil
 import time
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax.sharding import Mesh
 from jaxtyping import Int
 
 from fgjax.data.pipeline import epoch_order
@@ -20,9 +23,10 @@ from fgjax.models.pretrained_trunk import TRUNK
 from fgjax.models.prototypes import PrototypeNet, project
 from fgjax.option_ranges import read_rates
 from fgjax.options import Config, ConfigError
-from fgjax.parallel import make_mesh, replicate, shard
+from fgjax.parallel import make_mesh, of_first, own_rows, replicate, same_everywhere, shard, wait_for_all
 from fgjax.progress import say
 from fgjax.run_folder import RunFolder
+from fgjax.shares import ALONE, Share
 from fgjax.stages.focus import found_patches, whole_images
 from fgjax.stages.proxies import ProxyKeeper
 from fgjax.stages.recipes import looks_at_patches, special_recipe
@@ -115,8 +119,10 @@ def statistics_are_folded(model: Classifier, modules: tuple[str, ...] = ("",)) -
     return bool(unit) and all(unit)
 
 
-def train_stage(config: Config, source: Source, run: RunFolder) -> None:
+def train_stage(config: Config, source: Source, run: RunFolder, share: Share = ALONE) -> None:
     """Trains, or goes on training, and writes run/checkpoint.
+
+    Connected processes all call it: they train together, process 0 decides and writes.
 
     Per epoch: a line, a row in metrics.jsonl, a point in run/tensorboard, and
     run/training/epoch_NNNN to go on from (with the proxies in use, see `fgjax.stages.proxies`).
@@ -126,18 +132,27 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
     Raises:
       ConfigError: there is nothing to train on, or the training cannot be done as told.
     """
-    if (run.path / "checkpoint" / "classifier.json").is_file():
-        shutil.rmtree(run.path / "training", ignore_errors=True)
+    together = share.connected
+    if _of_first((run.path / "checkpoint" / "classifier.json").is_file(), together):
+        if share.leads:
+            shutil.rmtree(run.path / "training", ignore_errors=True)
         return
     records = training_records(source, config)
     began = time.monotonic()
     settings = config.train
     model = training_model(config, source)
-    patches = found_patches(config, source, run, train_stage) if looks_at_patches(model) else None
+    patches = None
+    if looks_at_patches(model):
+        patches = found_patches(config, source, run, train_stage, share)
     if settings.crop < 1 or settings.window == "random":
         source = make_source(config, margin=True)
     images, failed = load_training_images(source, records, config, patches)
     run.set_failures("train", failed)
+    if together and not same_everywhere("\n".join(record.name for record in images.records)):
+        raise ConfigError(
+            f"data.path={config.data.path}: the processes cannot read the same training images "
+            f"(process {share.own}: {len(images.records)}); every machine needs all of them"
+        )
     training, validation = split_validation(images.labels, settings.validation, config.seed)
     if len(training) < 2 or len(validation) < 1:
         raise ConfigError(f"data.path={config.data.path}: too few training images that can be read")
@@ -152,16 +167,26 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
             f"proxy.method={config.proxy.method}: a two-stream network is shown patches beside "
             "images, and proxies have none: proxy.method=none, or focus.readout=none"
         )
-    mesh = make_mesh(config.parallel)
+    mesh, own_mesh = make_mesh(config.parallel, everywhere=together), make_mesh(config.parallel)
     devices = mesh.devices.size
-    batch = settings.batch_size or _largest_batch(config, model, images, len(training), run)
-    batch = min(batch, len(training))
+    batch = settings.batch_size
+    if not batch and share.leads:
+        batch = _largest_batch(config, model, images, len(training), run, devices)
+    batch = min(_of_first(batch, together), len(training))
     batch = max(batch - batch % devices, devices)
+    if batch > len(training):
+        raise ConfigError(
+            f"data.path={config.data.path}: {len(training)} training images for {devices} devices; "
+            "give fewer devices (distributed.processes, parallel=none)"
+        )
+    rows = own_rows(mesh, batch)
+    own_batch = rows.stop - rows.start
     steps = len(training) // batch
     recipe = make_recipe(config, model, steps * settings.epochs)
     folder = run.path / "training"
     fresh = start(model, recipe.optimizer)
-    state, first = _last_state(folder, fresh)
+    first = _of_first(_finished_epochs(folder), together)
+    state = load_tree(folder / _state(first - 1), fresh) if first else fresh
     say(
         f"train: {model.name}, {len(training)} images in {len(source.classes)} classes "
         f"(and {len(validation)} for validation), {settings.epochs} epochs"
@@ -172,22 +197,33 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
 
     key = jax.random.fold_in(base_key(config), 2)
     proxies = ProxyKeeper(
-        config, images, training, folder, batch, jax.random.fold_in(key, 2**31), first
+        config,
+        images,
+        training,
+        folder,
+        own_batch,
+        jax.random.fold_in(key, 2**31),
+        first,
+        share.leads,
     )
+
+    own_validation = validation[share.places(len(validation))] if together else validation
 
     def train_batches(epoch: int):
         order = training[epoch_order(config.seed, epoch, len(training))][: steps * batch]
-        for place, (pixels, labels) in enumerate(images.batches(order, batch)):
+        order = order.reshape(steps, batch)[:, rows].reshape(-1)  # of each batch, this process's
+        for place, (pixels, labels) in enumerate(images.batches(order, own_batch)):
             if images.boxes is not None:  # there are no proxies of images with patches
                 yield pixels, labels
                 continue
-            yield proxies.now.put(pixels, order[place * batch :][: len(labels)]), labels
+            yield proxies.now.put(pixels, order[place * own_batch :][: len(labels)]), labels
 
     metrics = run.path / "metrics.jsonl"
     done = _read_rows(metrics)[:first]
-    write_atomic(metrics, "".join(json.dumps(row) + "\n" for row in done))
-    # A state whose row was never written is of an epoch that comes again.
-    _forget(folder, keep=set(range(first)))
+    if share.leads:
+        write_atomic(metrics, "".join(json.dumps(row) + "\n" for row in done))
+        # A state whose row was never written is of an epoch that comes again.
+        _forget(folder, keep=set(range(first)))
     rate = learning_rates(
         steps * settings.epochs,
         settings.learning_rate,
@@ -209,7 +245,9 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
             "seconds": round(time.monotonic() - began, 1),
         }
         done.append(row)
-        save_tree(folder / f"epoch_{result.epoch:04d}", state)
+        save_tree(folder / _state(result.epoch), state)
+        if not share.leads:
+            return
         with metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         curves.add(row)
@@ -221,30 +259,36 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
             + (f", {row['proxies']} proxies" if row.get("proxies") else "")
         )
 
-    with closing(Curves(run.path / "tensorboard", done)) as curves:
+    curves = Curves(run.path / "tensorboard", done) if share.leads else None
+    with closing(curves) if curves else nullcontext():
         train(
             model.replace(network=model.network.clone(dtype=_dtype(settings))),
             train_batches,
-            lambda: images.batches(validation, batch),
+            lambda: images.batches(own_validation, own_batch),
             key=key,
             epochs=settings.epochs,
-            batch_size=batch,
+            batch_size=own_batch,
             recipe=recipe,
-            place=(lambda part: shard(mesh, part)) if devices > 1 else (lambda part: part),
+            place=_placer(mesh),
+            place_own=_placer(own_mesh),
             state=replicate(mesh, state) if devices > 1 else state,
             first_epoch=first,
             before_epoch=proxies.begin,
             on_epoch=on_epoch,
         )
-    best = _best(done)
-    state = load_tree(folder / f"epoch_{best:04d}", fresh)
+    best = _of_first(_best(done) if share.leads else 0, together)
+    state = load_tree(folder / _state(best), fresh)
     model = model.replace(variables=state.variables)
     if isinstance(model.network, PrototypeNet):
         say("train: every prototype moves onto the nearest patch of a training image of its class")
         model = project(model, whole_images(images, training, config.data.size))
     # What is there without its classifier.json is half a checkpoint.
-    shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
+    if share.leads:
+        shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
     save_classifier(run.path / "checkpoint", model)
+    wait_for_all("trained")
+    if not share.leads:
+        return
     run.finish(
         "train",
         seconds=round(time.monotonic() - began, 1),
@@ -256,12 +300,25 @@ def train_stage(config: Config, source: Source, run: RunFolder) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def _of_first(value: int, together: bool) -> int:
+    """What process 0 decides, where processes train together."""
+    return of_first(value) if together else int(value)
+
+
+def _placer(mesh: Mesh) -> Callable[[Any], Any]:
+    return (lambda part: shard(mesh, part)) if mesh.devices.size > 1 else (lambda part: part)
+
+
 def _largest_batch(
-    config: Config, model: Classifier, images: TrainingImages, count: int, run: RunFolder
+    config: Config,
+    model: Classifier,
+    images: TrainingImages,
+    count: int,
+    run: RunFolder,
+    devices: int,
 ) -> int:
     """For train.batch_size=0: what fits the devices, found once for a run wherever it goes on."""
     if "batch_size" not in run.facts:
-        devices = make_mesh(config.parallel).devices.size
         network = model.network.clone(dtype=_dtype(config.train))
         whole = config.train.crop < 1 or config.train.window == "random"  # with its margin
         try:
@@ -303,16 +360,20 @@ def _read_rows(path: Path) -> list[dict]:
     return rows
 
 
-def _last_state(folder: Path, fresh: TrainState) -> tuple[TrainState, int]:
-    """Where an interrupted training left off: its state and the number of finished epochs."""
+def _state(epoch: int) -> str:
+    return f"epoch_{epoch:04d}"
+
+
+def _finished_epochs(folder: Path) -> int:
+    """Where an interrupted training left off: the number of finished epochs."""
     rows = _read_rows(folder.parent / "metrics.jsonl")
     saved = sorted(folder.glob("epoch_[0-9][0-9][0-9][0-9]"), reverse=True)
     for path in saved:
         epoch = int(path.name.removeprefix("epoch_"))
         # An epoch counts once its row is written too, which happens after its state.
         if epoch < len(rows):
-            return load_tree(path, fresh), epoch + 1
-    return fresh, 0
+            return epoch + 1
+    return 0
 
 
 def _forget(folder: Path, keep: set[int]) -> None:

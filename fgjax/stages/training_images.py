@@ -123,6 +123,6 @@ def load_training_images(
 
 def _free_memory() -> float:
     """Bytes free on an accelerator; a CPU device's memory is the host's: nothing to move to."""
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     about = device.memory_stats() if device.platform != "cpu" else None
     return about["bytes_limit"] - about["bytes_in_use"] if about else 0.0

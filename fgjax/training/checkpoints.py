@@ -2,20 +2,26 @@
 
 A checkpoint is written under another name and moved into place, so that what a folder's
 name promises is whole, and a new one never destroys the last good one.
+
+Connected processes (see `fgjax.connection`) save together, since Orbax makes them wait for each
+other: each calls with the whole tree, the first one writes. They load each for itself.
 """
 
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
 from fgjax.files import write_atomic
 from fgjax.models.classifier import Classifier, make_network, variable_shapes
+from fgjax.parallel import leads, own_copy, wait_for_all
 
 FORMAT = 1
 
@@ -26,23 +32,36 @@ _metadata = getattr(ocp, "metadata", None) or ocp.pytree_metadata
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Writes a pytree of JAX arrays to the folder `path`, which must not exist yet."""
+    """Writes a pytree of JAX arrays to the folder `path`, which must not exist yet.
+
+    Every connected process calls it, and goes on once the folder is there.
+    """
     path = Path(path).resolve()
     partial = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    _save(partial, tree)
-    os.replace(partial, path)
+    if leads():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+    wait_for_all("saving")
+    # Of NumPy arrays Orbax knows that every process has the same.
+    _save(partial, tree if jax.process_count() == 1 else jax.tree.map(np.asarray, own_copy(tree)))
+    if leads():
+        os.replace(partial, path)
+    wait_for_all("saved")
 
 
 def load_tree(path: Path, like: Any) -> Any:
     """Reads the pytree in `path` onto the default device; `like` gives its structure and shapes."""
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def abstract(leaf):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return _load(Path(path).resolve(), jax.tree.map(abstract, like))
+    own = jax.process_index()
+    apart = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
+    )
+    with ocp.Context(multiprocessing_options=apart) if jax.process_count() > 1 else nullcontext():
+        return _load(Path(path).resolve(), jax.tree.map(abstract, like))
 
 
 def _check_shapes(path: Path, like: Any) -> None:
@@ -72,7 +91,8 @@ def save_classifier(path: Path, model: Classifier) -> None:
         "size": model.size,
         "classes": model.classes,
     }
-    write_atomic(path / "classifier.json", json.dumps(about, indent=1))
+    if leads():
+        write_atomic(path / "classifier.json", json.dumps(about, indent=1))
 
 
 def load_classifier(path: str | Path) -> Classifier:

@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from fgjax.models.classifier import Classifier
-from fgjax.parallel import awaited
+from fgjax.parallel import awaited, over_processes, own_copy
 from fgjax.training.augment import Augmentation, center_crop
 from fgjax.training.losses import binary_cross_entropy, cross_entropy
 from fgjax.training.mixing import Mixed, Mixing
@@ -183,11 +183,16 @@ def measure(
     model: Classifier,
     batches: Iterator[tuple[Inputs, Int[np.ndarray, "n *a"]]],
     batch_size: int,
+    place: Callable[[Any], Any] = lambda batch: batch,
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy on the images' middle squares of the model's size.
 
     Where the labels are rows of attributes (0 or 1), both are means over them. A short last
-    batch is filled up and weighed 0.
+    batch is filled up and weighed 0. Of connected processes each gives its own images, and gets
+    the means over those of all.
+
+    Args:
+      place: puts a batch onto the model's devices.
     """
     loss = right = total = 0.0
     for images, labels in batches:
@@ -196,8 +201,10 @@ def measure(
         weight = (np.arange(batch_size) < n).astype(np.float32)
         size = min(model.size, jax.tree.leaves(images)[0].shape[1])
         filled = jax.tree.map(lambda values: values[index], images)  # noqa: B023
-        part = _judge(model, filled, labels[index], weight, size)
+        part = awaited(_judge(model, *place((filled, labels[index], weight)), size))
         loss, right, total = loss + float(part[0]), right + float(part[1]), total + n
+    if jax.process_count() > 1:
+        loss, right, total = over_processes(np.array([loss, right, total])).tolist()
     return loss / total, right / total
 
 
@@ -211,6 +218,7 @@ def train(
     batch_size: int,
     recipe: Recipe,
     place: Callable[[Any], Any] = lambda batch: batch,
+    place_own: Callable[[Any], Any] = lambda batch: batch,
     state: TrainState | None = None,
     first_epoch: int = 0,
     before_epoch: Callable[[int, Classifier], None] = lambda epoch, model: None,
@@ -218,12 +226,16 @@ def train(
 ) -> TrainState:
     """Trains for `epochs`, calling `before_epoch` before each and `on_epoch` after it.
 
+    Connected processes all call it, and each gives its own part of every batch.
+
     Args:
       model: where to start from.
       train_batches: epoch -> batches of `batch_size` (images uint8, or images and boxes of their
         patches; labels).
       validation_batches: -> batches of at most `batch_size`.
-      place: puts a batch onto the devices.
+      batch_size: of this process's part.
+      place: puts a batch onto the devices of all processes.
+      place_own: puts a batch onto the devices of this process.
       state, first_epoch: where an interrupted training left off.
       before_epoch: is given the classifier as it is now; what it does may change what
         `train_batches` yields. A training that goes on later calls it again from there on.
@@ -232,7 +244,7 @@ def train(
     # The step donates its state: the model's own arrays must survive it.
     state = jax.tree.map(jnp.array, state)
     for epoch in range(first_epoch, epochs):
-        before_epoch(epoch, model.replace(variables=state.variables))
+        before_epoch(epoch, model.replace(variables=own_copy(state.variables)))
         losses = []
         for images, labels in train_batches(epoch):
             images, labels = place((images, labels))
@@ -248,7 +260,7 @@ def train(
             )
             losses.append(awaited(loss))
         mean_loss = float(np.mean(jax.device_get(losses)))
-        now = model.replace(variables=state.variables)
-        validation = measure(now, validation_batches(), batch_size)
+        now = model.replace(variables=own_copy(state.variables))
+        validation = measure(now, validation_batches(), batch_size, place_own)
         on_epoch(EpochResult(epoch, mean_loss, *validation), state)
     return state
