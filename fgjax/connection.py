@@ -86,7 +86,7 @@ def _connect(given: DistributedConfig, named: dict, told: str) -> Share:
 
 
 def _why(given: DistributedConfig, reason: str) -> str:
-    if given.coordinator == "auto" and "should be defined" in reason or "must be defined" in reason:
+    if given.coordinator == "auto" and " be defined" in reason:
         return (
             "distributed.coordinator=auto: JAX finds no TPU pod, Slurm or Open MPI that started "
             "this process; give distributed.coordinator=HOST:PORT distributed.processes=N "

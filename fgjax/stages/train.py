@@ -23,7 +23,15 @@ from fgjax.models.pretrained_trunk import TRUNK
 from fgjax.models.prototypes import PrototypeNet, project
 from fgjax.option_ranges import read_rates
 from fgjax.options import Config, ConfigError
-from fgjax.parallel import make_mesh, of_first, own_rows, replicate, same_everywhere, shard, wait_for_all
+from fgjax.parallel import (
+    make_mesh,
+    of_first,
+    own_rows,
+    replicate,
+    same_everywhere,
+    shard,
+    wait_for_all,
+)
 from fgjax.progress import say
 from fgjax.run_folder import RunFolder
 from fgjax.shares import ALONE, Share
