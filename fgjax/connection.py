@@ -19,7 +19,7 @@ from fgjax.progress import say
 from fgjax.shares import Share, find_share
 
 HEARTBEAT = 100
-"""Seconds after which a process that says nothing counts as dead, or less if the timeout is."""
+"""Seconds after which a process that says nothing counts as dead; less with a lower timeout."""
 WHOLE_RUN = 30 * 24 * 3600
 """Seconds that a process which has done its share waits for the first to end the run."""
 
@@ -65,7 +65,7 @@ def _connect(given: DistributedConfig, named: dict, told: str) -> Share:
         jax.distributed.initialize(
             **named,
             initialization_timeout=given.timeout + 60,
-            heartbeat_timeout_seconds=min(HEARTBEAT, given.timeout),
+            heartbeat_timeout_seconds=min(HEARTBEAT, max(10, given.timeout)),
             shutdown_timeout_seconds=WHOLE_RUN,
         )
         share = Share(jax.process_count(), jax.process_index(), connected=True)
@@ -123,7 +123,8 @@ def print_end(error: Exception) -> None:
     """Says why a connected process cannot go on."""
     import jax
 
-    if not isinstance(error, jax.errors.JaxRuntimeError):
+    lost = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error)
+    if not lost:
         traceback.print_exception(error)
         return
     first = (str(error).splitlines() or [""])[0]

@@ -18,7 +18,7 @@ import numpy as np
 from flax import struct
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 Parallel = Literal["auto", "none", "jit", "pmap"]
 
@@ -96,9 +96,19 @@ def own_copy(tree: Any) -> Any:
     return jax.tree.map(own, tree)
 
 
+def own_number() -> int:
+    """Which of the connected processes this is, from 0; alone, 0."""
+    return jax.process_index()
+
+
 def leads() -> bool:
     """Whether this is the one process, or the first of those connected: it writes the files."""
-    return jax.process_index() == 0
+    return own_number() == 0
+
+
+def own_part(values: Shaped[np.ndarray, "n"]) -> Shaped[np.ndarray, "m"]:
+    """Of values that connected processes share, this one's: every so many-th; alone, all."""
+    return values[own_number() :: jax.process_count()]
 
 
 def meet() -> None:
@@ -113,17 +123,23 @@ def meet() -> None:
 
 def of_first(value: int) -> int:
     """What process 0 says, in every connected process; alone, the value itself."""
+    if jax.process_count() == 1:
+        return int(value)
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def same_everywhere(text: str) -> bool:
     """Whether every connected process says the same."""
+    if jax.process_count() == 1:
+        return True
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], np.int32)
     return bool((multihost_utils.process_allgather(digest).reshape(-1, 4) == digest[None]).all())
 
 
 def over_processes(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-    """The sum of every connected process's values, float32."""
+    """The sum of every connected process's values, float32; alone, the values."""
+    if jax.process_count() == 1:
+        return values
     values = np.asarray(values, np.float32)
     return np.asarray(multihost_utils.process_allgather(values)).reshape(-1, len(values)).sum(0)
 

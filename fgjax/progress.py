@@ -18,9 +18,9 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def hushed(quiet: bool = True) -> Iterator[None]:
+def hushed() -> Iterator[None]:
     """Nothing is said while the block runs: another process says it."""
-    before, console.quiet = console.quiet, quiet or console.quiet
+    before, console.quiet = console.quiet, True
     try:
         yield
     finally:

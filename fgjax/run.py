@@ -139,7 +139,7 @@ def run(words: list[str]) -> int:
     if "train" in config.stages and trains(config):
         from fgjax.stages.train import train_stage
 
-        train_stage(config, source, folder, share)
+        train_stage(config, source, folder)
     failed = 0
     if "test" in config.stages:
         from fgjax.stages.test import test_stage
@@ -188,7 +188,7 @@ def _help(config, plain, fingerprints, source, records, share) -> int:
         from fgjax.stages.train import train_stage
 
         with hushed():
-            train_stage(config, source, folder, share)
+            train_stage(config, source, folder)
     if "explain" not in config.stages:
         return 0
     if training:

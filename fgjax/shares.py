@@ -35,11 +35,6 @@ class Share:
     own: int = 0
     connected: bool = False
 
-    @property
-    def leads(self) -> bool:
-        """Whether this is the one that writes what is written once, and speaks for all."""
-        return self.own == 0
-
     def places(self, images: int, process: int | None = None) -> Int[np.ndarray, "m"]:
         """The images of a process, of this one when none is named: every so many-th."""
         return np.arange(self.own if process is None else process, images, self.processes)

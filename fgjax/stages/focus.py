@@ -22,10 +22,9 @@ from fgjax.data.types import DataError, Example, Source
 from fgjax.models.classifier import Classifier
 from fgjax.models.patches import extract_patches
 from fgjax.options import Config, ConfigError
-from fgjax.parallel import of_first, wait_for_all
+from fgjax.parallel import leads, of_first, own_number, wait_for_all
 from fgjax.progress import progress, say
 from fgjax.run_folder import RunFolder
-from fgjax.shares import ALONE, Share
 from fgjax.stages.recipes import looks_at_patches
 from fgjax.stages.together import wait_for_run
 from fgjax.stages.training_images import TrainingImages
@@ -36,7 +35,7 @@ FILE = "patches.csv"
 BATCH = 16
 """Images per forward pass."""
 
-Train = Callable[[Config, Source, RunFolder, Share], None]
+Train = Callable[[Config, Source, RunFolder], None]
 """The stage that trains."""
 
 
@@ -66,9 +65,7 @@ def known_patches(config: Config, source: Source, run: Path, model: Classifier) 
     return _read(config, path, source)
 
 
-def found_patches(
-    config: Config, source: Source, run: RunFolder, train: Train, share: Share = ALONE
-) -> Table:
+def found_patches(config: Config, source: Source, run: RunFolder, train: Train) -> Table:
     """The patches to train with; when there are none yet, their extractor is trained (a run of
     its own, in extractor/ beside patches.csv) and looks at every image.
 
@@ -79,16 +76,14 @@ def found_patches(
       DataError: the file cannot be used.
     """
     path = patch_file(config, run.path)
-    missing = not config.focus.file and not path.is_file()
-    if of_first(missing) if share.connected else missing:
-        extractor = _extractor(config, source, path.parent / "extractor", train, share)
+    if of_first(not config.focus.file and not path.is_file()):
+        extractor = _extractor(config, source, path.parent / "extractor", train)
         count, known = config.focus.patches, config.focus.prototypes * len(source.classes)
         if config.focus.extractor == "prototypes" and count > known:
             raise ConfigError(f"focus.patches={count}: there are only {known} prototypes")
-        if share.leads:
+        if leads():
             write_patches(path, _extract(config, source, extractor))
-        if share.connected:
-            wait_for_all("patches")
+        wait_for_all("patches")
     return _read(config, path, source)
 
 
@@ -118,9 +113,7 @@ def _read(config: Config, path: Path, source: Source) -> Table:
         raise DataError(f"{'focus.file: ' if config.focus.file else ''}{error}") from None
 
 
-def _extractor(
-    config: Config, source: Source, folder: Path, train: Train, share: Share
-) -> Classifier:
+def _extractor(config: Config, source: Source, folder: Path, train: Train) -> Classifier:
     focus = config.focus
     own = replace(
         config,
@@ -135,9 +128,9 @@ def _extractor(
     plain = {"seed": config.seed} | {name: asdict(getattr(own, name)) for name in groups}
     say(f"patches: by {focus.extractor}, which is trained first, in {folder}")
     try:
-        if not share.leads:
+        if not leads():
             wait_for_run(folder)
-        train(own, source, RunFolder(folder, plain, {}, share.own), share)
+        train(own, source, RunFolder(folder, plain, {}, own_number()))
         return load_classifier(folder / "checkpoint")
     except ValueError as error:
         raise ConfigError(f"focus.extractor={focus.extractor}: {error}") from None

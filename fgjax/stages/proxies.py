@@ -17,6 +17,7 @@ from jaxtyping import Array, Int, Key
 from fgjax.data.types import DataError
 from fgjax.models.classifier import Classifier
 from fgjax.options import Config, ConfigError
+from fgjax.parallel import leads
 from fgjax.stages.training_images import TrainingImages
 from fgjax.training.proxies import NONE, Proxies, clears, proxy_epochs
 from fgjax.training.proxy_attention import ProxySettings, proxy_step
@@ -33,8 +34,6 @@ class ProxyKeeper:
       batch_size: images per pass.
       key: of the method's randomness.
       first_epoch: from which the training goes on.
-      writes: whether this process keeps the files; of connected ones, that make the same proxies,
-        the first does.
 
     Raises:
       ConfigError: it cannot go on, because the proxies of `first_epoch` are gone.
@@ -49,7 +48,6 @@ class ProxyKeeper:
         batch_size: int,
         key: Key[Array, ""],
         first_epoch: int = 0,
-        writes: bool = True,
     ):
         about, epochs = config.proxy, config.train.epochs
         self.settings = ProxySettings(
@@ -67,9 +65,9 @@ class ProxyKeeper:
         self._stop, self._clear = round(about.stop * epochs), about.clear
         self._images, self._training, self._folder = images, training, folder
         self._batch, self._key, self._seed = batch_size, key, config.seed
-        self.now, self.wrong, self._writes = NONE, None, writes
+        self.now, self.wrong = NONE, None
         for path in sorted(folder.glob("proxies_*.npz")):
-            if writes and _epoch(path) > first_epoch:
+            if leads() and _epoch(path) > first_epoch:
                 path.unlink()
         before = [step for step in self.steps if step < first_epoch]
         if before and first_epoch < self._stop and not self._file(first_epoch).is_file():
@@ -103,7 +101,7 @@ class ProxyKeeper:
             raise
         except ValueError as error:  # a network without features, say
             raise ConfigError(f"proxy.method={self.settings.method}: {error}") from None
-        if self._writes:
+        if leads():  # connected processes all make the same ones
             self._write(epoch)
 
     def facts(self) -> dict[str, int]:

@@ -24,8 +24,10 @@ from fgjax.models.prototypes import PrototypeNet, project
 from fgjax.option_ranges import read_rates
 from fgjax.options import Config, ConfigError
 from fgjax.parallel import (
+    leads,
     make_mesh,
     of_first,
+    own_part,
     own_rows,
     replicate,
     same_everywhere,
@@ -34,7 +36,6 @@ from fgjax.parallel import (
 )
 from fgjax.progress import say
 from fgjax.run_folder import RunFolder
-from fgjax.shares import ALONE, Share
 from fgjax.stages.focus import found_patches, whole_images
 from fgjax.stages.proxies import ProxyKeeper
 from fgjax.stages.recipes import looks_at_patches, special_recipe
@@ -127,7 +128,7 @@ def statistics_are_folded(model: Classifier, modules: tuple[str, ...] = ("",)) -
     return bool(unit) and all(unit)
 
 
-def train_stage(config: Config, source: Source, run: RunFolder, share: Share = ALONE) -> None:
+def train_stage(config: Config, source: Source, run: RunFolder) -> None:
     """Trains, or goes on training, and writes run/checkpoint.
 
     Connected processes all call it: they train together, process 0 decides and writes.
@@ -140,26 +141,23 @@ def train_stage(config: Config, source: Source, run: RunFolder, share: Share = A
     Raises:
       ConfigError: there is nothing to train on, or the training cannot be done as told.
     """
-    together = share.connected
-    if _of_first((run.path / "checkpoint" / "classifier.json").is_file(), together):
-        if share.leads:
+    if of_first((run.path / "checkpoint" / "classifier.json").is_file()):
+        if leads():
             shutil.rmtree(run.path / "training", ignore_errors=True)
         return
     records = training_records(source, config)
     began = time.monotonic()
     settings = config.train
     model = training_model(config, source)
-    patches = None
-    if looks_at_patches(model):
-        patches = found_patches(config, source, run, train_stage, share)
+    patches = found_patches(config, source, run, train_stage) if looks_at_patches(model) else None
     if settings.crop < 1 or settings.window == "random":
         source = make_source(config, margin=True)
     images, failed = load_training_images(source, records, config, patches)
     run.set_failures("train", failed)
-    if together and not same_everywhere("\n".join(record.name for record in images.records)):
+    if not same_everywhere("\n".join(record.name for record in images.records)):
         raise ConfigError(
             f"data.path={config.data.path}: the processes cannot read the same training images "
-            f"(process {share.own}: {len(images.records)}); every machine needs all of them"
+            f"(this one: {len(images.records)}); every machine needs all of them"
         )
     training, validation = split_validation(images.labels, settings.validation, config.seed)
     if len(training) < 2 or len(validation) < 1:
@@ -175,12 +173,12 @@ def train_stage(config: Config, source: Source, run: RunFolder, share: Share = A
             f"proxy.method={config.proxy.method}: a two-stream network is shown patches beside "
             "images, and proxies have none: proxy.method=none, or focus.readout=none"
         )
-    mesh, own_mesh = make_mesh(config.parallel, everywhere=together), make_mesh(config.parallel)
+    mesh, own_mesh = make_mesh(config.parallel, everywhere=True), make_mesh(config.parallel)
     devices = mesh.devices.size
     batch = settings.batch_size
-    if not batch and share.leads:
+    if not batch and leads():
         batch = _largest_batch(config, model, images, len(training), run, devices)
-    batch = min(_of_first(batch, together), len(training))
+    batch = min(of_first(batch), len(training))
     batch = max(batch - batch % devices, devices)
     if batch > len(training):
         raise ConfigError(
@@ -193,7 +191,7 @@ def train_stage(config: Config, source: Source, run: RunFolder, share: Share = A
     recipe = make_recipe(config, model, steps * settings.epochs)
     folder = run.path / "training"
     fresh = start(model, recipe.optimizer)
-    first = _of_first(_finished_epochs(folder), together)
+    first = of_first(_finished_epochs(folder))
     state = load_tree(folder / _state(first - 1), fresh) if first else fresh
     say(
         f"train: {model.name}, {len(training)} images in {len(source.classes)} classes "
@@ -205,17 +203,8 @@ def train_stage(config: Config, source: Source, run: RunFolder, share: Share = A
 
     key = jax.random.fold_in(base_key(config), 2)
     proxies = ProxyKeeper(
-        config,
-        images,
-        training,
-        folder,
-        own_batch,
-        jax.random.fold_in(key, 2**31),
-        first,
-        share.leads,
+        config, images, training, folder, own_batch, jax.random.fold_in(key, 2**31), first
     )
-
-    own_validation = validation[share.places(len(validation))] if together else validation
 
     def train_batches(epoch: int):
         order = training[epoch_order(config.seed, epoch, len(training))][: steps * batch]
@@ -228,7 +217,7 @@ def train_stage(config: Config, source: Source, run: RunFolder, share: Share = A
 
     metrics = run.path / "metrics.jsonl"
     done = _read_rows(metrics)[:first]
-    if share.leads:
+    if leads():
         write_atomic(metrics, "".join(json.dumps(row) + "\n" for row in done))
         # A state whose row was never written is of an epoch that comes again.
         _forget(folder, keep=set(range(first)))
@@ -254,7 +243,7 @@ def train_stage(config: Config, source: Source, run: RunFolder, share: Share = A
         }
         done.append(row)
         save_tree(folder / _state(result.epoch), state)
-        if not share.leads:
+        if not leads():
             return
         with metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -267,12 +256,12 @@ def train_stage(config: Config, source: Source, run: RunFolder, share: Share = A
             + (f", {row['proxies']} proxies" if row.get("proxies") else "")
         )
 
-    curves = Curves(run.path / "tensorboard", done) if share.leads else None
+    curves = Curves(run.path / "tensorboard", done) if leads() else None
     with closing(curves) if curves else nullcontext():
         train(
             model.replace(network=model.network.clone(dtype=_dtype(settings))),
             train_batches,
-            lambda: images.batches(own_validation, own_batch),
+            lambda: images.batches(own_part(validation), own_batch),
             key=key,
             epochs=settings.epochs,
             batch_size=own_batch,
@@ -284,18 +273,18 @@ def train_stage(config: Config, source: Source, run: RunFolder, share: Share = A
             before_epoch=proxies.begin,
             on_epoch=on_epoch,
         )
-    best = _of_first(_best(done) if share.leads else 0, together)
+    best = of_first(_best(done))
     state = load_tree(folder / _state(best), fresh)
     model = model.replace(variables=state.variables)
     if isinstance(model.network, PrototypeNet):
         say("train: every prototype moves onto the nearest patch of a training image of its class")
         model = project(model, whole_images(images, training, config.data.size))
     # What is there without its classifier.json is half a checkpoint.
-    if share.leads:
+    if leads():
         shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
     save_classifier(run.path / "checkpoint", model)
     wait_for_all("trained")
-    if not share.leads:
+    if not leads():
         return
     run.finish(
         "train",
@@ -306,11 +295,6 @@ def train_stage(config: Config, source: Source, run: RunFolder, share: Share = A
         validation_accuracy=done[best]["validation_accuracy"],
     )
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _of_first(value: int, together: bool) -> int:
-    """What process 0 decides, where processes train together."""
-    return of_first(value) if together else int(value)
 
 
 def _placer(mesh: Mesh) -> Callable[[Any], Any]:

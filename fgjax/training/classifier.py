@@ -203,8 +203,7 @@ def measure(
         filled = jax.tree.map(lambda values: values[index], images)  # noqa: B023
         part = awaited(_judge(model, *place((filled, labels[index], weight)), size))
         loss, right, total = loss + float(part[0]), right + float(part[1]), total + n
-    if jax.process_count() > 1:
-        loss, right, total = over_processes(np.array([loss, right, total])).tolist()
+    loss, right, total = over_processes(np.array([loss, right, total])).tolist()
     return loss / total, right / total
 
 

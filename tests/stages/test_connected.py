@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from fgjax.run import main
-from fgjax.shares import Share
 from fgjax.store import load_maps
 from fgjax.training.checkpoints import load_classifier
 
@@ -141,10 +140,6 @@ def test_a_sweep_is_not_connected(tmp_path, capsys):
     assert "distributed.coordinator=here:99: it connects the processes of one run" in (
         capsys.readouterr().err
     )
-
-
-def test_the_first_leads():
-    assert Share().leads and Share(3, 0, True).leads and not Share(3, 1, True).leads
 
 
 @pytest.mark.parametrize("own", [0, 1])
