@@ -14,7 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fgjax.parallel import make_mesh, replicate, shard
+from fgjax.parallel import (
+    leads,
+    make_mesh,
+    of_first,
+    over_processes,
+    own_copy,
+    own_part,
+    own_rows,
+    replicate,
+    same_everywhere,
+    shard,
+)
 
 
 def on_eight_devices(*code: str) -> dict:
@@ -220,3 +231,14 @@ def test_region_grouping_on_eight_devices_is_that_on_one():
     assert result["apart"] < 1e-3 * result["moved"], result
     np.testing.assert_allclose(*result["losses"], rtol=1e-4)
     assert abs(result["whole"] - result["mean_of_devices"]) > 1e-2
+
+
+def test_alone_everything_is_ones_own():
+    """What connected processes do together is nothing special for one process."""
+    mesh = make_mesh("auto", everywhere=True)
+    assert mesh.devices.tolist() == make_mesh("auto").devices.tolist()
+    assert own_rows(mesh, 12) == slice(0, 12) and own_part(np.arange(5)).tolist() == [0, 1, 2, 3, 4]
+    assert leads() and of_first(7) == 7 and same_everywhere("so")
+    np.testing.assert_array_equal(over_processes(np.array([1.5, 2.0])), [1.5, 2.0])
+    tree = {"a": jnp.ones(2), "b": 3}
+    assert own_copy(tree)["a"] is tree["a"] and own_copy(tree)["b"] == 3

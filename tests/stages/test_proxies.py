@@ -36,10 +36,10 @@ def seen(monkeypatch):
         steps.append(np.asarray(images))
         return real_step(state, images, labels, *args, **options)
 
-    def measure(model, batches, size):
+    def measure(model, batches, size, *more):
         batches = list(batches)
         measured.extend(np.asarray(images) for images, _ in batches)
-        return real_measure(model, iter(batches), size)
+        return real_measure(model, iter(batches), size, *more)
 
     monkeypatch.setattr(fgjax.training.classifier, "train_step", step)
     monkeypatch.setattr(fgjax.training.classifier, "measure", measure)
