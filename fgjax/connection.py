@@ -22,6 +22,10 @@ HEARTBEAT = 100
 """Seconds after which a process that says nothing counts as dead; less with a lower timeout."""
 WHOLE_RUN = 30 * 24 * 3600
 """Seconds that a process which has done its share waits for the first to end the run."""
+LOST = (
+    "another process of this run has ended. Start all of them again with the same commands: the "
+    "run goes on from its last checkpoint and the maps that are done"
+)
 
 
 def join(given: DistributedConfig, environment: Mapping[str, str] = os.environ) -> Share:
@@ -123,12 +127,11 @@ def print_end(error: Exception) -> None:
     """Says why a connected process cannot go on."""
     import jax
 
-    lost = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error)
-    if not lost:
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        first = (str(error).splitlines() or [""])[0]
+        print(f"fgjax: {LOST} ({first})", file=sys.stderr)
+    else:  # of this process's own
         traceback.print_exception(error)
-        return
-    first = (str(error).splitlines() or [""])[0]
-    print(f"fgjax: {LOST} ({first})", file=sys.stderr)
 
 
 def connected() -> bool:
@@ -161,12 +164,6 @@ def leave(code: int) -> int:
         print(f"fgjax: {LOST}", file=sys.stderr)
         _end_now(3)
     return code
-
-
-LOST = (
-    "another process of this run has ended. Start all of them again with the same commands: the "
-    "run goes on from its last checkpoint and the maps that are done"
-)
 
 
 def _end_now(code: int) -> None:
