@@ -3,6 +3,7 @@
     python benchmarks/fido_step.py                                   # the two cases below
     python benchmarks/fido_step.py --model resnet18 --size 96 --batch 8 --rounds 7
     python benchmarks/fido_step.py --parts --out step.json           # and where the time goes
+    python benchmarks/fido_step.py --python OTHER/bin/python         # with the jax of that Python
 
 One step: sample masks for both objectives (Eq. 8), blend image and infill (Eq. 1), run the
 network, the log-odds (Eq. 4), L1 and total variation, the gradient, AdamW. The PyTorch side
@@ -21,6 +22,7 @@ import argparse
 import copy
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -31,8 +33,9 @@ import numpy as np
 from side_by_side import NO_TORCH, alternate, machine, make_inputs, summarise
 from torch_methods.case import to_torch
 from torch_methods.fido import torch_loss, torch_optimizer, torch_step
-from torch_resnet import DEPTHS, load_both, torch
+from torch_resnet import DEPTHS, load_both, saved_weights, torch
 
+import fgjax
 from fgjax.attribution.fido import FidoConfig, fido_start, fido_step
 from fgjax.functional import combine, partition
 from fgjax.models.folding import fold_batch_norm
@@ -106,9 +109,8 @@ def check_parity(name, size, batch, temperature=1.0):
     return found
 
 
-def time_step(name, size, batch, rounds):
-    """Times both sides of one case: beside PyTorch without, and with, weight gradients."""
-    ours, theirs = load_both(name, size)
+def our_step(ours, size, batch):
+    """One step of ours as a function, and how long it took to compile."""
     image, infill, target = make_inputs(size)
     config = FidoConfig(batch_size=batch)
     arrays, static = partition(fold_batch_norm(ours))
@@ -121,10 +123,79 @@ def time_step(name, size, batch, rounds):
     program = fido_step.lower(state, arrays, static, *data, config).compile()
     compile_s = time.perf_counter() - start
 
-    def ours_step():
+    def step():
         nonlocal state
         state, trace = program(state, arrays, *data)
         jax.block_until_ready((state, trace))
+
+    return step, compile_s
+
+
+class Elsewhere:
+    """Our step in a process of another Python, with the jax that is installed there."""
+
+    def __init__(self, python, name, size, batch, weights):
+        words = [
+            python,
+            __file__,
+            "--worker",
+            weights,
+            "--model",
+            name,
+            "--size",
+            size,
+            "--batch",
+            batch,
+        ]
+        words = [str(word) for word in words]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, bufsize=1)
+        self.about = json.loads(self._answer())
+
+    def _answer(self):
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit("the process of --python ended: is fgjax installed there?")
+        return line
+
+    def step(self):
+        self._process.stdin.write("step\n")
+        self._answer()
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+
+
+def work(args):
+    """What `Elsewhere` talks to: says what it is, then a line after each step."""
+    model = fgjax.load_pretrained(args.model, args.worker, size=args.size)
+    image, _, _ = make_inputs(args.size)
+    logits = np.asarray(model(jnp.asarray(image))).tolist()
+    step, compile_s = our_step(model, args.size, args.batch)
+    about = {"versions": machine()["versions"], "compile_s": compile_s, "logits": logits}
+    print(json.dumps(about), flush=True)
+    for _ in sys.stdin:
+        step()
+        print("done", flush=True)
+
+
+def time_step(name, size, batch, rounds, python=None):
+    """Times both sides of one case: beside PyTorch without, and with, weight gradients. With
+    `python` ours runs in a process of that Python; its versions are returned, too."""
+    ours, theirs = load_both(name, size)
+    image, infill, target = make_inputs(size)
+    config, versions = FidoConfig(batch_size=batch), None
+    if python:
+        with saved_weights(theirs) as path:
+            other = Elsewhere(python, name, size, batch, path)
+        with torch.no_grad():
+            logits = theirs(_channels_first(image)).numpy()
+        np.testing.assert_allclose(other.about["logits"], logits, rtol=1e-3, atol=1e-3)
+        ours_step, compile_s = other.step, other.about["compile_s"]
+        versions = other.about["versions"]
+    else:
+        ours_step, compile_s = our_step(ours, size, batch)
 
     x, x_hat = _channels_first(image), _channels_first(infill)
     theta = torch.zeros(1, 2, size, size, requires_grad=True)
@@ -145,9 +216,11 @@ def time_step(name, size, batch, rounds):
     for step in sides.values():
         step()
     times = alternate(sides, rounds)
+    if python:
+        other.close()
     weighty = {"fgjax": times["fgjax"], "torch": times["torch, weights"]}
     result = summarise({name: times[name] for name in ("fgjax", "torch")})
-    return {"compile_s": compile_s, **result}, summarise(weighty)
+    return {"compile_s": compile_s, **result}, summarise(weighty), versions
 
 
 def time_parts(name, size, batch, rounds):
@@ -225,7 +298,14 @@ def main(argv=None):
     parser.add_argument("--threads", type=int, help="of both sides; default: every core")
     parser.add_argument("--parts", action="store_true", help="time the network alone, too")
     parser.add_argument("--out", type=Path, help="write the numbers here as JSON")
+    parser.add_argument(
+        "--python", help="ours runs in this Python: beside a jax that needs a newer one"
+    )
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    if args.worker:
+        work(args)
+        return 0
     if torch is None:
         print(NO_TORCH, file=sys.stderr)
         return 2
@@ -245,7 +325,11 @@ def main(argv=None):
     for name, size in cases:
         case = {"model": name, "size": size, "batch": args.batch}
         case["parity"] = check_parity(name, size, min(args.batch, 4))
-        case["step"], case["step_with_weights"] = time_step(name, size, args.batch, args.rounds)
+        case["step"], case["step_with_weights"], versions = time_step(
+            name, size, args.batch, args.rounds, args.python
+        )
+        if versions:
+            report["machine"]["versions"] |= versions
         if args.parts:
             case["parts"] = time_parts(name, size, args.batch, args.rounds)
         case["load"] = [round(x, 2) for x in os.getloadavg()]

@@ -42,23 +42,13 @@ import fgjax
 from fgjax.attribution.streaming import choose_chunk
 from fgjax.functional import combine, partition
 from fgjax.models.folding import fold_batch_norm
+from fgjax.models.precision import in_precision
 
 MOST = 128
 """Perturbed images per call at most, where none is said: what PyTorch has memory for, too."""
 LIMITS = {"f32": 0.05, "bf16": 0.5}
 """‖ours - theirs‖ / ‖theirs‖ above which nothing is timed. A unit within rounding of 0 changes a
 gradient by up to 0.05; bf16, and TF32 on a GPU, round at every layer."""
-
-
-def in_precision(model: Any, precision: str) -> Any:
-    """The classifier computing in float32 or bfloat16."""
-    if precision == "f32":
-        return model
-    try:
-        from fgjax.models.precision import in_precision as cast
-    except ImportError:
-        return model.replace(network=model.network.clone(dtype=jnp.bfloat16))
-    return cast(model, precision)
 
 
 def on_accelerator() -> bool:

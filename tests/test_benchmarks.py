@@ -179,3 +179,17 @@ def test_sweeps_of_the_benchmarks_resolve_and_name_columns(capsys):
     with pytest.raises(SystemExit):
         proxy.main(["birds"])
     assert "--birds" in capsys.readouterr().err
+
+
+def test_the_front_is_what_nothing_beats():
+    front = load("fido_front")
+    image = {"p kept": 1.0, "p deleted": 0.1, "area %": 3.0}
+    rows = {
+        "quick": [{**image, "seconds": 1.0, "p kept": 0.8}],
+        "slow and no better": [{**image, "seconds": 2.0, "p kept": 0.8}],
+        "slow": [{**image, "seconds": 3.0}],
+        "slow, within 5 %": [{**image, "seconds": 3.1, "area %": 2.0}],
+        "slow and larger": [{**image, "seconds": 9.0, "p deleted": 0.0, "area %": 5.0}],
+    }
+    best = front.front(front.summary(rows))
+    assert best == ["quick", "slow, within 5 %", "slow and larger"]
