@@ -6,8 +6,8 @@
 The protocol of `fido_birds.py`. "Objective": both of Eqs. 2 and 3 together, the mean of the last 3
 steps, in nats; every row has the same prices, so lower is better. A row is on the front (bold) when
 no other that takes at most 5 % longer keeps, deletes and covers as well, as printed, and is better
-in one of the four. Seconds: of an image, without compiling; the rows take turns, an image each, so that a
-change of load meets all.
+in one of the four. Seconds: of an image, without compiling; the rows take turns, an image each, so
+that a change of load meets all.
 """
 
 import argparse
