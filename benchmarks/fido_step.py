@@ -22,9 +22,11 @@ import argparse
 import copy
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -37,6 +39,7 @@ from torch_resnet import DEPTHS, load_both, saved_weights, torch
 
 import fgjax
 from fgjax.attribution.fido import FidoConfig, fido_start, fido_step
+from fgjax.attribution.fido_loop import Task, optimise
 from fgjax.functional import combine, partition
 from fgjax.models.folding import fold_batch_norm
 
@@ -253,6 +256,26 @@ def time_parts(name, size, batch, rounds):
     return out
 
 
+def time_dispatch(name, size, batch, rounds, steps=10):
+    """Seconds of one of our steps when each is a program of its own, and when `steps` are one."""
+    ours, _ = load_both(name, size)
+    image, infill, target = make_inputs(size)
+    arrays, static = partition(fold_batch_norm(ours))
+    data = jax.device_put((image, infill, target, jax.random.split(jax.random.key(2), 1)))
+    task = Task(arrays, static, *data)
+    config = FidoConfig(batch_size=batch, steps=steps, images_per_step=1)
+
+    def run(per):
+        logits, _, _ = optimise(task, replace(config, steps_per_dispatch=per), 1)
+        logits.block_until_ready()
+
+    sides = {"single": lambda: run(1), "together": lambda: run(steps)}
+    for side in sides.values():
+        side()
+    times = alternate(sides, rounds)
+    return {"steps": steps} | {side: statistics.median(t) / steps for side, t in times.items()}
+
+
 def markdown(report):
     """The report as Markdown tables."""
     about = report["machine"]
@@ -280,6 +303,9 @@ def markdown(report):
         lines.append("| " + " | ".join(row) + " |")
         weighty = cells(case["step_with_weights"])
         lines.append("| " + " | ".join(["… PyTorch with weight gradients", *weighty, ""]) + " |")
+        if found := case.get("dispatch"):
+            seconds = f"{found['single']:.3f} s a step, {found['together']:.3f} s"
+            lines.append(f"| … ours, {found['steps']} steps as one program | {seconds} | | | | |")
         for part, result in case.get("parts", {}).items():
             lines.append("| " + " | ".join([f"… network, {part}", *cells(result), ""]) + " |")
     lines += ["", "Both sides agree, relative to the largest value:"]
@@ -296,7 +322,9 @@ def main(argv=None):
     parser.add_argument("--batch", type=int, default=8, help="masks per objective")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, help="of both sides; default: every core")
-    parser.add_argument("--parts", action="store_true", help="time the network alone, too")
+    parser.add_argument(
+        "--parts", action="store_true", help="time the network alone, and 10 steps as one, too"
+    )
     parser.add_argument("--out", type=Path, help="write the numbers here as JSON")
     parser.add_argument(
         "--python", help="ours runs in this Python: beside a jax that needs a newer one"
@@ -332,6 +360,7 @@ def main(argv=None):
             report["machine"]["versions"] |= versions
         if args.parts:
             case["parts"] = time_parts(name, size, args.batch, args.rounds)
+            case["dispatch"] = time_dispatch(name, size, args.batch, 3)
         case["load"] = [round(x, 2) for x in os.getloadavg()]
         report["cases"].append(case)
     report["load_after"] = [round(x, 2) for x in os.getloadavg()]

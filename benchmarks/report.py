@@ -1,7 +1,7 @@
-"""Turns the JSON files of the benchmarks into the README's table of speed and memory.
+"""Turns the JSON files of the benchmarks into the README's tables of speed, memory and scaling.
 
-    python benchmarks/report.py            # prints it
-    python benchmarks/report.py --write    # and puts it between the README's marks
+    python benchmarks/report.py            # prints them
+    python benchmarks/report.py --write    # and puts them between the README's marks
 
 Reads every `results/*.json` it knows the kind of, a kind by its script's name.
 """
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-BEGIN, END = "<!-- speed: benchmarks/report.py -->", "<!-- end of speed -->"
 
 
 class Row(NamedTuple):
@@ -81,67 +80,95 @@ def train_step(report: dict[str, Any]) -> Iterator[Row]:
         yield Row(work, _ratio(case["step"]["ratio"]), seconds=_seconds(case["step"]))
 
 
-def perturbation(report: dict[str, Any]) -> Iterator[Row]:
-    for case in report["cases"]:
-        for method, label in (("rise", "RISE"), ("glas", "GLAS"), ("forward", "forward passes")):
-            work = f"{label}, {case[method]['passes']} passes, {case['model']}, {case['size']}²"
-            yield Row(work, _ratio(case[method]["ratio"]), seconds=_seconds(case[method]))
-
-
 KINDS: dict[str, Callable[[dict[str, Any]], Iterator[Row]]] = {
     "speed": speed,
     "gpu": speed,
     "fido_step": fido_step,
     "train_step": train_step,
-    "perturbation": perturbation,
 }
-SCRIPTS = {"perturbation": "speed.py"}
-"""Where a kind is not its script's name: `speed.py` has taken the place of an earlier script."""
 
 
-def table(folder: Path = RESULTS) -> str:
-    """The table of ratios to PyTorch, a row per piece of work and machine."""
+def _where(about: dict[str, Any]) -> str:
+    versions = about["versions"]
+    where = about.get("device") or f"{about['cpu']}, {about['threads']} cores"
+    where += f"; jax {versions['jax']}"
+    return where + (f", torch {versions['torch'].split('+')[0]}" if "torch" in versions else "")
+
+
+def _reports(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
+    for path in sorted(folder.glob(f"{kind}_*.json")):
+        yield json.loads(path.read_text(encoding="utf-8"))
+
+
+def speed_table(folder: Path = RESULTS) -> str:
+    """The ratios to PyTorch, a row per piece of work and machine."""
     lines = [
         "| work | PyTorch time / fgjax time, median (range) | PyTorch compiled | fgjax, s "
         "| share of peak | on | script |",
         "|---|---|---|---|---|---|---|",
     ]
     for kind, rows in KINDS.items():
-        for path in sorted(folder.glob(f"{kind}_*.json")):
-            report = json.loads(path.read_text(encoding="utf-8"))
-            about = report["machine"]
-            where = about.get("device") or f"{about['cpu']}, {about['threads']} cores"
-            versions = about["versions"]
-            where += f"; jax {versions['jax']}"
-            if "torch" in versions:
-                where += f", torch {versions['torch'].split('+')[0]}"
-            script = SCRIPTS.get(kind, f"{kind}.py")
+        for report in _reports(folder, kind):
             for row in rows(report):
-                lines.append("| " + " | ".join([*row, where, f"`{script}`"]) + " |")
+                cells = [*row, _where(report["machine"]), f"`{kind}.py`"]
+                lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def insert(text: str, made: str) -> str:
-    """The README with the table between its marks.
+def memory_table(folder: Path = RESULTS) -> str:
+    """Peaks of memory, a row per method and settings."""
+    lines = ["| method | settings | images | its own peak, MiB | on |", "|---|---|---|---|---|"]
+    for report in _reports(folder, "peak_memory"):
+        network = f"{report['model']}, {report['size']}²; {_where(report['machine'])}"
+        for row in report["rows"]:
+            settings = ", ".join(f"{k} {v}".replace("_", " ") for k, v in row["settings"].items())
+            own = f"{(row['peak'] - row['before']) / 2**20:.0f}"
+            cells = [row["method"], settings, str(row["images"]), own, network]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def scaling_table(folder: Path = RESULTS) -> str:
+    """Seconds along each curve, a row per curve and method."""
+    lines = ["| over | | seconds | on |", "|---|---|---|---|"]
+    labels = {"fido": "FIDO step", "rise": "RISE"}
+    for report in _reports(folder, "scaling"):
+        where = f"{report['model']}; {_where(report['machine'])}"
+        for curve, rows in report["curves"].items():
+            for method, label in labels.items():
+                points = [f"{r[curve]}: {r[method]['median_s']:.3g}" for r in rows if method in r]
+                lines.append(f"| {curve} | {label} | {', '.join(points)} | {where} |")
+    return "\n".join(lines)
+
+
+TABLES = {"speed": speed_table, "memory": memory_table, "scaling": scaling_table}
+"""Name of the README's marks -> what is between them."""
+
+
+def insert(text: str, name: str, made: str) -> str:
+    """The README with a table between its marks.
 
     Raises:
       ValueError: the marks are not there.
     """
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"README.md has no place for the table: {BEGIN} … {END}")
-    before, rest = text.split(BEGIN, 1)
-    return f"{before}{BEGIN}\n{made}\n{END}{rest.split(END, 1)[1]}"
+    begin, end = f"<!-- {name}: benchmarks/report.py -->", f"<!-- end of {name} -->"
+    if begin not in text or end not in text:
+        raise ValueError(f"README.md has no place for the table: {begin} … {end}")
+    before, rest = text.split(begin, 1)
+    return f"{before}{begin}\n{made}\n{end}{rest.split(end, 1)[1]}"
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="put it into README.md")
+    parser.add_argument("--write", action="store_true", help="put them into README.md")
     args = parser.parse_args(argv)
-    made = table()
-    print(made)
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    for name, table in TABLES.items():
+        print(table(), end="\n\n")
+        text = insert(text, name, table())
     if args.write:
-        readme = ROOT / "README.md"
-        readme.write_text(insert(readme.read_text(encoding="utf-8"), made), encoding="utf-8")
+        readme.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -103,7 +103,7 @@ def test_quick_run_writes_what_the_report_reads(tmp_path, monkeypatch):
     assert case["torch.compile"] == {"failed": "RuntimeError: no compiler here"}
     assert "no compiler here" in speed.markdown([case])
     assert "ratio_compiled" not in case and case["ratio"]["median"] > 0
-    (row,) = report.table(tmp_path).splitlines()[2:]
+    (row,) = report.speed_table(tmp_path).splitlines()[2:]
     assert "grad cam, resnet_tiny, 64²" in row and "`speed.py`" in row
 
 
@@ -112,7 +112,7 @@ def test_gpu_script_runs_on_a_cpu(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["gpu.py"])
     assert gpu.main(["glas", "--quick", "--device", "cpu", "--out", str(tmp_path)]) == 0
     assert "≤ 0.012" in capsys.readouterr().out
-    rows = report.table(tmp_path).splitlines()[2:]
+    rows = report.speed_table(tmp_path).splitlines()[2:]
     assert len(rows) == 2 and all("glas" in row and "`gpu.py`" in row for row in rows)
 
 
@@ -127,7 +127,7 @@ def test_without_torch_for_the_gpu_ours_is_measured_alone(tmp_path, monkeypatch,
     assert "measured alone" in capsys.readouterr().out
     case = json.loads((tmp_path / "gpu_glas.json").read_text())["cases"][0]
     assert "torch" not in case and case["fgjax"]["median_s"] > 0
-    assert "| – | – |" in report.table(tmp_path)
+    assert "| – | – |" in report.speed_table(tmp_path)
 
 
 def test_no_minutes_leave_everything_out(capsys):
