@@ -12,6 +12,7 @@ from fgjax.attribution.passes import Passes, count_passes
 from fgjax.attribution.streaming import choose_chunk
 from fgjax.data.types import Record, Source
 from fgjax.functional import combine, compiled, partition
+from fgjax.models.folding import fold_batch_norm
 from fgjax.models.precision import in_precision
 from fgjax.options import Config
 from fgjax.progress import say
@@ -70,7 +71,7 @@ def dry_run(name: str, config: Config, source: Source, records: tuple[Record, ..
         )
         precision, seconds = config.explain.precision, (forward, backward)
         if precision != "f32":
-            seconds = _seconds_per_pass(in_precision(model, precision), config)
+            seconds = _seconds_per_pass(in_precision(fold_batch_norm(model), precision), config)
         each = passes.forward * seconds[0] + passes.backward * seconds[1]
         total += len(records) * each
         say(

