@@ -1,7 +1,7 @@
 """FIDO's settings on real birds: what is kept, what is deleted, how large, how well placed.
 
     python benchmarks/fido_birds.py --birds CUB_200_2011 --weights birds.safetensors \
-        --labels model_classes.csv [--rows default 100-steps …] [--out results.json]
+        --labels model_classes.csv [--rows default "from 0.5" …] [--out results.json]
 
 Protocol: 12 test images (every 49th of the test split for the 588 images of the 20-species
 subset, spread likewise otherwise), explained for their labelled class, blur infill. p kept and
@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -29,17 +30,19 @@ from fgjax.data.pipeline import load_batch
 from fgjax.evaluation import box_mask, kept_and_deleted, share_inside
 from fgjax.functional import compiled
 
+HALF = fgjax.FidoConfig(initial=0.5)
 ROWS = {
     "default": fgjax.FidoConfig(),
+    "from 0.5": HALF,
     "default, seed 1": fgjax.FidoConfig(),
-    "100-steps": fgjax.FidoConfig(steps=100),
-    "antithetic": fgjax.FidoConfig(antithetic=True),
+    "from 0.5, 100 steps": replace(HALF, steps=100),
+    "from 0.5, antithetic": replace(HALF, antithetic=True),
     "released, Eq. 4, twice λ": fgjax.fido_preset("fido-pytorch", score="log_odds", l1=1e-3),
     "fido-pytorch": fgjax.fido_preset("fido-pytorch"),
     "korsch-2023, 30 steps": fgjax.fido_preset("korsch-2023", steps=30),
-    "lr 10": fgjax.FidoConfig(learning_rate=10.0),
-    "lr 20, λ 1.5e-3": fgjax.FidoConfig(learning_rate=20.0, l1=1.5e-3),
-    "lr 30, λ 1.5e-3, tv 0.03": fgjax.FidoConfig(learning_rate=30.0, l1=1.5e-3, tv=0.03),
+    "from 0.5, lr 10": replace(HALF, learning_rate=10.0),
+    "from 0.5, lr 20, λ 1.5e-3": replace(HALF, learning_rate=20.0, l1=1.5e-3),
+    "from 0.5, lr 30, λ 1.5e-3, tv 0.03": replace(HALF, learning_rate=30.0, l1=1.5e-3, tv=0.03),
 }
 COLUMNS = ("p kept", "p deleted", "area %", "in box %", "hard kept", "hard deleted")
 

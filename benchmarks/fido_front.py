@@ -27,19 +27,20 @@ from side_by_side import machine
 import fgjax
 
 DEFAULT = fgjax.FidoConfig()
+HALF = replace(DEFAULT, initial=0.5)
 ROWS = {
-    "30 steps: the default": DEFAULT,
-    "10 steps": replace(DEFAULT, steps=10),
+    "the default: 30 steps, from 0.2": DEFAULT,
     "15 steps": replace(DEFAULT, steps=15),
-    "20 steps": replace(DEFAULT, steps=20),
-    "opposite noise": replace(DEFAULT, antithetic=True),
-    "4 + 4 masks": replace(DEFAULT, batch_size=4),
-    "masks 14, 56, full": replace(DEFAULT, coarse_to_fine=(14, 56)),
-    "15 steps, masks 14, 56, full": replace(DEFAULT, steps=15, coarse_to_fine=(14, 56)),
-    "falling rate": replace(DEFAULT, schedule="cosine"),
-    "from 0.2": replace(DEFAULT, initial=0.2),
-    "15 steps, from 0.2": replace(DEFAULT, steps=15, initial=0.2),
-    "100 steps, stops below 2": replace(DEFAULT, steps=100, stop=2.0),
+    "from 0.5": HALF,
+    "from 0.5, 10 steps": replace(HALF, steps=10),
+    "from 0.5, 15 steps": replace(HALF, steps=15),
+    "from 0.5, 20 steps": replace(HALF, steps=20),
+    "from 0.5, opposite noise": replace(HALF, antithetic=True),
+    "from 0.5, 4 + 4 masks": replace(HALF, batch_size=4),
+    "from 0.5, masks 14, 56, full": replace(HALF, coarse_to_fine=(14, 56)),
+    "from 0.5, 15 steps, masks 14, 56, full": replace(HALF, steps=15, coarse_to_fine=(14, 56)),
+    "from 0.5, falling rate": replace(HALF, schedule="cosine"),
+    "from 0.5, 100 steps, stops below 2": replace(HALF, steps=100, stop=2.0),
 }
 """What is tried; all have the default's prices (λ, weight of TV)."""
 COLUMNS = ("objective", "p kept", "p deleted", "area %", "in box %", "steps")

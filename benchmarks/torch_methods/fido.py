@@ -94,7 +94,7 @@ def torch_fido(model, images, targets, config, draw):
 def config_of(setup: Setup) -> fgjax.FidoConfig:
     steps = max(1, setup.passes // (2 * BATCH))
     each = max(1, min(len(setup.images), setup.chunk // (2 * BATCH)))
-    return fgjax.FidoConfig(steps=steps, batch_size=BATCH, images_per_step=each)
+    return fgjax.FidoConfig(steps=steps, batch_size=BATCH, initial=START, images_per_step=each)
 
 
 def make(setup: Setup, **changes) -> Case:

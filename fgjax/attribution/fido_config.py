@@ -63,7 +63,7 @@ class FidoConfig:
     infill: Infill = "blur"
     blur_sigma: float = 11.6
     antithetic: bool = False
-    initial: float = 0.5
+    initial: float = 0.2
     images_per_step: int | None = None
     steps_per_dispatch: int | None = None
     stop: float | None = None
@@ -119,7 +119,9 @@ _CHOICES = {
 FIDO_PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # The paper as written: t = 0.1, Eq. 4, λ = 1e-3.
-    "korsch-2023": dict(temperature=0.1, learning_rate=10.0, l1=1e-3, tv=0.01, steps=100),
+    "korsch-2023": dict(
+        temperature=0.1, learning_rate=10.0, l1=1e-3, tv=0.01, steps=100, initial=0.5
+    ),
     # The released code: t = 1, a score that saturates, absolute differences in TV, and one
     # λ = 1e-3 for the mean of both masks' L1.
     "fido-pytorch": dict(
@@ -130,6 +132,7 @@ FIDO_PRESETS: dict[str, dict[str, Any]] = {
         tv=0.01,
         tv_norm="absolute",
         steps=30,
+        initial=0.5,
     ),
     # Chang et al.: a coarse mask, Adam with its usual ε, the original sampler.
     "chang-2019": dict(
@@ -142,6 +145,7 @@ FIDO_PRESETS: dict[str, dict[str, Any]] = {
         mask_size=56,
         blur_sigma=10.0,
         steps=300,
+        initial=0.5,
     ),
 }
 """Published settings by name; `fido_preset` makes a config of one."""

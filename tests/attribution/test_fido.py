@@ -56,7 +56,7 @@ def inside(k) -> np.ndarray:
     return where
 
 
-CONFIG = FidoConfig(infill="zeros", learning_rate=10.0, l1=1e-4, tv=1e-3)
+CONFIG = FidoConfig(infill="zeros", learning_rate=10.0, l1=1e-4, tv=1e-3, initial=0.5)
 SHORT = replace(CONFIG, steps=4, batch_size=4)
 
 
