@@ -118,27 +118,30 @@ def table(rows: dict[str, list[dict]]) -> str:
 
 
 def draw(rows: dict[str, list[dict]], path: Path) -> None:
-    """The curve: every row a point; those of the front are green."""
+    """The curve: every row a point, the front green; what keeps and deletes less says so."""
     from matplotlib.figure import Figure
 
     points = summary(rows)
     best = front(points)
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    gap, area = figure.subplots(1, 2, sharex=True)
-    for name, point in points.items():
-        color = "#1b6e53" if name in best else "#9a9a9a"
-        for axes, height in ((gap, point.kept - point.deleted), (area, point.area)):
-            axes.plot(point.seconds, height, "o", color=color)
-            axes.annotate(
-                name, (point.seconds, height), (5, 4), textcoords="offset points", fontsize=7
-            )
-    gap.set_ylabel("p kept - p deleted (higher is better)")
-    area.set_ylabel("area of the joint mask, % (lower is better)")
-    for axes in (gap, area):
-        axes.set_xlabel("seconds an image")
-        axes.margins(x=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    by_area = sorted(points.items(), key=lambda item: item[1].area)
+    for i, (name, point) in enumerate(by_area):
+        axes.plot(point.seconds, point.area, "o", color="#1b6e53" if name in best else "#9a9a9a")
+        weak = point.kept - point.deleted < 0.99
+        about = f"{name} (p {point.kept:.2f}, {point.deleted:.2f})" if weak else name
+        place = (6, -10 if i % 2 else 3)  # in turns, as neighbours are near
+        axes.annotate(
+            about, (point.seconds, point.area), place, textcoords="offset points", fontsize=8
+        )
+    axes.set_yscale("log")
+    axes.set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
+    axes.minorticks_off()
+    axes.set_xlim(0, 1.45 * max(point.seconds for point in points.values()))
+    axes.set_xlabel("seconds an image")
+    axes.set_ylabel("area of the joint mask, % (lower is better)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
 
 
 def main(argv: list[str] | None = None) -> int:
