@@ -65,4 +65,4 @@ def test_a_norm_after_something_else_stays():
     left = {path[0] for path in traverse_util.flatten_dict(folded.variables["batch_stats"])}
     assert left == {"norm"}
     images = jnp.asarray(np.random.default_rng(0).random((2, 96, 96, 3), np.float32))
-    np.testing.assert_allclose(folded(images), model(images), atol=1e-5)
+    np.testing.assert_allclose(folded(images), model(images), rtol=2e-5, atol=1e-5)

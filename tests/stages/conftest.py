@@ -17,7 +17,8 @@ from fgjax.run import main
 from fgjax.training.checkpoints import load_classifier, save_classifier
 
 MODEL = ("data.size=32", "model.name=resnet_tiny")
-QUICK = ("explain.steps=2", "explain.batch_size=2", "report.figures=2")
+# Two steps from an importance of 0.2 leave nothing above 0.5.
+QUICK = ("explain.steps=2", "explain.batch_size=2", "explain.initial=0.5", "report.figures=2")
 DRAWN = ("config=fido_demo", "data.train_images=40", "data.test_images=8", "data.limit=3",
          "train.epochs=1")  # fmt: skip
 

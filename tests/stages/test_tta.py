@@ -125,7 +125,7 @@ def test_boxes_are_where_they_should_be(done, drawn):
         target = np.asarray(model(image)).argmax(1).astype(np.int32)
         key = image_key(jax.random.fold_in(jax.random.key(0), 7), record.name)
         for sampler in ("original", "simplified"):
-            settings = fgjax.FidoConfig(steps=2, batch_size=2, sampler=sampler)
+            settings = fgjax.FidoConfig(steps=2, batch_size=2, initial=0.5, sampler=sampler)
             heat = fgjax.fido(model, image, target, key=key[None], config=settings).heatmap[0]
             y, x = np.nonzero(np.asarray(heat) > 0.5)
             side = max(x.max() + 1 - x.min(), y.max() + 1 - y.min()) * 1.2
