@@ -96,7 +96,7 @@ def check_parity(name, size, batch, temperature=1.0):
     gradient = theta.grad.numpy() * (size**2 / 224**2)
     # `start - new` loses the digits that `start` has more than the gradient: allow for it.
     found["gradient"] = difference(ours_gradient, gradient)
-    found["probability"] = difference(np.asarray(trace)[0, :2], probability.numpy())
+    found["probability"] = difference(np.asarray(trace)[0, 0, :2], probability.numpy())
 
     config = FidoConfig(batch_size=batch, temperature=temperature)
     state = fresh_state(zero, config)

@@ -1,4 +1,5 @@
-"""Turns the JSON files of the benchmarks into the README's tables of speed, memory and scaling.
+"""Turns the JSON files of the benchmarks into the README's tables of FIDO's front, speed, memory
+and scaling.
 
     python benchmarks/report.py            # prints them
     python benchmarks/report.py --write    # and puts them between the README's marks
@@ -8,6 +9,8 @@ Reads every `results/*.json` it knows the kind of, a kind by its script's name.
 
 import argparse
 import json
+import math
+import statistics
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,7 +144,33 @@ def scaling_table(folder: Path = RESULTS) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"speed": speed_table, "memory": memory_table, "scaling": scaling_table}
+def front_table(folder: Path = RESULTS) -> str:
+    """What FIDO's settings show for their seconds, the fastest first."""
+    columns = {"objective": 1, "p kept": 3, "p deleted": 3, "area %": 1, "in box %": 0, "steps": 0}
+    lines = [
+        f"| settings | s an image | {' | '.join(columns)} |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
+    for report in _reports(folder, "fido_front"):
+        seconds = {
+            name: statistics.median(image["seconds"] for image in images)
+            for name, images in report["rows"].items()
+        }
+        for name in sorted(seconds, key=seconds.get):
+            cells = [name, f"{seconds[name]:.1f}"]
+            for column, digits in columns.items():
+                found = [i[column] for i in report["rows"][name] if not math.isnan(i[column])]
+                cells.append(f"{statistics.mean(found):.{digits}f}")
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+TABLES = {
+    "front": front_table,
+    "speed": speed_table,
+    "memory": memory_table,
+    "scaling": scaling_table,
+}
 """Name of the README's marks -> what is between them."""
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from fgjax.attribution.fido_config import FidoConfig
-from fgjax.attribution.fido_step import TRACES, FidoState, fido_start, fido_step, fido_steps, finer
+from fgjax.attribution.fido_step import TRACES, FidoState, fido_start, fido_step, finer
 
 WINDOW = 5
 """Steps whose mean objective is compared with that of as many before them."""
@@ -112,13 +112,8 @@ def _run(
     rest = (task.arrays, task.static, task.images, task.infill, task.targets, task.keys, known)
     per = config.steps_per_dispatch or 1
     for start in range(0, steps, per):
-        count = min(per, steps - start)
-        if count == 1:
-            state, trace = fido_step(state, *rest)
-            traces.append(trace[:, None])
-        else:
-            state, trace = fido_steps(state, *rest, count)
-            traces.append(trace)
+        state, trace = fido_step(state, *rest, min(per, steps - start))
+        traces.append(trace)
     return state, jnp.concatenate(traces, 1)
 
 

@@ -110,7 +110,7 @@ def _step(state, model, images, infill, targets, keys, config):
     return FidoState(state.step + 1, state.logits + updates, optimizer), trace
 
 
-@partial(jax.jit, static_argnames=("static", "config"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("static", "config", "count"), donate_argnames="state")
 def fido_step(
     state: FidoState,
     arrays: tuple,
@@ -120,32 +120,21 @@ def fido_step(
     targets: Int[Array, "n"],
     keys: Key[Array, "n"],
     config: FidoConfig,
-) -> tuple[FidoState, Float[Array, "n 8"]]:
-    """One optimisation step for all images, masks and both objectives.
+    count: int = 1,
+) -> tuple[FidoState, Float[Array, "n count 8"]]:
+    """One optimisation step (Eqs. 1-4, 10) for all images, masks and both objectives, or `count`
+    of them as one program.
 
     The gradient is taken per *reference pixel* (scaled by mask pixels / 224²), so that a
     learning rate and an ε mean the same for every image and mask size.
 
     Returns:
-      The next state (the given one is donated), and the columns named in `TRACES`.
+      The next state (the given one is donated), and the columns named in `TRACES` at each step.
     """
-    return _step(state, combine(arrays, static), images, infill, targets, keys, config)
-
-
-@partial(jax.jit, static_argnames=("static", "config", "count"), donate_argnames="state")
-def fido_steps(
-    state: FidoState,
-    arrays: tuple,
-    static: Static,
-    images: Float[Array, "n h w c"],
-    infill: Float[Array, "n h w c"],
-    targets: Int[Array, "n"],
-    keys: Key[Array, "n"],
-    config: FidoConfig,
-    count: int,
-) -> tuple[FidoState, Float[Array, "n count 8"]]:
-    """`count` steps as one program: see `fido_step`."""
     model = combine(arrays, static)
-    body = lambda state, _: _step(state, model, images, infill, targets, keys, config)
-    state, traces = jax.lax.scan(body, state, length=count)
+    step = lambda state, _=None: _step(state, model, images, infill, targets, keys, config)
+    if count == 1:  # XLA's CPU backend is slow on convolutions inside a scan
+        state, trace = step(state)
+        return state, trace[:, None]
+    state, traces = jax.lax.scan(step, state, length=count)
     return state, traces.swapaxes(0, 1)
