@@ -56,7 +56,7 @@ def join(given: DistributedConfig, environment: Mapping[str, str] = os.environ) 
 def _connect(given: DistributedConfig, named: dict, told: str) -> Share:
     import jax
 
-    from fgjax.parallel import meet
+    from fgjax.processes import meet
 
     # XLA ends a process that it cannot connect with a dump of its own: we must be first.
     watch = threading.Timer(given.timeout, _give_up, [given])
@@ -113,7 +113,7 @@ def _give_up(given: DistributedConfig) -> None:
 
 def check_alike(told: Mapping[str, Any], share: Share) -> None:
     """Raises ConfigError, in every process, when they were not told the same."""
-    from fgjax.parallel import same_everywhere
+    from fgjax.processes import same_everywhere
 
     if not same_everywhere(json.dumps(told, sort_keys=True, default=str)):
         raise ConfigError(

@@ -14,18 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fgjax.parallel import (
-    leads,
-    make_mesh,
-    of_first,
-    over_processes,
-    own_copy,
-    own_part,
-    own_rows,
-    replicate,
-    same_everywhere,
-    shard,
-)
+from fgjax.parallel import make_mesh, own_copy, own_rows, replicate, shard
+from fgjax.processes import leads, of_first, over_processes, own_part, same_everywhere
 
 
 def on_eight_devices(*code: str) -> dict:

@@ -22,7 +22,7 @@ from fgjax.data.types import DataError, Example, Source
 from fgjax.models.classifier import Classifier
 from fgjax.models.patches import extract_patches
 from fgjax.options import Config, ConfigError
-from fgjax.parallel import leads, of_first, own_number, wait_for_all
+from fgjax.processes import leads, of_first, own_number, wait_for_all
 from fgjax.progress import progress, say
 from fgjax.run_folder import RunFolder
 from fgjax.stages.recipes import looks_at_patches

@@ -17,7 +17,7 @@ from jaxtyping import Array, Int, Key
 from fgjax.data.types import DataError
 from fgjax.models.classifier import Classifier
 from fgjax.options import Config, ConfigError
-from fgjax.parallel import leads
+from fgjax.processes import leads
 from fgjax.stages.training_images import TrainingImages
 from fgjax.training.proxies import NONE, Proxies, clears, proxy_epochs
 from fgjax.training.proxy_attention import ProxySettings, proxy_step

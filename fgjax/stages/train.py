@@ -23,17 +23,8 @@ from fgjax.models.pretrained_trunk import TRUNK
 from fgjax.models.prototypes import PrototypeNet, project
 from fgjax.option_ranges import read_rates
 from fgjax.options import Config, ConfigError
-from fgjax.parallel import (
-    leads,
-    make_mesh,
-    of_first,
-    own_part,
-    own_rows,
-    replicate,
-    same_everywhere,
-    shard,
-    wait_for_all,
-)
+from fgjax.parallel import make_mesh, own_rows, replicate, shard
+from fgjax.processes import leads, of_first, own_part, same_everywhere, wait_for_all
 from fgjax.progress import say
 from fgjax.run_folder import RunFolder
 from fgjax.stages.focus import found_patches, whole_images

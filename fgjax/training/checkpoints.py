@@ -21,7 +21,8 @@ from orbax.checkpoint import v1 as ocp
 
 from fgjax.files import write_atomic
 from fgjax.models.classifier import Classifier, make_network, variable_shapes
-from fgjax.parallel import leads, own_copy, wait_for_all
+from fgjax.parallel import own_copy
+from fgjax.processes import leads, wait_for_all
 
 FORMAT = 1
 

@@ -18,7 +18,8 @@ import optax
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from fgjax.models.classifier import Classifier
-from fgjax.parallel import awaited, over_processes, own_copy
+from fgjax.parallel import awaited, own_copy
+from fgjax.processes import over_processes
 from fgjax.training.augment import Augmentation, center_crop
 from fgjax.training.losses import binary_cross_entropy, cross_entropy
 from fgjax.training.mixing import Mixed, Mixing
