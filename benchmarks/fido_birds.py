@@ -23,12 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import fgjax
-from fgjax.attribution.infill import blur
-from fgjax.data.cub import CubSource
+from fgjax.attribution.common.infill import blur
+from fgjax.core.functional import compiled
 from fgjax.data.labels import read_labels
 from fgjax.data.pipeline import load_batch
+from fgjax.data.sets.cub import CubSource
 from fgjax.evaluation import box_mask, kept_and_deleted, share_inside
-from fgjax.functional import compiled
 
 HALF = fgjax.FidoConfig(initial=0.5)
 ROWS = {

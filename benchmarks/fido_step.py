@@ -38,9 +38,9 @@ from torch_methods.fido import torch_loss, torch_optimizer, torch_step
 from torch_resnet import DEPTHS, load_both, saved_weights, torch
 
 import fgjax
-from fgjax.attribution.fido import FidoConfig, fido_start, fido_step
-from fgjax.attribution.fido_loop import Task, optimise
-from fgjax.functional import combine, partition
+from fgjax.attribution.fido.loop import Task, optimise
+from fgjax.attribution.fido.method import FidoConfig, fido_start, fido_step
+from fgjax.core.functional import combine, partition
 from fgjax.models.folding import fold_batch_norm
 
 CASES = (("resnet18", 96), ("resnet50", 224))

@@ -34,18 +34,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fgjax.data.cub import CubSource
 from fgjax.data.pipeline import epoch_order, load_batch
-from fgjax.data.species import SpeciesSource
+from fgjax.data.sets.cub import CubSource
+from fgjax.data.species.source import SpeciesSource
 from fgjax.models.classifier import Classifier, create_model
-from fgjax.models.patches import crop_patches, extract_patches
+from fgjax.models.composed.patches import crop_patches, extract_patches
+from fgjax.models.composed.two_stream import Streams, TwoStream
 from fgjax.models.pretrained import load_pretrained
-from fgjax.models.two_stream import Streams, TwoStream
-from fgjax.training.augment import Augmentation
+from fgjax.training.augment.geometry_and_light import Augmentation
 from fgjax.training.checkpoints import load_classifier, save_classifier
 from fgjax.training.classifier import Recipe, train
+from fgjax.training.objectives.ranking import StreamLoss
 from fgjax.training.optimizer import make_optimizer
-from fgjax.training.ranking import StreamLoss
 
 PATCHES, STEPS, BATCH = 4, 10, 32
 HEADS = {

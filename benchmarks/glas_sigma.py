@@ -24,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import fgjax
+from fgjax.attribution.common.perturbation import ask, scale_to_unit
 from fgjax.attribution.glas import Sigmas, glas_scores, mixture, search_points
-from fgjax.attribution.perturbation import ask, scale_to_unit
-from fgjax.data.folder import FolderSource
 from fgjax.data.labels import read_labels
+from fgjax.data.sets.folder import FolderSource
 from fgjax.evaluation import center_box, constant, iou, pointing_game, random_maps
 
 OUT = Path(__file__).parent / "results" / "glas_sigma_cpu.json"

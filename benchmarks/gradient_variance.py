@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fgjax
-from fgjax.attribution.infill import blur
+from fgjax.attribution.common.infill import blur
 
 TEMPERATURES = (0.05, 0.1, 0.5, 1.0)
 BATCHES = (1, 4, 8, 16, 32)

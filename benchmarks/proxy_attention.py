@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from fgjax.run import main as run
-from fgjax.trials import average, read_trials, to_csv, to_markdown
+from fgjax.sweeps.trials import average, read_trials, to_csv, to_markdown
 
 FOLDER = Path(__file__).resolve().parent
 COLUMNS = {

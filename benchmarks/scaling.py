@@ -28,7 +28,7 @@ import numpy as np
 from side_by_side import machine, make_inputs
 
 import fgjax
-from fgjax.parallel import make_mesh, spread
+from fgjax.devices.mesh import make_mesh, spread
 
 CURVES = {
     "images": (1, 4, 16, 64, 256),

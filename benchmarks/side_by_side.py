@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fgjax.attribution.infill import blur
+from fgjax.attribution.common.infill import blur
 
 try:
     import torch

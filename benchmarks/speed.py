@@ -39,8 +39,8 @@ from torch_methods.case import Case, Setup
 from torch_resnet import CLASSES, DEPTHS, load_both, torch
 
 import fgjax
-from fgjax.attribution.streaming import choose_chunk
-from fgjax.functional import combine, partition
+from fgjax.attribution.common.streaming import choose_chunk
+from fgjax.core.functional import combine, partition
 from fgjax.models.folding import fold_batch_norm
 from fgjax.models.precision import in_precision
 

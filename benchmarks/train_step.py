@@ -24,7 +24,7 @@ from torch_methods.case import Setup
 from torch_methods.training import make
 from torch_resnet import CLASSES, load_both, torch
 
-from fgjax.models.layers import DepthwiseConv
+from fgjax.models.networks.layers import DepthwiseConv
 
 LAYERS = ((112, 32, 1), (112, 96, 2), (56, 144, 1), (56, 144, 2), (28, 192, 1), (28, 192, 2),
           (14, 384, 1), (14, 576, 1), (14, 576, 2), (7, 960, 1))  # fmt: skip

@@ -50,21 +50,21 @@ from fgjax.attribution import (
     smooth_gradient,
     step_cam,
 )
-from fgjax.attribution.concrete import concrete_dropout, simplified_concrete_dropout
-from fgjax.attribution.fido import FIDO_PRESETS, fido_preset
-from fgjax.attribution.scores import log_odds
+from fgjax.attribution.common.scores import log_odds
+from fgjax.attribution.fido.concrete import concrete_dropout, simplified_concrete_dropout
+from fgjax.attribution.fido.method import FIDO_PRESETS, fido_preset
 from fgjax.evaluation import deletion, insertion, iou, pointing_game, total_variation
 from fgjax.evaluation.landmarks import landmark_error
 from fgjax.models.classifier import Classifier, create_model
-from fgjax.models.grouping import group_pixels
-from fgjax.models.patches import extract_patches
+from fgjax.models.composed.grouping import group_pixels
+from fgjax.models.composed.patches import extract_patches
+from fgjax.models.composed.recurrent_attention import soft_attention
 from fgjax.models.pretrained import load_pretrained
-from fgjax.models.recurrent_attention import soft_attention
-from fgjax.store import load_maps
+from fgjax.runs.maps import load_maps
 from fgjax.training.checkpoints import load_classifier
-from fgjax.training.part_occurrence import part_occurrence_loss
-from fgjax.training.proxy_attention import proxy_images
-from fgjax.training.ranking import ranking_loss
+from fgjax.training.objectives.part_occurrence import part_occurrence_loss
+from fgjax.training.objectives.ranking import ranking_loss
+from fgjax.training.proxies.proxy_attention import proxy_images
 
 __version__ = "0.1.0"
 

@@ -12,14 +12,14 @@ from typing import Any
 import rich.table
 
 from fgjax.attribution import METHODS
-from fgjax.config import list_configs, resolve
-from fgjax.connection import check_alike, connected, join, leave, print_end
+from fgjax.core.progress import console, hushed, say
 from fgjax.data.types import DataError
-from fgjax.grid import find_grid
-from fgjax.option_help import describe
-from fgjax.options import ConfigError
-from fgjax.progress import console, hushed, say
-from fgjax.shares import ALONE
+from fgjax.options.help import describe
+from fgjax.options.resolve import list_configs, resolve
+from fgjax.options.schema import ConfigError
+from fgjax.processes.connection import check_alike, connected, join, leave, print_end
+from fgjax.processes.shares import ALONE
+from fgjax.sweeps.grid import find_grid
 
 COLUMNS = {"centre_box": "centre", "constant": "all", "whole_object": "object"}
 """Short column heads of the baselines: a centre box, a random map, the whole image, the object."""
@@ -93,13 +93,13 @@ def run(words: list[str]) -> int:
     """Resolves the config and goes through its stages, or, of a config with a `grid`, through
     its trials. See `main` for errors and results."""
     if grid := find_grid(words):
-        from fgjax.sweep import sweep
+        from fgjax.sweeps.sweep import sweep
 
         return sweep(*grid, words)
     name, config, plain = resolve(words)
     # The stages load Orbax and tensorstore: wrong options are told before that.
     from fgjax.data.pipeline import fingerprint
-    from fgjax.run_folder import RunFolder, settled
+    from fgjax.runs.folder import RunFolder, settled
     from fgjax.stages.setup import (
         explained_records,
         load_model,
@@ -116,7 +116,7 @@ def run(words: list[str]) -> int:
     compared = "compare" in config.stages
     records = explained_records(source, config) if judged or compared else ()
     if "tta" in config.stages:
-        from fgjax.stages.tta import read_detections, tta_stage
+        from fgjax.stages.tta.stage import read_detections, tta_stage
 
         explained_records(source, config)  # what is missing is told before a training
         read_detections(config, source)
@@ -137,7 +137,7 @@ def run(words: list[str]) -> int:
     folder = RunFolder(config.run_dir, plain, fingerprints)
     began = time.monotonic()
     if "train" in config.stages and trains(config):
-        from fgjax.stages.train import train_stage
+        from fgjax.stages.train.stage import train_stage
 
         train_stage(config, source, folder)
     failed = 0
@@ -150,14 +150,14 @@ def run(words: list[str]) -> int:
             name, config, plain, source, records, folder, load_model, share
         )
     if compared:
-        from fgjax.stages.compare import compare_stage
+        from fgjax.stages.compare.stage import compare_stage
 
         model = load_model(config, source, folder.path)
         failed += compare_stage(config, source, records, model, folder)
     if "tta" in config.stages:
         failed += tta_stage(config, source, load_model(config, source, folder.path), folder)
     if "parts" in config.stages:
-        from fgjax.stages.parts import parts_stage
+        from fgjax.stages.parts.stage import parts_stage
 
         failed += parts_stage(config, source, load_model(config, source, folder.path), folder)
     failures = folder.failures()
@@ -172,10 +172,10 @@ def run(words: list[str]) -> int:
 def _help(config, plain, fingerprints, source, records, share) -> int:
     """What a process other than the first does: its share of the images to be explained, and,
     where all are connected, of the training."""
-    from fgjax.run_folder import RunFolder
-    from fgjax.stages.explain import explain_stage
+    from fgjax.processes.waiting import wait_for_classifier, wait_for_run
+    from fgjax.runs.folder import RunFolder
+    from fgjax.stages.explain.stage import explain_stage
     from fgjax.stages.setup import load_model, trains
-    from fgjax.stages.together import wait_for_classifier, wait_for_run
 
     training = "train" in config.stages and trains(config)
     helps = share.connected and training
@@ -185,7 +185,7 @@ def _help(config, plain, fingerprints, source, records, share) -> int:
     wait_for_run(config.run_dir)
     folder = RunFolder(config.run_dir, plain, fingerprints, share.own)
     if helps:
-        from fgjax.stages.train import train_stage
+        from fgjax.stages.train.stage import train_stage
 
         with hushed():
             train_stage(config, source, folder)
@@ -198,13 +198,13 @@ def _help(config, plain, fingerprints, source, records, share) -> int:
 
 
 def _explain_and_judge(name, config, plain, source, records, folder, load_model, share) -> int:
-    from fgjax.stages.together import join_maps
-    from fgjax.store import MapStore
+    from fgjax.processes.waiting import join_maps
+    from fgjax.runs.maps import MapStore
 
     stages, failed, model = config.stages, 0, None
     store_path = folder.path / "maps.zarr"
     if "explain" in stages:
-        from fgjax.stages.explain import explain_stage
+        from fgjax.stages.explain.stage import explain_stage
 
         # The model comes first: what is wrong with it leaves no empty store behind.
         if not store_path.is_dir() or (MapStore(store_path, len(records)).targets() < 0).any():

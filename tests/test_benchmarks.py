@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import fgjax
-from fgjax.config import resolve
-from fgjax.grid import find_grid, make_trials
+from fgjax.options.resolve import resolve
+from fgjax.sweeps.grid import find_grid, make_trials
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.append(str(FOLDER))  # as for a script that is run: its neighbours can be imported

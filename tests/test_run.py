@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import fgjax.progress
+import fgjax.core.progress
 import fgjax.run
-from fgjax.config import list_configs
-from fgjax.option_help import describe
-from fgjax.progress import progress, say
+from fgjax.core.progress import progress, say
+from fgjax.options.help import describe
+from fgjax.options.resolve import list_configs
 from fgjax.run import main, print_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,7 +107,7 @@ def test_a_table_without_numbers(capsys):
 
 def test_progress_is_plain_lines_when_nobody_watches(capsys, monkeypatch):
     clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(fgjax.progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(fgjax.core.progress.time, "monotonic", lambda: next(clock))
     with progress("explain", 4) as counter:
         for _ in range(4):
             counter.advance()
@@ -118,7 +118,7 @@ def test_progress_is_plain_lines_when_nobody_watches(capsys, monkeypatch):
 
 
 def test_progress_is_a_bar_on_a_terminal(capsys, monkeypatch):
-    monkeypatch.setattr(fgjax.progress.console, "_force_terminal", True)
+    monkeypatch.setattr(fgjax.core.progress.console, "_force_terminal", True)
     with progress("explain", 4) as counter:
         counter.advance(3)
     assert "\x1b[" in capsys.readouterr().out

@@ -7,8 +7,8 @@ import numpy as np
 from torch_resnet import torch
 
 import fgjax
-from fgjax.filters import gaussian_matrix
-from fgjax.keys import image_keys
+from fgjax.core.filters import gaussian_matrix
+from fgjax.core.keys import image_keys
 from torch_methods.case import Case, Setup, channels_last, our_call, to_torch, torch_blur
 
 BATCH = 8

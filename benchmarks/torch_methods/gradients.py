@@ -6,7 +6,7 @@ from torch_resnet import torch
 
 import fgjax
 from fgjax.attribution.path_integral import quadrature
-from fgjax.keys import image_keys
+from fgjax.core.keys import image_keys
 from torch_methods.case import Case, Setup, our_call, to_torch, torch_score_gradient
 
 NOISE = 0.15

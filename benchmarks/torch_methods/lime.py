@@ -7,7 +7,7 @@ from torch_resnet import torch
 
 import fgjax
 from fgjax.attribution.lime import draw_shown, superpixels
-from fgjax.keys import image_keys
+from fgjax.core.keys import image_keys
 from torch_methods.case import Case, Setup, our_call, probability, to_torch
 
 

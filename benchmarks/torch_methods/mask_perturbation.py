@@ -8,8 +8,8 @@ from torch_resnet import torch
 
 import fgjax
 from fgjax.attribution.mask_perturbation import smooth_enlarging
-from fgjax.filters import gaussian_matrix
-from fgjax.keys import image_keys
+from fgjax.core.filters import gaussian_matrix
+from fgjax.core.keys import image_keys
 from torch_methods.case import Case, Setup, our_call, probability, to_torch, torch_blur
 
 CHECKED = 3

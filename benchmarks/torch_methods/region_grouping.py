@@ -7,9 +7,9 @@ from flax import traverse_util
 from torch_resnet import CLASSES, load_region_grouping, torch
 
 import fgjax
-from fgjax.models.region_grouping import TRUNKS
-from fgjax.training.part_objective import PartObjective
-from fgjax.training.part_occurrence import prior_quantiles
+from fgjax.models.composed.region_grouping import TRUNKS
+from fgjax.training.objectives.part_objective import PartObjective
+from fgjax.training.objectives.part_occurrence import prior_quantiles
 from torch_methods.case import Case, Setup, to_torch
 from torch_methods.training import make_case, our_training, torch_training
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from torch_resnet import torch
 
-from fgjax.training.augment import Augmentation
+from fgjax.training.augment.geometry_and_light import Augmentation
 from fgjax.training.classifier import Recipe, start, train_step
 from torch_methods.case import Case, Setup, channels_last, to_torch
 

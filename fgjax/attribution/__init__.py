@@ -11,7 +11,8 @@ from fgjax.attribution.cam import (
     grad_cam_plus_plus,
     guided_grad_cam,
 )
-from fgjax.attribution.fido import FIDO_PRESETS, FidoConfig, fido
+from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.fido.method import FIDO_PRESETS, FidoConfig, fido
 from fgjax.attribution.glas import GLAS_PRESETS, GlasConfig, glas, glas_volume
 from fgjax.attribution.gradients import (
     SMOOTH_GRADIENT_PRESETS,
@@ -47,7 +48,6 @@ from fgjax.attribution.region_attention import RegionAttentionConfig, region_att
 from fgjax.attribution.rise import RISE_PRESETS, RiseConfig, rise
 from fgjax.attribution.score_cam import SCORE_CAM_PRESETS, ScoreCamConfig, score_cam
 from fgjax.attribution.step_cam import StepCamConfig, step_cam
-from fgjax.attribution.types import Attribution
 
 METHODS = {
     "fido": fido,

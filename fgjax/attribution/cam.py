@@ -26,18 +26,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from fgjax.attribution.gradients import GradientConfig
-from fgjax.attribution.guided import rectified_gradient
-from fgjax.attribution.perturbation import (
+from fgjax.attribution.common.perturbation import (
     CLASS_SCORES,
     check_at_least_one,
     check_choice,
     positive_part,
 )
-from fgjax.attribution.score_gradient import Prepared, Score, attribution, chunk_for, prepare
-from fgjax.attribution.streaming import chunks
-from fgjax.attribution.types import Attribution
-from fgjax.functional import combine
+from fgjax.attribution.common.score_gradient import Prepared, Score, attribution, chunk_for, prepare
+from fgjax.attribution.common.streaming import chunks
+from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.gradients import GradientConfig
+from fgjax.attribution.guided import rectified_gradient
+from fgjax.core.functional import combine
 
 
 @dataclass(frozen=True)

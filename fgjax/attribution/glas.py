@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from fgjax.attribution.perturbation import (
+from fgjax.attribution.common.perturbation import (
     Question,
     Score,
     ask,
@@ -31,9 +31,9 @@ from fgjax.attribution.perturbation import (
     perturbed_scores,
     scale_to_unit,
 )
-from fgjax.attribution.presets import preset
-from fgjax.attribution.types import Attribution
-from fgjax.filters import REFERENCE_SIDE
+from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.types import Attribution
+from fgjax.core.filters import REFERENCE_SIDE
 
 LAMBDA = 1e-5
 """λ of Eq. 2, which keeps a shadow without effect from erasing the light's answer."""

@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from fgjax.attribution.perturbation import (
+from fgjax.attribution.common.perturbation import (
     check_at_least_one,
     check_choice,
 )
-from fgjax.attribution.score_gradient import (
+from fgjax.attribution.common.score_gradient import (
     REDUCTIONS,
     Reduce,
     Score,
@@ -39,8 +39,8 @@ from fgjax.attribution.score_gradient import (
     prepare,
     score_gradient,
 )
-from fgjax.attribution.types import Attribution
-from fgjax.keys import image_keys
+from fgjax.attribution.common.types import Attribution
+from fgjax.core.keys import image_keys
 
 
 @dataclass(frozen=True)

@@ -37,15 +37,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from fgjax.attribution.gradients import GradientConfig
-from fgjax.attribution.score_gradient import (
+from fgjax.attribution.common.score_gradient import (
     attribution,
     chunked_gradient,
     image_gradient,
     prepare,
 )
-from fgjax.attribution.types import Attribution
-from fgjax.functional import Static, combine
+from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.gradients import GradientConfig
+from fgjax.core.functional import Static, combine
 
 ReluRule = Literal["guided", "deconv"]
 

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from fgjax.attribution.infill import Infill, check_infill, make_infill
-from fgjax.attribution.perturbation import (
+from fgjax.attribution.common.infill import Infill, check_infill, make_infill
+from fgjax.attribution.common.perturbation import (
     Score,
     ask,
     check_at_least_one,
@@ -21,9 +21,9 @@ from fgjax.attribution.perturbation import (
     perturbed_scores,
     positive_part,
 )
-from fgjax.attribution.presets import preset
-from fgjax.attribution.types import Attribution
-from fgjax.keys import image_keys
+from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.types import Attribution
+from fgjax.core.keys import image_keys
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,20 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from fgjax.attribution.infill import Infill, check_infill, make_infill
-from fgjax.attribution.perturbation import (
+from fgjax.attribution.common.infill import Infill, check_infill, make_infill
+from fgjax.attribution.common.perturbation import (
     Score,
     ask,
     check_at_least_one,
     check_score,
     score_perturbed,
 )
-from fgjax.attribution.presets import preset
-from fgjax.attribution.streaming import choose_chunk, chunks, plan
-from fgjax.attribution.types import Attribution
-from fgjax.filters import REFERENCE_SIDE, gaussian_matrix
-from fgjax.functional import Static
-from fgjax.keys import image_keys
+from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.streaming import choose_chunk, chunks, plan
+from fgjax.attribution.common.types import Attribution
+from fgjax.core.filters import REFERENCE_SIDE, gaussian_matrix
+from fgjax.core.functional import Static
+from fgjax.core.keys import image_keys
 
 REFERENCE_MASK = 28
 """L1 and TV are counted on a mask of this side, whatever side is set."""

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from fgjax.attribution.infill import Infill, check_infill, keyed_infill
-from fgjax.attribution.perturbation import (
+from fgjax.attribution.common.infill import Infill, check_infill, keyed_infill
+from fgjax.attribution.common.perturbation import (
     Score,
     ask,
     check_at_least_one,
@@ -22,9 +22,9 @@ from fgjax.attribution.perturbation import (
     perturbed_scores,
     positive_part,
 )
-from fgjax.attribution.presets import preset
-from fgjax.attribution.types import Attribution
-from fgjax.filters import REFERENCE_SIDE
+from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.types import Attribution
+from fgjax.core.filters import REFERENCE_SIDE
 
 
 @dataclass(frozen=True)

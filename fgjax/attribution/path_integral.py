@@ -12,13 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from fgjax.attribution.gradients import GradientConfig
-from fgjax.attribution.infill import Infill, check_infill, keyed_infill
-from fgjax.attribution.perturbation import (
+from fgjax.attribution.common.infill import Infill, check_infill, keyed_infill
+from fgjax.attribution.common.perturbation import (
     check_at_least_one,
     check_choice,
 )
-from fgjax.attribution.score_gradient import (
+from fgjax.attribution.common.score_gradient import (
     Reduce,
     add_at,
     attribution,
@@ -27,7 +26,8 @@ from fgjax.attribution.score_gradient import (
     prepare,
     score_gradient,
 )
-from fgjax.attribution.types import Attribution
+from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.gradients import GradientConfig
 
 Rule = Literal["gausslegendre", "midpoint", "trapezoid", "left", "right"]
 

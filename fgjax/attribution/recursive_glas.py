@@ -14,6 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from fgjax.attribution.common.perturbation import (
+    Question,
+    ask,
+    check_at_least_one,
+    perturbed_scores,
+    scale_to_unit,
+)
+from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.glas import (
     GLAS_PRESETS,
     GlasConfig,
@@ -22,15 +31,6 @@ from fgjax.attribution.glas import (
     search_points,
     sigmas_in_pixels,
 )
-from fgjax.attribution.perturbation import (
-    Question,
-    ask,
-    check_at_least_one,
-    perturbed_scores,
-    scale_to_unit,
-)
-from fgjax.attribution.presets import preset
-from fgjax.attribution.types import Attribution
 
 
 @dataclass(frozen=True)

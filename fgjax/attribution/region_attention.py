@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from fgjax.attribution.cam import enlarge
-from fgjax.attribution.perturbation import check_at_least_one, positive_part
-from fgjax.attribution.score_gradient import chunk_for, prepare
-from fgjax.attribution.streaming import chunks
-from fgjax.attribution.types import Attribution
-from fgjax.functional import combine
+from fgjax.attribution.common.perturbation import check_at_least_one, positive_part
+from fgjax.attribution.common.score_gradient import chunk_for, prepare
+from fgjax.attribution.common.streaming import chunks
+from fgjax.attribution.common.types import Attribution
+from fgjax.core.functional import combine
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from fgjax.attribution.infill import Infill, check_infill, make_infill
-from fgjax.attribution.perturbation import (
+from fgjax.attribution.common.infill import Infill, check_infill, make_infill
+from fgjax.attribution.common.perturbation import (
     Question,
     Score,
     ask,
@@ -25,10 +25,10 @@ from fgjax.attribution.perturbation import (
     scale_to_unit,
     score_perturbed,
 )
-from fgjax.attribution.presets import preset
-from fgjax.attribution.streaming import chunks, plan
-from fgjax.attribution.types import Attribution
-from fgjax.keys import image_keys
+from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.streaming import chunks, plan
+from fgjax.attribution.common.types import Attribution
+from fgjax.core.keys import image_keys
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from fgjax.attribution.cam import class_activation, enlarge, last_features, prepare_features
-from fgjax.attribution.infill import Infill, check_infill, keyed_infill
-from fgjax.attribution.perturbation import (
+from fgjax.attribution.common.infill import Infill, check_infill, keyed_infill
+from fgjax.attribution.common.perturbation import (
     CLASS_SCORES,
     check_at_least_one,
     check_choice,
 )
-from fgjax.attribution.score_gradient import Score, chunk_for
-from fgjax.attribution.streaming import chunks
-from fgjax.attribution.types import Attribution
-from fgjax.functional import combine
+from fgjax.attribution.common.score_gradient import Score, chunk_for
+from fgjax.attribution.common.streaming import chunks
+from fgjax.attribution.common.types import Attribution
+from fgjax.core.functional import combine
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from fgjax.attribution.perturbation import positive_part
-from fgjax.attribution.score_gradient import prepare
-from fgjax.attribution.types import Attribution
-from fgjax.functional import combine
+from fgjax.attribution.common.perturbation import positive_part
+from fgjax.attribution.common.score_gradient import prepare
+from fgjax.attribution.common.types import Attribution
+from fgjax.core.functional import combine
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from fgjax.core.files import write_atomic
 from fgjax.data.boxes import fitted_box
 from fgjax.data.index import some
 from fgjax.data.labels import read_text
 from fgjax.data.types import DataError, Example, Source
-from fgjax.files import write_atomic
 
 COLUMNS = ("image", "rank", "x0", "y0", "x1", "y1", "score")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from fgjax.data import (
+from fgjax.data.sets import (
     aircraft,
     asl,
     cars,
@@ -16,8 +16,8 @@ from fgjax.data import (
     plantvillage,
     tfds,
 )
-from fgjax.data.folder import FolderSource
-from fgjax.data.species import SpeciesSource
+from fgjax.data.sets.folder import FolderSource
+from fgjax.data.species.source import SpeciesSource
 from fgjax.data.types import Source
 
 SOURCES: dict[str, Callable[..., Source]] = {

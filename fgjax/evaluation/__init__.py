@@ -1,5 +1,6 @@
 """How good is an attribution map: where it lies, what the model does without it, its shape."""
 
+from fgjax.core.filters import total_variation
 from fgjax.evaluation.baselines import (
     center_box,
     center_box_of_area,
@@ -64,7 +65,6 @@ from fgjax.evaluation.summary import (
     protocols,
     summarise,
 )
-from fgjax.filters import total_variation
 
 __all__ = [
     "BETTER",

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from fgjax.core.filters import REFERENCE_SIDE, gaussian_blur
 from fgjax.evaluation.localization import box_of, largest_blob, without_specks
-from fgjax.filters import REFERENCE_SIDE, gaussian_blur
 
 SPECK = 4
 """Pixels of a 224 px image (a square of 2 x 2) below which a blob of a map is a speck."""

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from fgjax.core.filters import gaussian_blur
 from fgjax.evaluation.order import pixel_ranks
-from fgjax.filters import gaussian_blur
 
 BLUR_SIGMA = 10.0
 BASELINES = {

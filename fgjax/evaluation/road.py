@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from fgjax.core.keys import image_keys
 from fgjax.evaluation.faithfulness import target_probability
 from fgjax.evaluation.order import pixel_ranks
-from fgjax.keys import image_keys
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 NOISE = 0.01

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from fgjax.keys import image_keys
+from fgjax.core.keys import image_keys
 
 RADIUS, SAMPLES = 0.02, 10
 

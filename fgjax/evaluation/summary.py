@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from fgjax.core.filters import total_variation
 from fgjax.evaluation.faithfulness import curve_protocol, deletion, insertion
 from fgjax.evaluation.localization import (
     LEVELS,
@@ -38,7 +39,6 @@ from fgjax.evaluation.randomisation import SIGMA, WINDOW, randomisation_protocol
 from fgjax.evaluation.road import NOISE, SHARES, road, road_protocol
 from fgjax.evaluation.sensitivity import RADIUS, SAMPLES, sensitivity_protocol
 from fgjax.evaluation.sparseness import GINI_PROTOCOL, gini
-from fgjax.filters import total_variation
 
 
 @partial(jax.jit, static_argnames="pointing")

@@ -2,10 +2,10 @@
 
 from functools import partial
 
-from fgjax.models.inception import InceptionV3
-from fgjax.models.mobilenet import MobileNetV2
-from fgjax.models.resnet import ResNet
-from fgjax.models.vgg import VGG
+from fgjax.models.networks.inception import InceptionV3
+from fgjax.models.networks.mobilenet import MobileNetV2
+from fgjax.models.networks.resnet import ResNet
+from fgjax.models.networks.vgg import VGG
 
 BACKBONES = {
     "resnet_tiny": partial(ResNet, depths=(1, 1, 1, 1), width=16, small_stem=True),

@@ -9,12 +9,12 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
+from fgjax.core.spelling import did_you_mean
 from fgjax.models.backbones import BACKBONES
-from fgjax.models.patches import crop_patches
-from fgjax.models.prototypes import PrototypeNet
-from fgjax.models.region_grouping import Regions, region_grouping
-from fgjax.models.two_stream import Streams, TwoStream
-from fgjax.spelling import did_you_mean
+from fgjax.models.composed.patches import crop_patches
+from fgjax.models.composed.prototypes import PrototypeNet
+from fgjax.models.composed.region_grouping import Regions, region_grouping
+from fgjax.models.composed.two_stream import Streams, TwoStream
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

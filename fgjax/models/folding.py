@@ -6,7 +6,7 @@ import numpy as np
 from flax import traverse_util
 
 from fgjax.models.classifier import Classifier
-from fgjax.models.layers import Conv, DepthwiseConv, Norm
+from fgjax.models.networks.layers import Conv, DepthwiseConv, Norm
 
 
 def fold_batch_norm(model: Classifier) -> Classifier:

@@ -6,7 +6,7 @@ name says where it goes, as `module/…/tensor`. An empty replacement leaves the
 
 import re
 
-from fgjax.models.mobilenet import STAGES
+from fgjax.models.networks.mobilenet import STAGES
 
 Table = list[tuple[str, str]]
 

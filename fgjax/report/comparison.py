@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from fgjax.files import write_atomic
+from fgjax.core.files import write_atomic
 from fgjax.report.overlay import ANNOTATION, draw_box, draw_mask_outline, overlay, to_unit
 
 Cell = tuple[float, float, float] | None

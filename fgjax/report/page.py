@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from fgjax.files import write_atomic
+from fgjax.core.files import write_atomic
 from fgjax.report.overlay import ANNOTATION, CONTOUR, map_title, primary_map, resize_map, to_unit
 
 Number = int | float | np.number

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from fgjax.files import write_atomic
+from fgjax.core.files import write_atomic
 from fgjax.report.overlay import overlay, resize_map, to_unit
 
 Color = tuple[int, int, int]

@@ -8,18 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fgjax.attribution.passes import Passes, count_passes
-from fgjax.attribution.streaming import choose_chunk
+from fgjax.attribution.common.passes import Passes, count_passes
+from fgjax.attribution.common.streaming import choose_chunk
+from fgjax.core.functional import combine, compiled, partition
+from fgjax.core.progress import say
 from fgjax.data.types import Record, Source
-from fgjax.functional import combine, compiled, partition
 from fgjax.models.folding import fold_batch_norm
 from fgjax.models.precision import in_precision
-from fgjax.options import Config
-from fgjax.progress import say
-from fgjax.stages.focus import patch_file
-from fgjax.stages.recipes import looks_at_patches
+from fgjax.options.schema import Config
+from fgjax.stages.focus.patches import patch_file
 from fgjax.stages.setup import load_model, training_model, training_records, trains
-from fgjax.stages.train import make_recipe
+from fgjax.stages.train.recipes import looks_at_patches
+from fgjax.stages.train.stage import make_recipe
 from fgjax.training.batch_size import FIRST
 from fgjax.training.classifier import start, train_step
 

@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fgjax import evaluation
-from fgjax.attribution.infill import INFILLS, make_infill
+from fgjax.attribution.common.infill import INFILLS, make_infill
+from fgjax.core.files import write_atomic
+from fgjax.core.functional import compiled
+from fgjax.core.progress import progress, say
 from fgjax.data.pipeline import load_examples, stack
 from fgjax.data.types import DataError, Example, Record, Source
 from fgjax.evaluation import (
@@ -27,15 +30,12 @@ from fgjax.evaluation import (
     top_share,
     whole_object,
 )
-from fgjax.files import write_atomic
-from fgjax.functional import compiled
-from fgjax.options import Config
-from fgjax.progress import progress, say
-from fgjax.run_folder import RunFolder, to_csv
-from fgjax.stages.explain import image_key
-from fgjax.stages.focus import boxes_of, known_patches
+from fgjax.options.schema import Config
+from fgjax.runs.folder import RunFolder, to_csv
+from fgjax.runs.maps import MapStore, read_maps, read_traces
+from fgjax.stages.explain.stage import image_key
+from fgjax.stages.focus.patches import boxes_of, known_patches
 from fgjax.stages.setup import Explained, base_key
-from fgjax.store import MapStore, read_maps, read_traces
 
 BATCH = 8
 COLUMNS = ["index", "name", "label", "target", "predicted", "correct"]

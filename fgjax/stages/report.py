@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from fgjax.config import flatten
+from fgjax.core.progress import say
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError, Record, Source
-from fgjax.options import Config
-from fgjax.progress import say
+from fgjax.options.resolve import flatten
+from fgjax.options.schema import Config
 from fgjax.report.figures import write_figures
 from fgjax.report.page import Entry, Failure, Metric, Page, write_page
-from fgjax.run_folder import RunFolder
+from fgjax.runs.folder import RunFolder
+from fgjax.runs.maps import read_maps, read_traces
 from fgjax.stages.evaluate import BETTER, COLUMNS, read_results
-from fgjax.store import read_maps, read_traces
 
 SHOWN = ("p_kept", "p_deleted", "area", "iou_cue", "in_cue", "iou_mask", "in_object",
          "iou_box", "in_box")  # fmt: skip

@@ -8,20 +8,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from fgjax.data.celeba import ALL_ATTRIBUTES
+from fgjax.core.functional import compiled
+from fgjax.core.progress import say
+from fgjax.core.spelling import did_you_mean
 from fgjax.data.labels import read_labels
 from fgjax.data.pipeline import take
+from fgjax.data.sets.celeba import ALL_ATTRIBUTES
 from fgjax.data.sources import HOMES, SOURCES
 from fgjax.data.types import DataError, Record, Source
-from fgjax.functional import compiled
 from fgjax.models.backbones import BACKBONES
 from fgjax.models.classifier import Classifier, create_model
+from fgjax.models.composed.region_grouping import TRUNKS
 from fgjax.models.pretrained import load_pretrained
 from fgjax.models.pretrained_trunk import load_trunk
-from fgjax.models.region_grouping import TRUNKS
-from fgjax.options import Config, ConfigError
-from fgjax.progress import say
-from fgjax.spelling import did_you_mean
+from fgjax.options.schema import Config, ConfigError
 from fgjax.training.checkpoints import load_classifier
 
 

@@ -9,19 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fgjax.core.files import write_atomic
+from fgjax.core.functional import compiled
+from fgjax.core.progress import progress, say
 from fgjax.data.patch_table import fitted_patches
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError, Example, Source
+from fgjax.devices.mesh import make_mesh, replicate, shard
 from fgjax.evaluation import summarise
-from fgjax.files import write_atomic
-from fgjax.functional import compiled
-from fgjax.options import Config, ConfigError
-from fgjax.parallel import make_mesh, replicate, shard
-from fgjax.progress import progress, say
-from fgjax.run_folder import RunFolder, to_csv
-from fgjax.stages.focus import known_patches
-from fgjax.stages.recipes import looks_at_patches
+from fgjax.options.schema import Config, ConfigError
+from fgjax.runs.folder import RunFolder, to_csv
+from fgjax.stages.focus.patches import known_patches
 from fgjax.stages.setup import Explained
+from fgjax.stages.train.recipes import looks_at_patches
 
 PROTOCOLS = {
     "accuracy": "share of test images whose highest output is the label's, one centre crop each",

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fgjax.files import write_atomic
-from fgjax.memory import MARGIN, free_bytes, is_exhausted, program_bytes
+from fgjax.core.files import write_atomic
+from fgjax.devices.memory import MARGIN, free_bytes, is_exhausted, program_bytes
 from fgjax.models.classifier import Classifier
 from fgjax.training.classifier import Recipe, start, train_step
 

@@ -3,8 +3,8 @@
 A checkpoint is written under another name and moved into place, so that what a folder's
 name promises is whole, and a new one never destroys the last good one.
 
-Connected processes (see `fgjax.connection`) save together, since Orbax makes them wait for each
-other: each calls with the whole tree, the first one writes. They load each for itself.
+Connected processes (see `fgjax.processes.connection`) save together, since Orbax makes them wait
+for each other: each calls with the whole tree, the first one writes. They load each for itself.
 """
 
 import json
@@ -19,10 +19,10 @@ import numpy as np
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
-from fgjax.files import write_atomic
+from fgjax.core.files import write_atomic
+from fgjax.devices.collectives import leads, wait_for_all
+from fgjax.devices.mesh import own_copy
 from fgjax.models.classifier import Classifier, make_network, variable_shapes
-from fgjax.parallel import own_copy
-from fgjax.processes import leads, wait_for_all
 
 FORMAT = 1
 

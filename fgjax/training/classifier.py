@@ -17,12 +17,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from fgjax.devices.collectives import over_processes
+from fgjax.devices.mesh import awaited, own_copy
 from fgjax.models.classifier import Classifier
-from fgjax.parallel import awaited, own_copy
-from fgjax.processes import over_processes
-from fgjax.training.augment import Augmentation, center_crop
-from fgjax.training.losses import binary_cross_entropy, cross_entropy
-from fgjax.training.mixing import Mixed, Mixing
+from fgjax.training.augment.geometry_and_light import Augmentation, center_crop
+from fgjax.training.augment.mixing import Mixed, Mixing
+from fgjax.training.objectives.losses import binary_cross_entropy, cross_entropy
 from fgjax.training.optimizer import begins_with, freeze, keep
 
 Inputs = (

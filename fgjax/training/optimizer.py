@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
-from fgjax.spelling import did_you_mean
+from fgjax.core.spelling import did_you_mean
 
 HEAD = "classifier"
 """The last linear layer of every network."""

@@ -12,6 +12,12 @@ import pytest
 from jax.tree_util import Partial
 from scipy.special import softmax
 
+from fgjax.attribution.common.perturbation import (
+    CLASS_SCORES,
+    _scores,
+    positive_part,
+    scale_to_unit,
+)
 from fgjax.attribution.glas import (
     GLAS_PRESETS,
     GlasConfig,
@@ -22,7 +28,6 @@ from fgjax.attribution.glas import (
     search_points,
     sigmas_in_pixels,
 )
-from fgjax.attribution.perturbation import CLASS_SCORES, _scores, positive_part, scale_to_unit
 
 HEIGHT, WIDTH = 12, 18
 CONFIG = GlasConfig(

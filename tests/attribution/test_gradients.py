@@ -16,6 +16,12 @@ import pytest
 from jax.tree_util import Partial
 from scipy.special import softmax
 
+from fgjax.attribution.common.score_gradient import (
+    REDUCTIONS,
+    add_at,
+    input_gradient,
+    score_gradient,
+)
 from fgjax.attribution.gradients import (
     SMOOTH_GRADIENT_PRESETS,
     GradientConfig,
@@ -29,12 +35,6 @@ from fgjax.attribution.path_integral import (
     integrated_gradients,
     path_integral,
     quadrature,
-)
-from fgjax.attribution.score_gradient import (
-    REDUCTIONS,
-    add_at,
-    input_gradient,
-    score_gradient,
 )
 from fgjax.models.classifier import Classifier, create_model
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
+from fgjax.attribution.common.score_gradient import input_gradient
 from fgjax.attribution.gradients import GradientConfig
 from fgjax.attribution.guided import (
     DeconvnetConfig,
@@ -21,8 +22,7 @@ from fgjax.attribution.guided import (
     rectified_gradient,
     with_relu_rule,
 )
-from fgjax.attribution.score_gradient import input_gradient
-from fgjax.models.layers import Conv, DepthwiseConv
+from fgjax.models.networks.layers import Conv, DepthwiseConv
 
 SIDE, HIDDEN, CLASSES = 4, 12, 3
 INPUTS = SIDE * SIDE * 3

@@ -11,6 +11,7 @@ import pytest
 from jax.tree_util import Partial
 from scipy.optimize import minimize
 
+from fgjax.attribution.common.perturbation import _scores
 from fgjax.attribution.lime import (
     LIME_PRESETS,
     LimeConfig,
@@ -21,7 +22,6 @@ from fgjax.attribution.lime import (
     segment_means,
     superpixels,
 )
-from fgjax.attribution.perturbation import _scores
 from toys import linear
 
 SIDE = 24

@@ -10,6 +10,7 @@ import pytest
 from jax.tree_util import Partial
 from scipy.special import softmax
 
+from fgjax.attribution.common.perturbation import _scores
 from fgjax.attribution.occlusion import (
     OCCLUSION_PRESETS,
     OcclusionConfig,
@@ -17,7 +18,6 @@ from fgjax.attribution.occlusion import (
     occlusion_preset,
     windows,
 )
-from fgjax.attribution.perturbation import _scores
 from toys import linear
 
 HEIGHT, WIDTH = 28, 36  # 28 px: an eighth of 224

@@ -10,8 +10,8 @@ import pytest
 from jax.tree_util import Partial
 from scipy.special import softmax
 
+from fgjax.attribution.common.perturbation import _scores
 from fgjax.attribution.glas import GLAS_PRESETS, GlasConfig, search_points, sigmas_in_pixels
-from fgjax.attribution.perturbation import _scores
 from fgjax.attribution.recursive_glas import (
     RecursiveGlasConfig,
     recursive_glas,

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from fgjax.data.boxes import fitted_box, read_boxes
-from fgjax.data.folder import FolderSource
-from fgjax.data.species import SpeciesSource
+from fgjax.data.sets.folder import FolderSource
+from fgjax.data.species.source import SpeciesSource
 from fgjax.data.types import DataError, Example
 
 NAMES = ("a/1.jpg", "a/2.jpg", "b, c/3.jpg")

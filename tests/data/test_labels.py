@@ -1,8 +1,8 @@
 import pytest
 
-from fgjax.data.cub import CubSource
-from fgjax.data.folder import FolderSource
 from fgjax.data.labels import read_labels
+from fgjax.data.sets.cub import CubSource
+from fgjax.data.sets.folder import FolderSource
 from fgjax.data.types import DataError
 
 CLASSES = ("cat", "dog", "grey_wolf")

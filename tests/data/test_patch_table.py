@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fgjax.data.folder import FolderSource
 from fgjax.data.patch_table import fitted_patches, read_patches, unfitted_boxes, write_patches
+from fgjax.data.sets.folder import FolderSource
 from fgjax.data.types import DataError, Example
 
 HEAD = "image,rank,x0,y0,x1,y1,score\n"

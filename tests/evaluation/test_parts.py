@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 from scipy.special import log_softmax, logsumexp
 
-from fgjax.data.species import PARTS, SpeciesSource
+from fgjax.data.species.source import PARTS, SpeciesSource
 from fgjax.evaluation import parts_protocol, single_part_deletion
 from fgjax.evaluation.parts import part_attribution, part_drops
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fgjax.core.keys import image_keys
 from fgjax.evaluation import max_sensitivity, sensitivity_protocol
-from fgjax.keys import image_keys
 
 IMAGES = jnp.asarray(np.random.default_rng(0).random((3, 8, 10, 3)), jnp.float32)
 TARGETS = jnp.array([2, 0, 1])

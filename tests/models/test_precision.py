@@ -11,11 +11,11 @@ from test_parallel import on_eight_devices
 
 import fgjax
 from fgjax.attribution import CONFIGS
-from fgjax.attribution.score_gradient import input_gradient
-from fgjax.filters import gaussian_blur
+from fgjax.attribution.common.score_gradient import input_gradient
+from fgjax.core.filters import gaussian_blur
+from fgjax.devices.mesh import Spread, make_mesh
 from fgjax.models.folding import fold_batch_norm
 from fgjax.models.precision import in_precision
-from fgjax.parallel import Spread, make_mesh
 
 SETTINGS = dict(
     fido=dict(steps=3, batch_size=2),
@@ -207,7 +207,7 @@ def test_on_eight_devices():
     result = on_eight_devices("""
         import fgjax
         from fgjax.models.precision import in_precision
-        from fgjax.parallel import spread
+        from fgjax.devices.mesh import spread
 
         config = dict(fido=fgjax.FidoConfig(steps=2, batch_size=3), grad_cam=fgjax.GradCamConfig(),
                       guided_backprop=fgjax.GuidedBackpropConfig())

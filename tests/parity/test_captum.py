@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 import fgjax
 from fgjax.attribution.cam import grad_cam, guided_grad_cam
+from fgjax.attribution.common.score_gradient import input_gradient
 from fgjax.attribution.gradients import gradient
 from fgjax.attribution.guided import deconvnet, guided_backprop, rectified_gradient
 from fgjax.attribution.path_integral import (
@@ -23,7 +24,6 @@ from fgjax.attribution.path_integral import (
     integrated_gradients,
     path_integral,
 )
-from fgjax.attribution.score_gradient import input_gradient
 
 torch = pytest.importorskip("torch", reason='needs PyTorch: pip install "fgjax[parity]"')
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import fgjax
-from fgjax.models.recurrent_attention import Recurrence, attend
-from fgjax.models.two_stream import Streams
-from fgjax.training.ranking import StreamLoss
+from fgjax.models.composed.recurrent_attention import Recurrence, attend
+from fgjax.models.composed.two_stream import Streams
+from fgjax.training.objectives.ranking import StreamLoss
 
 torch = pytest.importorskip("torch", reason='needs PyTorch: pip install "fgjax[parity]"')
 functional = torch.nn.functional

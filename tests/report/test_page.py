@@ -258,7 +258,7 @@ def test_writing_is_whole_or_nothing(tmp_path, monkeypatch):
     def no_space(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr("fgjax.files.os.replace", no_space)
+    monkeypatch.setattr("fgjax.core.files.os.replace", no_space)
     with pytest.raises(OSError, match="no space"):
         write_page(path, Page("third"))
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

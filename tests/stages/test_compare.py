@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 
-import fgjax.stages.compare
-from fgjax.data.species import SpeciesSource
+import fgjax.stages.compare.stage
+from fgjax.data.species.source import SpeciesSource
 from fgjax.evaluation import Summary
 from fgjax.report.comparison import Column, Row, Table
 from fgjax.run import main
-from fgjax.stages.comparison import mean_ranks, shown_metrics, to_markdown
-from fgjax.store import read_maps
+from fgjax.runs.maps import read_maps
+from fgjax.stages.compare.comparison import mean_ranks, shown_metrics, to_markdown
 
 METHODS = ("gradient", "grad_cam", "glas", "center", "random")
 SMALL = (
@@ -89,7 +89,7 @@ def test_it_goes_on_where_it_stopped_and_takes_another_method(
     compared, tmp_path, words, trained, monkeypatch, capsys
 ):
     run, _ = compared
-    real, made = fgjax.stages.compare._timed, []
+    real, made = fgjax.stages.compare.stage._timed, []
 
     def stops(task, method, one):
         made.append((method, one.start))
@@ -98,7 +98,7 @@ def test_it_goes_on_where_it_stopped_and_takes_another_method(
         return real(task, method, one)
 
     given = words(tmp_path / "run", *SMALL, f"model.checkpoint={trained}/checkpoint")
-    monkeypatch.setattr(fgjax.stages.compare, "_timed", stops)
+    monkeypatch.setattr(fgjax.stages.compare.stage, "_timed", stops)
     assert main(given) == 130
     assert made == [("gradient", 0), ("gradient", 1), ("gradient", 2), ("grad_cam", 0),
                     ("grad_cam", 1)]  # fmt: skip
@@ -126,7 +126,7 @@ def test_a_method_the_model_cannot_serve_is_left_out_and_said(
     def cannot(model, images, targets, *, key, config):
         raise ValueError("grad_cam needs features(images) and head(features)")
 
-    monkeypatch.setitem(fgjax.stages.compare.METHODS, "grad_cam", cannot)
+    monkeypatch.setitem(fgjax.stages.compare.stage.METHODS, "grad_cam", cannot)
     few = [w for w in SMALL if not w.startswith("compare.methods")]
     given = words(tmp_path / "run", *few, f"model.checkpoint={trained}/checkpoint")
     assert main([*given, "compare.methods=[gradient,grad_cam]", "data.limit=1"]) == 0

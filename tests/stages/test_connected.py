@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fgjax.run import main
-from fgjax.store import load_maps
+from fgjax.runs.maps import load_maps
 from fgjax.training.checkpoints import load_classifier
 
 LONGER = ("train.epochs=3", "train.batch_size=16", "train.crop=0.8", "distributed.timeout=60")
@@ -184,11 +184,11 @@ def rows_trained(run) -> int:
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(words, tmp_path, of_eight):
     """Process 1 dies as it saves the second epoch, then process 0 at its second map."""
     run, usual = tmp_path / "run", ("-m", "fgjax.run")
-    saving = ("-c", KILLED, "fgjax.stages.train", "save_tree", "2")
+    saving = ("-c", KILLED, "fgjax.stages.train.stage", "save_tree", "2")
     codes, told = two(words(run, *LONGER), scripts=[usual, saving])
     assert codes[1] == -9 and codes[0] != 0, told
     assert len(rows(run)) == 1
-    mapping = ("-c", KILLED, "fgjax.store", "MapStore.write", "2")
+    mapping = ("-c", KILLED, "fgjax.runs.maps", "MapStore.write", "2")
     codes, told = two(words(run, *LONGER), scripts=[mapping, usual])
     assert codes[0] == -9 and codes[1] != 0, told
     assert "going on after epoch 1" in told[0]

@@ -13,11 +13,11 @@ import pytest
 from scipy.stats import spearmanr
 
 import fgjax
-import fgjax.stages.explain as stage
-from fgjax.attribution.types import Attribution
+import fgjax.stages.explain.stage as stage
+from fgjax.attribution.common.types import Attribution
 from fgjax.run import main
+from fgjax.runs.maps import MapStore, load_maps, read_traces
 from fgjax.stages.setup import Explained
-from fgjax.store import MapStore, load_maps, read_traces
 
 EXHAUSTED = "RESOURCE_EXHAUSTED: Out of memory allocating 1099511627776 bytes."
 
@@ -199,9 +199,9 @@ def test_maps_are_computed_while_others_are_written(run, words, monkeypatch):
 
 KILL_BEHIND = """
 import os, signal, sys, threading, time
-from fgjax.store import MapStore
-import fgjax.stages.explain as stage
-from fgjax.attribution.types import Attribution
+from fgjax.runs.maps import MapStore
+import fgjax.stages.explain.stage as stage
+from fgjax.attribution.common.types import Attribution
 real, fido, calls, second = MapStore.write, stage.METHODS["fido"], [], threading.Event()
 def write(self, index, *rest):
     if index == 1:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fgjax.run import main
-from fgjax.store import MapStore, load_maps
+from fgjax.runs.maps import MapStore, load_maps
 
 
 def rows(path):

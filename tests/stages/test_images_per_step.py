@@ -4,12 +4,12 @@ import jax
 import pytest
 
 import fgjax
-import fgjax.stages.images_per_step as module
+import fgjax.stages.explain.images_per_step as module
 from fgjax.attribution import CONFIGS
-from fgjax.config import resolve
-from fgjax.memory import images_that_fit
-from fgjax.parallel import make_mesh
-from fgjax.stages.images_per_step import ROOM, fido_bytes, halved, images_per_step
+from fgjax.devices.memory import images_that_fit
+from fgjax.devices.mesh import make_mesh
+from fgjax.options.resolve import resolve
+from fgjax.stages.explain.images_per_step import ROOM, fido_bytes, halved, images_per_step
 from toys import linear
 
 SIDE = 32

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from fgjax.stages.map_writer import MapWriter
+from fgjax.stages.explain.map_writer import MapWriter
 
 
 def test_everything_in_order_in_one_other_thread():

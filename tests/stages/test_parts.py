@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 import fgjax
-from fgjax.config import resolve
 from fgjax.data.pipeline import load_batch
+from fgjax.options.resolve import resolve
 from fgjax.run import main
 from fgjax.stages.setup import make_source
 

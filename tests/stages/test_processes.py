@@ -10,15 +10,15 @@ import threading
 import numpy as np
 import pytest
 
-from fgjax.options import ConfigError, DistributedConfig
+from fgjax.options.schema import ConfigError, DistributedConfig
+from fgjax.processes.shares import Share, find_share
+from fgjax.processes.waiting import wait_for_classifier
 from fgjax.run import main
-from fgjax.shares import Share, find_share
-from fgjax.stages.together import wait_for_classifier
-from fgjax.store import MapStore, load_maps
+from fgjax.runs.maps import MapStore, load_maps
 
 KILLED_AT_ITS_SECOND = """
 import os, signal, sys
-from fgjax.store import MapStore
+from fgjax.runs.maps import MapStore
 real, written = MapStore.write, []
 def write(self, *args):
     written.append(1)

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-import fgjax.stages.train
+import fgjax.stages.train.stage
 import fgjax.training.classifier
-from fgjax.options import Config, DataConfig
+from fgjax.options.schema import Config, DataConfig
 from fgjax.run import main
 from fgjax.stages.setup import make_source
 from fgjax.training.checkpoints import load_classifier

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 import fgjax
-import fgjax.stages.explain
-import fgjax.stages.train
+import fgjax.stages.explain.stage
+import fgjax.stages.train.stage
 import fgjax.training.checkpoints
 from fgjax.run import main
-from fgjax.store import MapStore, load_maps, read_traces
+from fgjax.runs.maps import MapStore, load_maps, read_traces
 from fgjax.training.checkpoints import load_classifier
 
 KILL_IN_EXPLAIN = """
 import os, signal, sys
 import numpy as np
-from fgjax.store import MapStore
+from fgjax.runs.maps import MapStore
 real = MapStore.write
 def write(self, index, target, maps, traces):
     if index == 2:  # half of the third image: its heat map, and no word that it is done
@@ -145,7 +145,7 @@ QUICK = ("a state is saved, its row not yet", "the checkpoint lacks its descript
 )
 def test_interrupted_around_a_checkpoint(tmp_path, words, longer, capsys, moment):
     place, name, call, after = STOPS[moment]
-    module = {"train": fgjax.stages.train, "checkpoints": fgjax.training.checkpoints}[place]
+    module = {"train": fgjax.stages.train.stage, "checkpoints": fgjax.training.checkpoints}[place]
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         stop(patch, module, name, call, after=after)
@@ -161,7 +161,7 @@ def test_interrupted_around_a_checkpoint(tmp_path, words, longer, capsys, moment
 def test_a_row_that_was_cut_off(tmp_path, words, longer):
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        stop(patch, fgjax.stages.train, "_forget", 3, after=True)
+        stop(patch, fgjax.stages.train.stage, "_forget", 3, after=True)
         assert main(words(run, *LONGER)) == 130
     rows = run / "metrics.jsonl"
     rows.write_bytes(rows.read_bytes()[:-20])
@@ -172,9 +172,9 @@ def test_a_row_that_was_cut_off(tmp_path, words, longer):
 
 def test_interrupted_while_explaining(tmp_path, words, trained, finished, capsys):
     run = shutil.copytree(trained, tmp_path / "run")
-    methods = dict(fgjax.stages.explain.METHODS)
+    methods = dict(fgjax.stages.explain.stage.METHODS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fgjax.stages.explain, "METHODS", methods)
+        patch.setattr(fgjax.stages.explain.stage, "METHODS", methods)
         calls = []
 
         def interrupted(*args, **options):

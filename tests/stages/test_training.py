@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from fgjax.config import resolve
 from fgjax.models.classifier import create_model
-from fgjax.options import Config, ConfigError, DataConfig, ModelConfig
+from fgjax.options.resolve import resolve
+from fgjax.options.schema import Config, ConfigError, DataConfig, ModelConfig
+from fgjax.options.training import TrainConfig
 from fgjax.run import main
-from fgjax.stages import training_images
 from fgjax.stages.setup import make_source, training_model
-from fgjax.stages.train import make_recipe, statistics_are_folded
+from fgjax.stages.train import images as training_images
+from fgjax.stages.train.stage import make_recipe, statistics_are_folded
 from fgjax.training.checkpoints import load_classifier
-from fgjax.training_options import TrainConfig
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 import fgjax
-import fgjax.stages.tta as tta
-import fgjax.stages.tta_crops as tta_crops
-import fgjax.stages.tta_table as tta_table
-from fgjax.config import resolve
+import fgjax.stages.tta.crops as tta_crops
+import fgjax.stages.tta.stage as tta
+import fgjax.stages.tta.table as tta_table
 from fgjax.data.pipeline import take
-from fgjax.options import CROPS, ConfigError
+from fgjax.options.resolve import resolve
+from fgjax.options.schema import CROPS, ConfigError
 from fgjax.run import main
-from fgjax.stages.explain import image_key
+from fgjax.stages.explain.stage import image_key
 from fgjax.stages.setup import make_source
 from fgjax.training.checkpoints import load_classifier
 

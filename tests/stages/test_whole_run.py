@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
-import fgjax.stages.explain
-from fgjax.config import resolve
+import fgjax.stages.explain.stage
 from fgjax.data.pipeline import take
+from fgjax.options.resolve import resolve
 from fgjax.run import main
+from fgjax.runs.maps import MapStore, load_maps, read_traces
 from fgjax.stages.setup import make_source
-from fgjax.store import MapStore, load_maps, read_traces
 from fgjax.training.checkpoints import load_classifier
 
 
@@ -142,7 +142,7 @@ def test_metrics_are_means_of_results_with_their_protocols(finished):
 
 
 def test_the_same_command_again_does_nothing(run, words, capsys, monkeypatch):
-    monkeypatch.setitem(fgjax.stages.explain.METHODS, "fido", None)  # must not be called
+    monkeypatch.setitem(fgjax.stages.explain.stage.METHODS, "fido", None)  # must not be called
     before = state(run)
     assert main(words(run)) == 0
     after = state(run)
@@ -165,7 +165,7 @@ def test_another_config_is_refused_and_nothing_lost(run, words, capsys, word):
 
 
 def test_another_threshold_only_evaluates_anew(run, words, monkeypatch):
-    monkeypatch.setitem(fgjax.stages.explain.METHODS, "fido", None)
+    monkeypatch.setitem(fgjax.stages.explain.stage.METHODS, "fido", None)
     before = state(run)
     assert main(words(run, "evaluate.threshold=0.3")) == 0
     after = state(run)
@@ -189,7 +189,7 @@ def test_another_report_option_only_reports_anew(run, words, monkeypatch):
         raise AssertionError("evaluated again")
 
     monkeypatch.setattr("fgjax.stages.evaluate.evaluate_stage", no)
-    monkeypatch.setitem(fgjax.stages.explain.METHODS, "fido", None)
+    monkeypatch.setitem(fgjax.stages.explain.stage.METHODS, "fido", None)
     names = [row["name"] for row in read_results(run)]
     assert main(words(run, "report.images=1", "report.figures=1")) == 0
     page = (run / "report.html").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import pytest
 
 import fgjax.training.batch_size as module
 from fgjax.models.classifier import create_model
-from fgjax.training.augment import Augmentation
+from fgjax.training.augment.geometry_and_light import Augmentation
 from fgjax.training.batch_size import find_batch_size, largest_batch, step_bytes, step_runs
 from fgjax.training.classifier import Recipe, start, train_step
 

@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 from scipy.special import log_softmax
 
 from fgjax.models.classifier import create_model
-from fgjax.training.augment import Augmentation
+from fgjax.training.augment.geometry_and_light import Augmentation
 from fgjax.training.checkpoints import load_tree, save_tree
 from fgjax.training.classifier import Recipe, measure, start, train, train_step
 from fgjax.training.optimizer import make_optimizer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from fgjax.training.augment import (
+from fgjax.training.augment.geometry_and_light import (
     Augmentation,
     center_crop,
     random_crop,
@@ -16,7 +16,7 @@ from fgjax.training.augment import (
     random_shift,
     random_window,
 )
-from fgjax.training.losses import cross_entropy
+from fgjax.training.objectives.losses import cross_entropy
 
 
 def random_images(n=16, height=10, width=12):

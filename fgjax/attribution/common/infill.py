@@ -1,0 +1,155 @@
+"""What a pixel is replaced by when a mask takes it away: x̂ in Eq. 1 of seed 000.
+
+Images are RGB in [0, 1], so every infill lives there too.
+
+References:
+  Chang et al., Explaining Image Classifiers by Counterfactual Generation, 2018.
+  Popescu et al., Counterfactual Generation with Knockoffs, 2021.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from fgjax.core.filters import REFERENCE_SIDE, gaussian_blur
+from fgjax.core.keys import image_keys
+from fgjax.core.spelling import did_you_mean
+
+Images = Float[Array, "n h w c"]
+Infill = str | Array | np.ndarray | Callable[[Array, Array], Array]
+
+
+def blur(images: Images, key: Key[Array, ""] | None = None, *, sigma: float = 11.6) -> Images:
+    """Gaussian blur; `sigma` in pixels of a 224 px image, scaled with the shorter side."""
+    return gaussian_blur(images, sigma)
+
+
+def mean(images: Images, key: Key[Array, ""] | None = None) -> Images:
+    """Each image's own mean colour."""
+    return jnp.broadcast_to(images.mean((1, 2), keepdims=True), images.shape)
+
+
+def zeros(images: Images, key: Key[Array, ""] | None = None) -> Images:
+    """Black."""
+    return jnp.zeros_like(images)
+
+
+def uniform(images: Images, key: Key[Array, ""]) -> Images:
+    """Uniform noise on [0, 1], each value by itself."""
+    return jax.random.uniform(key, images.shape, images.dtype)
+
+
+def normal(images: Images, key: Key[Array, ""]) -> Images:
+    """Gaussian noise with each image's mean and deviation per channel, clipped to [0, 1]."""
+    centre = images.mean((1, 2), keepdims=True)
+    spread = images.std((1, 2), keepdims=True)
+    noise = jax.random.normal(key, images.shape, images.dtype)
+    return jnp.clip(centre + spread * noise, 0, 1)
+
+
+def original(images: Images, key: Key[Array, ""] | None = None) -> Images:
+    """The image itself: replacing changes nothing. A control: no mask should be found."""
+    return images
+
+
+def knockoff(images: Images, key: Key[Array, ""], *, patch: int = 16) -> Images:
+    """Patches of the same image in another order, none in its own place.
+
+    A knockoff must look as if drawn from the same image but carry no information about
+    the place it stands in; permuting patches keeps every patch's statistics and breaks
+    their order. The permutation is a random cycle, so no patch stays. What does not fill
+    a whole patch at the right and lower edge is taken from the mirrored image.
+
+    `patch` is in pixels of a 224 px image, scaled with the shorter side.
+    """
+    n, height, width, channels = images.shape
+    side = max(1, round(patch * min(height, width) / REFERENCE_SIDE))
+    down, across = math.ceil(height / side), math.ceil(width / side)
+    padding = ((0, 0), (0, down * side - height), (0, across * side - width), (0, 0))
+    tiles = jnp.pad(images, padding, mode="symmetric")
+    tiles = tiles.reshape(n, down, side, across, side, channels).swapaxes(2, 3)
+    tiles = tiles.reshape(n, down * across, side, side, channels)
+    order = jax.random.permutation(key, down * across)
+    source = jnp.zeros_like(order).at[order].set(jnp.roll(order, 1))
+    tiles = tiles[:, source].reshape(n, down, across, side, side, channels).swapaxes(2, 3)
+    return tiles.reshape(n, down * side, across * side, channels)[:, :height, :width]
+
+
+INFILLS: dict[str, Callable] = {
+    "blur": blur,
+    "mean": mean,
+    "zeros": zeros,
+    "uniform": uniform,
+    "normal": normal,
+    "original": original,
+    "knockoff": knockoff,
+}
+
+
+RANDOM_INFILLS = ("uniform", "normal", "knockoff")
+"""Those that draw."""
+
+
+def check_infill(infill: Infill) -> None:
+    """Raises ValueError when a named infill does not exist, with the nearest name."""
+    if isinstance(infill, str) and infill not in INFILLS:
+        hint = did_you_mean(infill, INFILLS)
+        raise ValueError(f"infill={infill!r}: must be one of {', '.join(INFILLS)}.{hint}")
+
+
+def make_infill(
+    infill: Infill, images: Images, keys: Key[Array, "n"], *, blur_sigma: float = 11.6
+) -> Images:
+    """The infill images x̂ for `images`.
+
+    Args:
+      infill: a name in `INFILLS`; or an array that broadcasts to `images`; or a function
+        `(images n h w c, key) -> n h w c`, called for one image at a time with its key.
+      images: RGB in [0, 1].
+      keys: one key per image, so that an image's infill does not depend on its neighbours.
+      blur_sigma: for "blur", in pixels of a 224 px image.
+
+    Raises:
+      ValueError: an unknown name, or an array or result of another shape.
+    """
+    check_infill(infill)
+    if not isinstance(infill, str) and not callable(infill):
+        try:
+            return jnp.broadcast_to(jnp.asarray(infill, images.dtype), images.shape)
+        except ValueError:
+            raise ValueError(
+                f"infill of shape {np.shape(infill)} does not fit images {images.shape}"
+            ) from None
+    function = INFILLS[infill] if isinstance(infill, str) else infill
+    if function is blur:
+        return blur(images, sigma=blur_sigma)
+    made = [function(images[i : i + 1], keys[i]) for i in range(len(images))]
+    result = jnp.concatenate([jnp.asarray(m, images.dtype) for m in made])
+    if result.shape != images.shape:
+        raise ValueError(f"the infill function returned shape {result.shape}, not {images.shape}")
+    return result
+
+
+def keyed_infill(
+    infill: Infill,
+    images: Images,
+    key: Key[Array, "..."] | None,
+    *,
+    name: str = "infill",
+    blur_sigma: float = 11.6,
+) -> Images:
+    """The infill images of a method that draws nothing itself: a key is needed only by those
+    made at random. A function given as infill gets keys of seed 0 where none is given.
+
+    Raises:
+      ValueError: a random infill (said by the setting's `name`) and no key, or what
+        `make_infill` refuses.
+    """
+    if key is None and isinstance(infill, str) and infill in RANDOM_INFILLS:
+        raise ValueError(f"{name}={infill!r} is random: give key=jax.random.key(seed)")
+    keys = image_keys(jax.random.key(0) if key is None else key, len(images))
+    return make_infill(infill, images, keys, blur_sigma=blur_sigma)

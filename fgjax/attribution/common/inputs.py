@@ -1,0 +1,50 @@
+"""What every attribution method asks of images, targets and model, said in the user's words."""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from fgjax.core.functional import Static, output_shape
+
+
+def check_inputs(
+    arrays: tuple, static: Static, images: Float[Array, "n h w c"], targets: Int[Array, "n"]
+) -> None:
+    """Raises ValueError, in the user's words, when images, targets and model do not fit."""
+    check_images(images)
+    check_classes(arrays, static, images, targets)
+
+
+def check_images(images: Float[Array, "n h w c"]) -> None:
+    """Raises ValueError when these are no images in [0, 1]."""
+    if images.ndim != 4 or len(images) == 0:
+        raise ValueError(f"images must be n h w c with n > 0; got shape {images.shape}")
+    low, high = float(images.min()), float(images.max())
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise ValueError(
+            f"images must be RGB in [0, 1]; these span {low:.3g} to {high:.3g}. "
+            "Normalisation belongs to the model"
+        )
+
+
+def check_classes(
+    arrays: tuple,
+    static: Static,
+    images: Float[Array, "n ... c"],
+    targets: Int[Array, "n"],
+    what: Literal["image", "volume"] = "image",
+) -> None:
+    """Raises ValueError when the model gives no logits, or a target is none of its classes."""
+    if targets.shape != images.shape[:1]:
+        raise ValueError(f"one target per {what}: {len(images)} {what}s, targets {targets.shape}")
+    outputs = output_shape(arrays, static, images)
+    shape = getattr(outputs, "shape", None)
+    if shape is None or len(shape) != 2 or shape[0] != len(images):
+        raise ValueError(f"the model must return logits n k; it returned {shape or outputs}")
+    bad = np.flatnonzero((np.asarray(targets) < 0) | (np.asarray(targets) >= shape[1]))
+    if bad.size:
+        raise ValueError(
+            f"target {int(targets[bad[0]])} of {what} {bad[0]} is outside the model's "
+            f"{shape[1]} classes (0 to {shape[1] - 1})"
+        )

@@ -1,0 +1,219 @@
+"""What the methods that perturb images and watch the score have in common.
+
+A method of this family needs no gradient and no feature map: it asks the model for a score of
+perturbed copies of an image. So the model may return anything, where the user brings the
+function that reads a score from it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from fgjax.attribution.common.inputs import check_classes, check_images, check_inputs
+from fgjax.attribution.common.scores import log_odds
+from fgjax.attribution.common.streaming import choose_chunk, chunks, plan
+from fgjax.core.functional import Static, combine, output_shape, partition
+from fgjax.core.spelling import did_you_mean
+
+Score = str | Callable[[Any, Any], Array]
+"""A name in `CLASS_SCORES`, or a function `(outputs, targets) -> n`: `outputs` is whatever the
+model returns for n images, `targets` whatever the user gave, one for each of them. Give the same
+function object again: another one is another program."""
+
+
+def _chosen(values, targets):
+    return jnp.take_along_axis(values, targets[:, None], axis=1)[:, 0]
+
+
+CLASS_SCORES: dict[str, Callable] = {
+    "probability": lambda logits, targets: _chosen(jax.nn.softmax(logits), targets),
+    "log_probability": lambda logits, targets: _chosen(jax.nn.log_softmax(logits), targets),
+    "log_odds": log_odds,
+    "logit": _chosen,
+    "sigmoid": lambda logits, targets: jax.nn.sigmoid(_chosen(logits, targets)),
+}
+"""Scores of a class by name, each `(logits n k, targets n) -> n`."""
+
+
+def check_score(score: Score) -> None:
+    """Raises ValueError for an unknown name, with the nearest known one."""
+    if isinstance(score, str) and score not in CLASS_SCORES:
+        hint = did_you_mean(score, CLASS_SCORES)
+        raise ValueError(
+            f"score={score!r}: one of {', '.join(CLASS_SCORES)}, or a function "
+            f"(outputs, targets) -> n.{hint}"
+        )
+
+
+def check_at_least_one(config: Any, *names: str) -> None:
+    """Raises ValueError where a setting is below 1; None is let pass."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
+
+
+def check_choice(config: Any, name: str, known: tuple[str, ...]) -> None:
+    """Raises ValueError where a setting is none of the `known`."""
+    value = getattr(config, name)
+    if value not in known:
+        hint = did_you_mean(str(value), known)
+        raise ValueError(f"{name}={value!r}: one of {', '.join(known)}.{hint}")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: how much each of these images shows its target to this model."""
+
+    arrays: tuple[Any, ...]
+    static: Static
+    images: Float[Array, "n ... c"]
+    targets: Any
+    score: Score
+
+    def chunk_size(self, given: int | None) -> int:
+        """Perturbed images per model call: as given, else chosen (`choose_chunk`)."""
+        return given or choose_chunk(self.arrays, self.static, self.images, backward=False)
+
+    def at(self, index: Any) -> "Question":
+        """The same for some of the images."""
+        take = lambda a: a[index]
+        targets = jax.tree.map(take, self.targets)
+        return Question(self.arrays, self.static, self.images[index], targets, self.score)
+
+
+def ask(model: Any, images: Any, targets: Any, score: Score, *, volumes: bool = False) -> Question:
+    """Checks model, images, targets and score against each other.
+
+    Args:
+      score: with a name, `targets` are class indices and the model returns logits; with a
+        function, `targets` are arrays (any pytree of them) with one row per image.
+      volumes: `images` are `n d h w c` of any range, not RGB in [0, 1].
+
+    Raises:
+      ValueError: what does not fit, in the user's words.
+    """
+    images = jnp.asarray(images, jnp.float32)
+    arrays, static = partition(model)
+    if volumes:
+        if images.ndim != 5 or len(images) == 0:
+            raise ValueError(f"volumes must be n d h w c with n > 0; got shape {images.shape}")
+        if not bool(jnp.isfinite(images).all()):
+            raise ValueError("the volumes hold NaN or infinity")
+    if not callable(score):
+        targets = jnp.asarray(targets, jnp.int32)
+        if volumes:
+            check_classes(arrays, static, images, targets, "volume")
+        else:
+            check_inputs(arrays, static, images, targets)
+        return Question(arrays, static, images, targets, score)
+    if not volumes:
+        check_images(images)
+    targets = jax.tree.map(jnp.asarray, targets)
+    rows = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(targets)}
+    if rows - {images.shape[:1]}:
+        raise ValueError(
+            f"one row of targets per image: {len(images)} images, and targets with "
+            f"{', '.join(str(r[0]) if r else 'no' for r in sorted(rows))} rows"
+        )
+    outputs = output_shape(arrays, static, images)
+    made = jax.eval_shape(score, outputs, targets)
+    shape = getattr(made, "shape", made)
+    if shape != images.shape[:1]:
+        raise ValueError(
+            f"the score function must return one number per image, shape {images.shape[:1]}; "
+            f"it returned {shape}"
+        )
+    return Question(arrays, static, images, targets, score)
+
+
+def score_perturbed(
+    arrays: tuple, static: Static, perturbed: Float[Array, "g m ..."], targets: Any, score: Score
+) -> Float[Array, "g m"]:
+    """The scores of m perturbed copies of each of g images; to be called inside `jit`."""
+    g, m = perturbed.shape[:2]
+    outputs = combine(arrays, static)(perturbed.reshape(g * m, *perturbed.shape[2:]))
+    repeated = jax.tree.map(lambda a: jnp.repeat(a, m, axis=0), targets)
+    if not callable(score):
+        outputs, score = outputs.astype(jnp.float32), CLASS_SCORES[score]
+    return score(outputs, repeated).astype(jnp.float32).reshape(g, m)
+
+
+@partial(jax.jit, static_argnames=("static", "score", "perturb"))
+def _scores(arrays, static, images, targets, own, shared, index, score, perturb):
+    perturbed = perturb(images, own, shared, index)
+    return score_perturbed(arrays, static, perturbed, targets, score)
+
+
+def perturbed_scores(
+    question: Question,
+    perturb: Callable[..., Array],
+    count: int,
+    *,
+    own: Any = (),
+    shared: Any = (),
+    chunk_size: int | None = None,
+) -> Float[Array, "n count"]:
+    """The score of every image under every one of `count` perturbations.
+
+    Args:
+      perturb: `(images g …, own, shared, index m) -> g m …`: the images under the
+        perturbations with these indices. Static: give a function of a module, not a lambda.
+      own: arrays with a row per image (any pytree), handed to `perturb` for its images.
+      shared: arrays handed to `perturb` as they are.
+      chunk_size: perturbed images per model call; None: see `choose_chunk`.
+    """
+    shape = plan(len(question.images), count, question.chunk_size(chunk_size))
+    rows = []
+    for group in chunks(len(question.images), shape.images):
+        part = question.at(group.index)
+        mine = jax.tree.map(lambda a, index=group.index: a[index], own)
+        columns = [
+            _scores(
+                part.arrays,
+                part.static,
+                part.images,
+                part.targets,
+                mine,
+                shared,
+                chunk.index,
+                part.score,
+                perturb,
+            )
+            for chunk in chunks(count, shape.perturbations)
+        ]
+        # Joined on the host, where another number of calls is no other program.
+        rows.append(np.concatenate(columns, axis=1)[: group.keep.sum(), :count])
+    return jnp.asarray(np.concatenate(rows))
+
+
+@jax.jit
+def scale_to_unit(maps: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+    """(map - min) / (max - min), each map by itself.
+
+    A constant map becomes zero everywhere; one with a NaN or an infinity NaN everywhere.
+    """
+    axes = tuple(range(1, maps.ndim))
+    low, high = maps.min(axes, keepdims=True), maps.max(axes, keepdims=True)
+    spread = high - low
+    scaled = (maps - low) / jnp.where(spread == 0, 1, spread)
+    return jnp.where(jnp.isfinite(spread), scaled, jnp.nan)
+
+
+@jax.jit
+def positive_part(maps: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+    """max(map, 0) / max(map): evidence for, the strongest at 1, none at 0.
+
+    A map that is nowhere positive becomes zero; one with a NaN or an infinity NaN everywhere.
+    """
+    axes = tuple(range(1, maps.ndim))
+    high = maps.max(axes, keepdims=True)
+    scaled = jnp.maximum(maps, 0) / jnp.where(high > 0, high, 1)
+    finite = jnp.isfinite(maps).all(axes, keepdims=True)
+    return jnp.where(finite, scaled, jnp.nan)

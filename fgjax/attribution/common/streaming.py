@@ -1,0 +1,163 @@
+"""Many perturbed images through one compiled step: how many at a time, and in which order.
+
+A method that asks the model K questions about each of n images asks them in calls of at most
+`chunk_size` perturbed images. What a call leaves behind is a sum or a score for each question,
+never its images: the peak of memory is that of one call, however large K is.
+
+The calls are made from Python: XLA's CPU backend runs convolutions inside a scan on a slow
+path, and a call costs a tenth of a millisecond beside the forward passes in it.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from fgjax.core.filters import REFERENCE_SIDE
+from fgjax.core.functional import Static, combine
+from fgjax.devices.memory import MARGIN, free_bytes, host_free_bytes, images_that_fit
+
+CPU_CHUNK = 8
+"""Images of 224 x 224 per call on a CPU. ResNet-18 on two cores needs per image 51 ms at 1,
+and 27, 28, 28, 28, 31 ms at 4, 8, 16, 32, 64; forward and backward 66, 65, 67, 65 ms at 4, 8,
+16, 32. So 8: as fast as any, and a short last call wastes little."""
+
+LARGEST_CHUNK = 512
+UNKNOWN_CHUNK = 32
+"""What is taken on an accelerator that does not tell its memory."""
+
+ACTIVATIONS = 4096
+"""Bytes per pixel of an image, forward and backward, that no network here exceeds (ResNet-101:
+3100). Where the host has room for so much, XLA's account of the model would change nothing."""
+
+_PROBE = 4
+_chosen: dict[Any, int] = {}
+
+
+def choose_chunk(
+    arrays: tuple[Any, ...],
+    static: Static,
+    images: Float[Array | np.ndarray, "n ... c"],
+    *,
+    backward: bool,
+) -> int:
+    """Perturbed images per model call, where the user does not say: a power of two.
+
+    For each device that the model is spread over: on a CPU 8 images of 224 x 224 (see
+    `CPU_CHUNK`), more of smaller and fewer of larger ones, 1 to 64; on an accelerator at most 512.
+    In both cases no more than fit into half of the free memory, by what XLA says that the model
+    needs when compiled for four images. Found once for each model, image shape and direction,
+    then remembered.
+
+    Args:
+      arrays, static: the model, see `fgjax.core.functional.partition`.
+      images: such images; their number does not matter.
+      backward: the calls take the gradient by the images, too.
+    """
+    shape = tuple(images.shape[1:])
+    place = (static, shape, backward, jax.default_backend())
+    if place not in _chosen:
+        devices = _devices(arrays, static)
+        if jax.default_backend() == "cpu":
+            pixels = int(np.prod(shape[:-1]))
+            most = largest_power_of_two(CPU_CHUNK * REFERENCE_SIDE**2 / pixels, 8 * CPU_CHUNK)
+            free = host_free_bytes()
+            room = None if free is None else MARGIN * free / devices
+            if room is not None and most > 1 and most * pixels * ACTIVATIONS > room:
+                needed = bytes_per_image(arrays, static, shape, images.dtype, backward)
+                most = most if needed is None else images_that_fit(needed, 0, room, most)
+            _chosen[place] = devices * most
+        else:
+            each = _fitting(arrays, static, shape, images.dtype, backward)
+            _chosen[place] = devices * each
+    return _chosen[place]
+
+
+def largest_power_of_two(limit: int | float, most: int = LARGEST_CHUNK) -> int:
+    """The largest power of two that exceeds neither; 1 where there is none."""
+    return 2 ** int(np.log2(max(1.0, min(limit, most))))
+
+
+def _devices(arrays, static) -> int:
+    """How many a call of the model is split over, see `fgjax.devices.mesh.Spread`."""
+    return getattr(combine(arrays, static), "spread_over", 1)
+
+
+def _fitting(arrays, static, shape, dtype, backward) -> int:
+    free = free_bytes(jax.local_devices()[0])
+    needed = bytes_per_image(arrays, static, shape, dtype, backward)
+    if free is None or needed is None:
+        return UNKNOWN_CHUNK
+    return largest_power_of_two(MARGIN * free / needed)
+
+
+def bytes_per_image(
+    arrays: tuple[Any, ...], static: Static, shape: tuple[int, ...], dtype: Any, backward: bool
+) -> int | None:
+    """What one perturbed image of `shape` costs, by XLA's account of the compiled model.
+
+    A quarter of the temporaries and outputs of a call that gives a device four images, and the
+    image itself twice (as it is and perturbed). None where the compiler does not tell.
+    """
+    images = jax.ShapeDtypeStruct((_PROBE * _devices(arrays, static), *shape), dtype)
+    program = _backward if backward else _forward
+    analysis = program.lower(arrays, static, images).compile().memory_analysis()
+    if analysis is None:
+        return None
+    call = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+    return call // _PROBE + 2 * int(np.prod(shape)) * np.dtype(dtype).itemsize
+
+
+@jax.jit(static_argnames="static")
+def _forward(arrays, static, images):
+    return combine(arrays, static)(images)
+
+
+@jax.jit(static_argnames="static")
+def _backward(arrays, static, images):
+    def total(images):
+        outputs = jax.tree.leaves(combine(arrays, static)(images))
+        return sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in outputs)
+
+    return jax.grad(total)(images)
+
+
+class Chunk(NamedTuple):
+    """Places `0 … count - 1` of one call. The last call is filled up with the last place, and
+    `keep` is False there."""
+
+    index: Int[np.ndarray, "size"]
+    keep: Bool[np.ndarray, "size"]
+
+
+def chunks(count: int, size: int) -> Iterator[Chunk]:
+    """All places, `size` to a call; every call is as long, so that one program serves all."""
+    for start in range(0, count, size):
+        place = np.arange(start, start + size, dtype=np.int32)
+        yield Chunk(np.minimum(place, count - 1).astype(np.int32), place < count)
+
+
+class Plan(NamedTuple):
+    """So many images and so many perturbations of each to a call."""
+
+    images: int
+    perturbations: int
+
+
+def plan(images: int, perturbations: int, chunk_size: int) -> Plan:
+    """Shares a call's `chunk_size` places between images and perturbations of each.
+
+    Perturbations first, and where they do not fill a call, several images. Calls are made
+    equally long: 225 perturbations at 128 go as 2 x 113 rather than 128 and 97, which would
+    be filled up to 2 x 128.
+    """
+    each = _even(perturbations, chunk_size)
+    return Plan(_even(images, max(1, chunk_size // each)), each)
+
+
+def _even(count: int, most: int) -> int:
+    calls = -(-count // most)
+    return -(-count // calls)

@@ -1,0 +1,160 @@
+"""The settings of FIDO, and published ones by name."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from fgjax.attribution.common.infill import Infill, check_infill
+from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.scores import SCORES
+from fgjax.attribution.fido.concrete import concrete_dropout, simplified_concrete_dropout
+
+
+@dataclass(frozen=True)
+class FidoConfig:
+    """Settings of FIDO. Lengths and areas are those of a 224 px image, and scale with it.
+
+    Attributes:
+      steps: optimisation steps.
+      batch_size: masks sampled per step for each of the two objectives.
+      temperature: t of Eqs. 5 and 8.
+      sampler: "simplified" (Eq. 8) or "original" (Eq. 5).
+      score: "log_odds" (Eq. 4) or "leaking" (what the released code computes).
+      optimizer: "adamw" without weight decay, which is Adam; or "sgd".
+      learning_rate: of the mask logits.
+      adam_eps: ε of Adam. At 0.1 it exceeds the gradients, so steps keep their size.
+      l1: λ of Eqs. 2 and 3: the price of one important pixel of a 224x224 image.
+      tv: weight of the total variation (Eq. 10).
+      tv_norm: "squared" differences as in Eq. 10, or "absolute" as the released code has.
+      warmup: steps over which l1 and tv ramp up from 0.
+      schedule: of the learning rate: "constant", or falling to 0 as a "cosine".
+      mask_size: side of a coarse mask that is upsampled bilinearly; None: every pixel.
+      coarse_to_fine: sides of coarser masks to begin with, such as (14, 56); each, and then
+        mask_size, for an equal share of the steps.
+      infill: a name (blur, mean, zeros, uniform, normal, original, knockoff); in Python
+        also an array or a function `(images, key) -> images`.
+      blur_sigma: σ of the blur infill in pixels.
+      antithetic: sample masks in pairs with opposite noise.
+      initial: importance of every pixel at the start, in (0, 1).
+      images_per_step: images optimised together in one compiled step; None: 1 on a CPU,
+        16 on an accelerator (in a run: as many as fit there).
+      steps_per_dispatch: steps that are one program; None: 1.
+      stop: an image is done, before all its steps, when five steps have lowered its two
+        objectives together by less than this (in units of the score; log odds: nats); None: never.
+    """
+
+    steps: int = 30
+    batch_size: int = 8
+    temperature: float = 1.0
+    sampler: Literal["simplified", "original"] = "simplified"
+    score: Literal["log_odds", "leaking"] = "log_odds"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 40.0
+    adam_eps: float = 0.1
+    l1: float = 2e-3
+    tv: float = 0.01
+    tv_norm: Literal["squared", "absolute"] = "squared"
+    warmup: int = 5
+    schedule: Literal["constant", "cosine"] = "constant"
+    mask_size: int | None = None
+    coarse_to_fine: tuple[int, ...] = ()
+    infill: Infill = "blur"
+    blur_sigma: float = 11.6
+    antithetic: bool = False
+    initial: float = 0.2
+    images_per_step: int | None = None
+    steps_per_dispatch: int | None = None
+    stop: float | None = None
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        for name in ("temperature", "learning_rate", "adam_eps", "blur_sigma"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be above 0")
+        for name in ("l1", "tv", "warmup"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
+        for name in ("mask_size", "images_per_step", "steps_per_dispatch"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1, or left out")
+        coarse = self.coarse_to_fine
+        sides = [*coarse, *([self.mask_size] if self.mask_size else [])]
+        if any(side < 1 for side in sides) or sides != sorted(set(sides)):
+            raise ValueError(
+                f"coarse_to_fine={list(coarse)}: sides of masks, each larger than the one before, "
+                "and smaller than mask_size where that is given"
+            )
+        if self.steps <= len(coarse):
+            raise ValueError(
+                f"steps={self.steps}: each of {len(coarse) + 1} mask sizes needs at least one"
+            )
+        if self.stop is not None and not np.isfinite(self.stop):
+            raise ValueError(f"stop={self.stop}: a finite number, or left out")
+        if not 0 < self.initial < 1:
+            raise ValueError(f"initial={self.initial}: a probability strictly between 0 and 1")
+        if self.antithetic and self.batch_size % 2:
+            raise ValueError(f"batch_size={self.batch_size}: antithetic masks come in pairs")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r}: one of {', '.join(known)}")
+        check_infill(self.infill)
+
+
+SAMPLERS = {
+    "simplified": simplified_concrete_dropout,
+    "original": lambda key, logits, *a, **k: concrete_dropout(key, jax.nn.sigmoid(logits), *a, **k),
+}
+_CHOICES = {
+    "sampler": tuple(SAMPLERS),
+    "score": tuple(SCORES),
+    "optimizer": ("adamw", "sgd"),
+    "tv_norm": ("squared", "absolute"),
+    "schedule": ("constant", "cosine"),
+}
+
+FIDO_PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # The paper as written: t = 0.1, Eq. 4, λ = 1e-3.
+    "korsch-2023": dict(
+        temperature=0.1, learning_rate=10.0, l1=1e-3, tv=0.01, steps=100, initial=0.5
+    ),
+    # The released code: t = 1, a score that saturates, absolute differences in TV, and one
+    # λ = 1e-3 for the mean of both masks' L1.
+    "fido-pytorch": dict(
+        temperature=1.0,
+        score="leaking",
+        learning_rate=10.0,
+        l1=5e-4,
+        tv=0.01,
+        tv_norm="absolute",
+        steps=30,
+        initial=0.5,
+    ),
+    # Chang et al.: a coarse mask, Adam with its usual ε, the original sampler.
+    "chang-2019": dict(
+        temperature=0.1,
+        sampler="original",
+        learning_rate=0.05,
+        adam_eps=1e-8,
+        l1=1e-3,
+        tv=0.01,
+        mask_size=56,
+        blur_sigma=10.0,
+        steps=300,
+        initial=0.5,
+    ),
+}
+"""Published settings by name; `fido_preset` makes a config of one."""
+
+
+def fido_preset(name: str, **changes: Any) -> FidoConfig:
+    """The settings published under `name` (see `FIDO_PRESETS`), with `changes` on top.
+
+    Raises:
+      ValueError: no such preset, or no such setting.
+    """
+    return preset(FidoConfig, FIDO_PRESETS, name, changes)

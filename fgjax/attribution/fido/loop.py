@@ -1,0 +1,167 @@
+"""FIDO's steps over many images: from coarse masks to fine, and no longer than an image needs.
+
+Steps are driven from Python: XLA's CPU backend is slow on convolutions inside a scan. With
+`steps_per_dispatch` several are one program, for a device that waits for its next program.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from fgjax.attribution.fido.config import FidoConfig
+from fgjax.attribution.fido.step import TRACES, FidoState, fido_start, fido_step, finer
+
+WINDOW = 5
+"""Steps whose mean objective is compared with that of as many before them."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the steps of some images need: the model in two parts, and a row per image."""
+
+    arrays: tuple
+    static: Any
+    images: Float[Array, "n h w c"]
+    infill: Float[Array, "n h w c"]
+    targets: Int[Array, "n"]
+    keys: Key[Array, "n"]
+
+    def rows(self, index: Int[np.ndarray, "m"]) -> "Task":
+        """The same for some of the images."""
+        names = ("images", "infill", "targets", "keys")
+        return replace(self, **{name: getattr(self, name)[index] for name in names})
+
+
+def step_config(config: FidoConfig) -> FidoConfig:
+    """What a step knows of the settings: another number of steps, say, is no other program."""
+    return replace(
+        config, infill="blur", steps=config.steps if config.schedule == "cosine" else 1,
+        images_per_step=None, steps_per_dispatch=None, stop=None, mask_size=None,
+        coarse_to_fine=(),
+    )  # fmt: skip
+
+
+def optimise(
+    task: Task, config: FidoConfig, slots: int
+) -> tuple[Float[Array, "n 2 mh mw"], Float[Array, "n steps 8"], Int[np.ndarray, "n"]]:
+    """Every image's masks, `slots` images at a time.
+
+    Returns:
+      the mask logits; the columns of `TRACES` at each step, an image that stopped early repeating
+      its last row; and how many steps each image took.
+    """
+    *coarse, (side, count) = _stages(config, *task.images.shape[1:3])
+    states, logits, traces = [], [], []
+    for rows, left in _chunks(task, slots):
+        state, trace = _start(len(rows.targets), coarse[0][0] if coarse else side, config), []
+        for mask_side, steps in coarse:
+            state, seen = _run(rows, finer(state, *mask_side), config, steps)
+            trace.append(seen)
+        state = finer(state, *side)
+        if config.stop is None:
+            state, seen = _run(rows, state, config, count)
+            trace.append(seen)
+            logits.append(state.logits[:left])
+        else:
+            states.append(jax.tree.map(lambda leaf, left=left: leaf[:left], state))
+        traces.append(jnp.concatenate(trace, 1)[:left] if trace else None)
+    images = len(task.targets)
+    if config.stop is None:
+        whole = jnp.concatenate(traces)
+        return jnp.concatenate(logits), whole, np.full(images, config.steps)
+    state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
+    logits, trace, taken = _until_settled(task, state, config, count, min(slots, images))
+    if coarse:
+        trace = jnp.concatenate([jnp.concatenate(traces), trace], 1)
+    return logits, trace, config.steps - count + taken
+
+
+def _stages(config: FidoConfig, height: int, width: int) -> list[tuple[tuple[int, int], int]]:
+    """Sides of the masks, and for how many steps: equal shares."""
+    last = (config.mask_size, config.mask_size) if config.mask_size else (height, width)
+    sides = [*((side, side) for side in config.coarse_to_fine), last]
+    shares = np.array_split(np.arange(config.steps), len(sides))
+    return [(side, len(share)) for side, share in zip(sides, shares, strict=True)]
+
+
+def _chunks(task: Task, size: int) -> Iterator[tuple[Task, int]]:
+    """The last one is filled up with its last image, so that one program serves all."""
+    images = len(task.targets)
+    size = min(size, images)
+    for start in range(0, images, size):
+        yield task.rows(np.minimum(np.arange(start, start + size), images - 1)), images - start
+
+
+def _start(images: int, side: tuple[int, int], config: FidoConfig) -> FidoState:
+    logit = float(np.log(config.initial / (1 - config.initial)))
+    signs = jnp.asarray([-1, 1], jnp.float32)[None, :, None, None]  # as in `importance`
+    logits = jnp.array(jnp.broadcast_to(logit * signs, (images, 2, *side)))
+    return fido_start(logits, step_config(config))
+
+
+def _run(
+    task: Task, state: FidoState, config: FidoConfig, steps: int
+) -> tuple[FidoState, Float[Array, "n steps 8"]]:
+    """So many steps, `steps_per_dispatch` of them as one program. The state is donated."""
+    known, traces = step_config(config), []
+    rest = (task.arrays, task.static, task.images, task.infill, task.targets, task.keys, known)
+    per = config.steps_per_dispatch or 1
+    for start in range(0, steps, per):
+        state, trace = fido_step(state, *rest, min(per, steps - start))
+        traces.append(trace)
+    return state, jnp.concatenate(traces, 1)
+
+
+def _until_settled(
+    task: Task, waiting: FidoState, config: FidoConfig, steps: int, slots: int
+) -> tuple[Float[Array, "n 2 mh mw"], Float[Array, "n steps 8"], Int[np.ndarray, "n"]]:
+    """At most so many steps each. When an image has settled, the next one takes its slot, so
+    that the steps saved are time saved."""
+    images = len(task.targets)
+    traces, taken = np.zeros((images, steps, len(TRACES)), np.float32), np.zeros(images, int)
+    place, following = np.arange(slots), slots  # the image in each slot; the next to come
+    running = np.ones(slots, bool)
+    state, rows = jax.tree.map(lambda leaf: leaf[place], waiting), task.rows(place)
+    done = [None] * images
+    while running.any():
+        count = min(config.steps_per_dispatch or 1, steps - taken[place[running]].max())
+        state, trace = _run(rows, state, config, int(count))
+        trace, moved = np.asarray(trace), False
+        for slot in np.flatnonzero(running):
+            image = place[slot]
+            traces[image, taken[image] : taken[image] + count] = trace[slot]
+            taken[image] += count
+            seen = traces[image, : taken[image]]
+            if taken[image] < steps and not settled(seen, config):
+                continue
+            traces[image, taken[image] :] = seen[-1]
+            done[image] = state.logits[slot]
+            if following < images:
+                place[slot], moved = following, True
+                state = _put(state, waiting, slot, following)
+                following += 1
+            else:
+                running[slot] = False
+        if moved:
+            rows = task.rows(place)
+    return jnp.stack(done), jnp.asarray(traces), taken
+
+
+def settled(trace: Float[np.ndarray, "steps 8"], config: FidoConfig) -> bool:
+    """Whether both objectives together gained less than `config.stop` from the five steps before
+    the last five to the last five. Not before the prices have ramped up."""
+    if len(trace) < config.warmup + 2 * WINDOW:
+        return False
+    objective = trace[:, TRACES.index("loss_ssr")] + trace[:, TRACES.index("loss_sdr")]
+    gain = objective[-2 * WINDOW : -WINDOW].mean() - objective[-WINDOW:].mean()
+    return not gain >= config.stop  # NaN will not become better
+
+
+@jax.jit
+def _put(state, waiting, slot, image):
+    return jax.tree.map(lambda own, new: own.at[slot].set(new[image]), state, waiting)

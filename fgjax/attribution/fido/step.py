@@ -1,0 +1,140 @@
+"""One step of FIDO for many images at once: Eqs. 1-4 and 10, and the update of both masks."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from fgjax.attribution.common.scores import SCORES
+from fgjax.attribution.fido.config import SAMPLERS, FidoConfig
+from fgjax.core.filters import REFERENCE_SIDE, total_variation
+from fgjax.core.functional import Static, combine
+
+TRACES = ("p_kept", "p_deleted", "loss_ssr", "loss_sdr", "l1_ssr", "l1_sdr", "tv_ssr", "tv_sdr")
+"""What is recorded per step: p(c) with only the SSR kept and with the SDR deleted (mean over
+the sampled masks), and per objective the whole loss and its unweighted L1 and TV terms."""
+
+
+class FidoState(NamedTuple):
+    """What one step hands to the next. Nothing in it is shared by two images, so that each may be
+    at another step. Axis 1 of `logits`: SSR, SDR."""
+
+    step: Int[Array, "n"]
+    logits: Float[Array, "n 2 mh mw"]
+    optimizer: Any
+
+
+def upsample(maps: Float[Array, "*n mh mw"], height: int, width: int) -> Float[Array, "*n h w"]:
+    """Bilinearly; maps that have the size already, as they are."""
+    if maps.shape[-2:] == (height, width):
+        return maps
+    return jax.image.resize(maps, (*maps.shape[:-2], height, width), "linear")
+
+
+def importance(logits: Float[Array, "n 2 mh mw"]) -> Float[Array, "n 2 mh mw"]:
+    """1 - θ for SSR, θ for SDR."""
+    sign = jnp.asarray([-1, 1], logits.dtype)[None, :, None, None]
+    return jax.nn.sigmoid(sign * logits)
+
+
+def _optimizer(config: FidoConfig) -> optax.GradientTransformation:
+    rate = config.learning_rate
+    if config.schedule == "cosine":
+        rate = optax.cosine_decay_schedule(rate, config.steps)
+    if config.optimizer == "sgd":
+        return optax.sgd(rate)
+    return optax.adam(rate, eps=config.adam_eps)
+
+
+def fido_start(logits: Float[Array, "n 2 mh mw"], config: FidoConfig) -> FidoState:
+    """The state before the first step."""
+    optimizer = jax.vmap(_optimizer(config).init)(logits)
+    return FidoState(jnp.zeros(len(logits), jnp.int32), logits, optimizer)
+
+
+def finer(state: FidoState, height: int, width: int) -> FidoState:
+    """The state of masks of another size: logits and both moments of Adam, bilinearly."""
+    resize = lambda leaf: upsample(leaf, height, width) if leaf.ndim == 4 else leaf
+    return jax.tree.map(resize, state)
+
+
+def _loss(logits, model, images, infill, targets, keys, step, config):
+    """Sum over images and objectives of Eqs. 2 and 3, with TV; and the traces `n 8`.
+
+    Images never mix, so the gradient of the sum is each image's own.
+    """
+    n, height, width, channels = images.shape
+    samples = config.batch_size
+
+    def sample(key, step, logits):
+        key = jax.random.fold_in(key, step)
+        sampler = SAMPLERS[config.sampler]
+        return sampler(key, logits, config.temperature, samples, antithetic=config.antithetic)
+
+    masks = upsample(jax.vmap(sample)(keys, step, logits), height, width)[..., None]
+    x, x_hat = images[:, None, None], infill[:, None, None]
+    phi = (1 - masks) * x + masks * x_hat  # Eq. 1
+    outputs = model(phi.reshape(n * samples * 2, height, width, channels))
+    outputs = outputs.astype(jnp.float32)
+    repeated = jnp.repeat(targets, samples * 2)
+    scores = SCORES[config.score](outputs, repeated).reshape(n, samples, 2).mean(1)
+    chosen = jnp.take_along_axis(jax.nn.softmax(outputs), repeated[:, None], axis=1)
+    probability = chosen.reshape(n, samples, 2).mean(1)
+
+    kept = upsample(importance(logits), height, width)
+    l1 = kept.sum((-2, -1)) * (REFERENCE_SIDE**2 / (height * width))
+    tv = total_variation(kept, config.tv_norm)
+    # In a plane, the sum of squared differences does not depend on the resolution; that of
+    # absolute differences grows with the side.
+    if config.tv_norm == "absolute":
+        tv = tv * (REFERENCE_SIDE / np.sqrt(height * width))
+    ramp = jnp.minimum(1.0, step.astype(jnp.float32) / max(config.warmup, 1))
+    ramp = ramp if config.warmup else jnp.ones_like(ramp)
+    sign = jnp.asarray([-1, 1], jnp.float32)  # SSR raises the score, SDR lowers it
+    losses = sign[None] * scores + ramp[:, None] * (config.l1 * l1 + config.tv * tv)
+    trace = jnp.concatenate([probability, losses, l1, tv], axis=1)
+    return losses.sum(), trace
+
+
+def _step(state, model, images, infill, targets, keys, config):
+    gradient = jax.grad(_loss, has_aux=True)
+    grad, trace = gradient(state.logits, model, images, infill, targets, keys, state.step, config)
+    grad = grad * (grad.shape[-2] * grad.shape[-1] / REFERENCE_SIDE**2)
+    # Adam's bias correction mixes a float with an integer count; nothing else here may.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, optimizer = jax.vmap(_optimizer(config).update)(grad, state.optimizer)
+    return FidoState(state.step + 1, state.logits + updates, optimizer), trace
+
+
+@partial(jax.jit, static_argnames=("static", "config", "count"), donate_argnames="state")
+def fido_step(
+    state: FidoState,
+    arrays: tuple,
+    static: Static,
+    images: Float[Array, "n h w c"],
+    infill: Float[Array, "n h w c"],
+    targets: Int[Array, "n"],
+    keys: Key[Array, "n"],
+    config: FidoConfig,
+    count: int = 1,
+) -> tuple[FidoState, Float[Array, "n count 8"]]:
+    """One optimisation step (Eqs. 1-4, 10) for all images, masks and both objectives, or `count`
+    of them as one program.
+
+    The gradient is taken per *reference pixel* (scaled by mask pixels / 224²), so that a
+    learning rate and an ε mean the same for every image and mask size.
+
+    Returns:
+      The next state (the given one is donated), and the columns named in `TRACES` at each step.
+    """
+    model = combine(arrays, static)
+    step = lambda state, _=None: _step(state, model, images, infill, targets, keys, config)
+    if count == 1:  # XLA's CPU backend is slow on convolutions inside a scan
+        state, trace = step(state)
+        return state, trace[:, None]
+    state, traces = jax.lax.scan(step, state, length=count)
+    return state, traces.swapaxes(0, 1)

@@ -1,0 +1,204 @@
+"""Two streams: the whole image, and patches of it that are looked at again and again.
+
+The global stream is a plain classifier. The local stream has a network of its own for patches
+of the image, whose pooled feature goes through stacked LSTMs and an attention over their steps
+(`recurrent_attention.py`). Both are classified; their logits together are the prediction.
+
+Reference: Shroff, Search for Finer Attention Details for Fine-Grained Image Classification, 2020
+  (Shroff et al., Focus Longer to See Better: Recursively Refined Attention, 2020).
+"""
+
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fgjax.core.spelling import did_you_mean
+from fgjax.models.backbones import BACKBONES
+from fgjax.models.composed.patches import Patches, crop_patches, peak_boxes
+from fgjax.models.composed.recurrent_attention import ReadOut, Recurrence
+from fgjax.models.networks.layers import Padding
+
+
+def make_backbone(name: str, num_classes: int, padding: Padding, dtype: Any) -> nn.Module:
+    """A network for a stream: it ends in global average pooling and one linear layer.
+
+    Args:
+      name: a key of `BACKBONES`; of a VGG the dense layers are left out.
+
+    Raises:
+      ValueError: an unknown name, with the nearest known one.
+    """
+    if name not in BACKBONES:
+        hint = did_you_mean(name, BACKBONES)
+        raise ValueError(f"no stream is made of {name!r}: one of {', '.join(BACKBONES)}.{hint}")
+    pooling = {"pooling": "average"} if name.startswith("vgg") else {}
+    return BACKBONES[name](num_classes=num_classes, padding=padding, dtype=dtype, **pooling)
+
+
+class Streams(NamedTuple):
+    """What the two streams say of each image.
+
+    Attributes:
+      global_logits: G.
+      local_logits: L, the mean over the patches; None: there is no local stream.
+      step_logits: what the local classifier says of every time step alone, the mean over the
+        patches; None: there are no steps.
+    """
+
+    global_logits: Float[Array, "n k"]
+    local_logits: Float[Array, "n k"] | None
+    step_logits: Float[Array, "n t k"] | None
+
+
+class TwoStream(nn.Module):
+    """Images, and boxes of their patches, -> logits. Input: normalised images, NHWC.
+
+    Called without boxes, the network finds them: squares around the peaks of the global
+    stream's class activation map of the class it predicts (no gradient passes through them).
+    Everything but training with dropout is deterministic.
+
+    Attributes:
+      num_classes: k.
+      backbone: of both streams, a key of `BACKBONES`; they share no weights.
+      readout: what of the local stream is classified: "none": there is no local stream; "cnn":
+        its pooled feature; "last", "sum" or "attention" of the LSTMs' steps, see `ReadOut`.
+      steps, hidden, layers, self_attention: of the recurrence, see `Recurrence`.
+      first, last: of readout "sum", counted from 1, both included.
+      local_weight: λ', the local stream's weight in the prediction, as in the loss.
+      patches, patch_side: how many patches are found where none are given, and their side as a
+        share of the image's.
+      patch_size: pixels; patches are resized to this.
+    """
+
+    num_classes: int
+    backbone: str = "vgg19"
+    readout: Literal["none", "cnn", "last", "sum", "attention"] = "attention"
+    steps: int = 10
+    hidden: int = 512
+    layers: int = 2
+    self_attention: bool = False
+    first: int = 1
+    last: int = 10
+    local_weight: float = 1.0
+    patches: int = 4
+    patch_side: float = 0.5
+    patch_size: int = 224
+    padding: Padding = "symmetric"
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        stream = partial(make_backbone, self.backbone, self.num_classes, self.padding, self.dtype)
+        self.global_stream = stream()
+        if self.readout == "none":
+            return
+        if self.readout == "sum" and not 1 <= self.first <= self.last <= self.steps:
+            raise ValueError(
+                f"steps {self.first} to {self.last} are to be summed: from 1 to {self.steps}"
+            )
+        self.local_stream = stream()
+        self.local_classifier = nn.Dense(self.num_classes, dtype=jnp.float32)
+        if self.readout != "cnn":
+            self.local_recurrence = Recurrence(
+                self.steps, self.hidden, self.layers, self.self_attention
+            )
+            self.local_readout = ReadOut(self.readout, self.first, self.last)
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether there is a recurrence, and so steps."""
+        return self.readout not in ("none", "cnn")
+
+    def features(self, x: Float[Array, "n h w 3"], train: bool = False) -> Float[Array, "n H W d"]:
+        """The global stream's last feature map."""
+        return self.global_stream.features(x, train)
+
+    def head(self, features: Float[Array, "n H W d"], train: bool = False) -> Float[Array, "n k"]:
+        """The global stream's logits. So methods that ask for a last map and its head, as CAM
+        does, explain the global stream alone; `step_cam` explains the local one."""
+        return self.global_stream.head(features, train)
+
+    def intermediates(
+        self, x: Float[Array, "n h w 3"], train: bool = False
+    ) -> dict[str, Float[Array, "n ..."]]:
+        """Every stage's output of the global stream, by name."""
+        return self.global_stream.intermediates(x, train)
+
+    def find_patches(self, x: Float[Array, "n h w 3"]) -> Patches:
+        """Squares around the peaks of the global stream's class activation map."""
+        return self._find(self.features(x), *x.shape[1:3])
+
+    def _find(self, features, height, width):
+        features = jax.lax.stop_gradient(features).astype(jnp.float32)
+        predicted = self.global_stream.head(features).argmax(1)
+        kernel = self.global_stream.variables["params"]["classifier"]["kernel"]
+        cam = jnp.einsum("nhwd,nd->nhw", features, jax.lax.stop_gradient(kernel).T[predicted])
+        return peak_boxes(cam, self.patches, self.patch_side, height, width)
+
+    def patch_features(
+        self, patches: Float[Array, "n p s s 3"], train: bool = False
+    ) -> Float[Array, "n p H W d"]:
+        """Eq. 3.3: the local stream's last feature map of every patch, each computed once."""
+        flat = self.local_stream.features(patches.reshape(-1, *patches.shape[2:]), train)
+        return flat.reshape(*patches.shape[:2], *flat.shape[1:])
+
+    def classify_patches(
+        self, features: Float[Array, "n p H W d"]
+    ) -> tuple[Float[Array, "n p k"], Float[Array, "n p t k"] | None]:
+        """Eq. 3.7: logits of every patch, and of every time step by itself."""
+        n, p = features.shape[:2]
+        flat = features.reshape(n * p, *features.shape[2:]).astype(jnp.float32)
+        if not self.looks_again:
+            return self.local_classifier(flat.mean((1, 2))).reshape(n, p, -1), None
+        steps = self.local_recurrence(flat)
+        logits = self.local_classifier(self.local_readout(steps))
+        each = self.local_classifier(steps)
+        return logits.reshape(n, p, -1), each.reshape(n, p, *each.shape[1:])
+
+    def streams(
+        self,
+        inputs: tuple[Float[Array, "n h w 3"], Float[Array, "n p s s 3"]],
+        train: bool = False,
+    ) -> Streams:
+        """Both streams' logits of images and of patches that are cut out already."""
+        x, patches = inputs
+        return self._both(self.features(x, train), patches, train)
+
+    def _both(self, features, patches, train):
+        # jax 0.12's CPU backend, when it fuses pooling into a bfloat16 block, returns NaN.
+        features = jax.lax.optimization_barrier(features)
+        logits = self.global_stream.head(features, train)
+        if self.readout == "none":
+            return Streams(logits, None, None)
+        local, each = self.classify_patches(self.patch_features(patches, train))
+        return Streams(logits, local.mean(1), None if each is None else each.mean(1))
+
+    def joint(self, outputs: Streams) -> Float[Array, "n k"]:
+        """Section 3.1.5: the logits, weighed as the losses are: (G + λ' L) / (1 + λ')."""
+        if outputs.local_logits is None:
+            return outputs.global_logits
+        weight = self.local_weight
+        return (outputs.global_logits + weight * outputs.local_logits) / (1 + weight)
+
+    def look(
+        self, x: Float[Array, "n h w 3"], boxes: Float[Array, "n p 4"] | None = None
+    ) -> Streams:
+        """Both streams' logits of images; the boxes are found where none are given."""
+        features = self.features(x)
+        if boxes is None:
+            boxes = self._find(features, *x.shape[1:3]).boxes
+        return self._both(features, crop_patches(x, boxes, self.patch_size), False)
+
+    def __call__(
+        self,
+        x: Float[Array, "n h w 3"],
+        boxes: Float[Array, "n p 4"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "n k"]:
+        """The joint logits. A training with patches calls `streams`."""
+        if self.readout == "none":
+            return self._both(self.features(x, train), None, train).global_logits
+        return self.joint(self.look(x, boxes))

@@ -1,0 +1,110 @@
+"""ResNet, as torchvision has it: stride in the 3x3 convolution of a bottleneck.
+
+Reference: He et al., Deep Residual Learning for Image Recognition, 2016.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fgjax.models.networks.layers import Conv, Norm, Padding, max_pool
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, or a 1x1-3x3-1x1 bottleneck, around a shortcut."""
+
+    features: int
+    stride: int
+    bottleneck: bool
+    padding: Padding
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"], train: bool) -> Float[Array, "n H W d"]:
+        out = self.features * (4 if self.bottleneck else 1)
+        kernels = (1, 3, 1) if self.bottleneck else (3, 3)
+        strided = 1 if self.bottleneck else 0
+        y = x
+        for i, kernel in enumerate(kernels):
+            last = i == len(kernels) - 1
+            stride = self.stride if i == strided else 1
+            width = out if last else self.features
+            y = Conv(width, kernel, stride, self.padding, self.dtype, name=f"conv{i + 1}")(y)
+            y = Norm(self.dtype, name=f"norm{i + 1}")(y, train)
+            y = y if last else nn.relu(y)
+        if x.shape != y.shape:
+            x = Conv(out, 1, self.stride, self.padding, self.dtype, name="shortcut")(x)
+            x = Norm(self.dtype, name="shortcut_norm")(x, train)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """A residual network. Input: normalised images, NHWC.
+
+    `features` gives the last map, `head` the logits of it.
+
+    Attributes:
+      num_classes: k.
+      depths: blocks in each of the four stages.
+      bottleneck: the block of ResNet-50 and deeper.
+      width: channels of the first stage.
+      small_stem: 3x3 stride 2 and no pooling (stride 16 in all), for images of about
+        100 px; else 7x7 stride 2 and 3x3 max pooling (stride 32).
+    """
+
+    num_classes: int
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    bottleneck: bool = False
+    width: int = 64
+    small_stem: bool = False
+    padding: Padding = "symmetric"
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.stem = Conv(self.width, 3 if self.small_stem else 7, 2, self.padding, self.dtype)
+        self.stem_norm = Norm(self.dtype)
+        blocks = {}
+        for stage, depth in enumerate(self.depths):
+            for i in range(depth):
+                stride = 2 if stage > 0 and i == 0 else 1
+                width = self.width * 2**stage
+                blocks[f"{stage}_{i}"] = Block(
+                    width, stride, self.bottleneck, self.padding, self.dtype
+                )
+        self.blocks = blocks
+        self.classifier = nn.Dense(self.num_classes, dtype=jnp.float32)
+
+    def intermediates(
+        self, x: Float[Array, "n h w 3"], train: bool = False, last: str = "features"
+    ) -> dict[str, Float[Array, "n ..."]]:
+        """Every stage's output by name: "stem", "stage_0" … "stage_3", "features".
+
+        Those after `last` are left out; a network that is only used so has no weights for them.
+        """
+        x = nn.relu(self.stem_norm(self.stem(x), train))
+        if not self.small_stem:
+            x = max_pool(x, 3, 2, self.padding)
+        out = {"stem": x}
+        for stage, depth in enumerate(self.depths):
+            for i in range(depth):
+                x = self.blocks[f"{stage}_{i}"](x, train)
+            out[f"stage_{stage}"] = x
+            if last == f"stage_{stage}":
+                return out
+        out["features"] = x
+        return out
+
+    def features(self, x: Float[Array, "n h w 3"], train: bool = False) -> Float[Array, "n H W d"]:
+        """The last feature map."""
+        return self.intermediates(x, train)["features"]
+
+    def head(self, features: Float[Array, "n H W d"], train: bool = False) -> Float[Array, "n k"]:
+        """Average pooling and the linear classifier."""
+        return self.classifier(features.astype(jnp.float32).mean((1, 2)))
+
+    def __call__(self, x: Float[Array, "n h w 3"], train: bool = False) -> Float[Array, "n k"]:
+        # jax 0.12's CPU backend, when it fuses the pooling into a bfloat16 block, returns NaN.
+        return self.head(jax.lax.optimization_barrier(self.features(x, train)), train)

@@ -1,0 +1,307 @@
+"""From a YAML file and `key=value` words to one checked `Config` (its options: `options.py`).
+
+`resolve` turns words from the command line into one checked `Config`. OmegaConf reads,
+merges and checks types; this file says what went wrong in the user's words.
+"""
+
+import dataclasses
+import os
+import re
+import typing
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import ListConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
+from yaml import YAMLError
+
+from fgjax.attribution import CONFIGS, PRESETS
+from fgjax.core.spelling import did_you_mean
+from fgjax.options.ranges import check_ranges
+from fgjax.options.schema import PATHS, STAGES, CompareConfig, Config, ConfigError, ExplainConfig
+
+EXAMPLES = {
+    "stages": ",".join(STAGES),
+    "train.drops": "0.5,0.75",
+    "train.rates": "classifier:10,blocks_0:0.1",
+    "train.freeze": "stem,blocks_0",
+    "compare.methods": "fido,glas,rise",
+    "explain.coarse_to_fine": "14,56",
+    "compare.fido.coarse_to_fine": "14,56",
+    "tta.crops": "box,center,fido_simplified",
+}
+"""The options that are lists, and what one looks like."""
+
+
+def config_folder() -> Path:
+    """Where the named configs lie: inside the wheel, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def list_configs() -> dict[str, str]:
+    """Name -> the first comment line of each config."""
+    lines = {}
+    for path in sorted(config_folder().glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        lines[path.stem] = first.lstrip("# ")
+    return lines
+
+
+def _plain(annotation: Any) -> Any:
+    """The type OmegaConf checks; what it cannot know (arrays, functions) is text in a config."""
+    simple = (int, float, bool, str)
+    parts = typing.get_args(annotation) or (annotation,)
+    whole = typing.get_origin(annotation) in (Literal, tuple)
+    if whole or all(part in (*simple, type(None)) for part in parts):
+        return annotation
+    return str
+
+
+def _method_fields(method: str, preset: str) -> list[tuple[str, Any, Any]]:
+    """The fields of a method's settings, at the preset's values."""
+    hints = typing.get_type_hints(CONFIGS[method])
+    values = PRESETS[method][preset]
+    return [
+        (f.name, _plain(hints[f.name]), field(default=values.get(f.name, f.default)))
+        for f in dataclasses.fields(CONFIGS[method])
+    ]
+
+
+def _common_fields(group: type) -> list[tuple[str, Any, Any]]:
+    return [
+        (f.name, f.type, field(default=f.default))
+        for f in dataclasses.fields(group)
+        if f.name != "settings"
+    ]
+
+
+def _explain_schema(method: str, preset: str) -> type:
+    """`explain.*`: the options of every method and those of this one."""
+    if method not in CONFIGS:
+        hint = did_you_mean(method, CONFIGS)
+        raise ConfigError(f"explain.method={method}: one of {', '.join(CONFIGS)}.{hint}")
+    if preset not in PRESETS[method]:
+        hint = did_you_mean(preset, PRESETS[method])
+        raise ConfigError(f"explain.preset={preset}: one of {', '.join(PRESETS[method])}.{hint}")
+    both = _common_fields(ExplainConfig) + _method_fields(method, preset)
+    return dataclasses.make_dataclass("Explain", both, frozen=True)
+
+
+def _compare_schema() -> type:
+    """`compare.*`: the common options, and a group of options for every method."""
+    groups = []
+    for method in CONFIGS:
+        group = dataclasses.make_dataclass(method, _method_fields(method, "default"), frozen=True)
+        groups.append((method, group, field(default_factory=group)))
+    return dataclasses.make_dataclass(
+        "Compare", _common_fields(CompareConfig) + groups, frozen=True
+    )
+
+
+def _schema(method: str, preset: str) -> type:
+    """The dataclass that a config file and the command line are checked against."""
+    own = {"explain": _explain_schema(method, preset), "compare": _compare_schema()}
+    parts = [
+        (f.name, f.type, field(default=f.default))
+        if f.default is not dataclasses.MISSING
+        else (f.name, f.type, field(default_factory=f.default_factory))
+        for f in dataclasses.fields(Config)
+        if f.name not in own
+    ]
+    parts += [(name, kind, field(default_factory=kind)) for name, kind in own.items()]
+    return dataclasses.make_dataclass("Schema", parts, frozen=True)
+
+
+def _types(schema: type, prefix: str = "") -> dict[str, Any]:
+    """Option -> its type; a group of options is there too, as its dataclass."""
+    types = {}
+    for f in dataclasses.fields(schema):
+        types[f"{prefix}{f.name}"] = f.type
+        if dataclasses.is_dataclass(f.type):
+            types |= _types(f.type, f"{prefix}{f.name}.")
+    return types
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}, in order."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _wants(kind: Any, option: str) -> str:
+    """What an option takes, in words."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if kind in words:
+        return words[kind]
+    if dataclasses.is_dataclass(kind):
+        first = dataclasses.fields(kind)[0].name
+        return f"its options one by one, such as {option}.{first}=…"
+    if typing.get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, typing.get_args(kind)))}"
+    if typing.get_origin(kind) is tuple:
+        return f"a list, such as [{EXAMPLES.get(option, '…')}]"
+    parts = [part for part in typing.get_args(kind) if part is not type(None)]
+    return " or ".join([*(_wants(part, option) for part in parts), "null"])
+
+
+def _say(error: Exception, schema: type, part: Any, where: str) -> ConfigError:
+    """OmegaConf's error about the options of `part`, in the user's words."""
+    types = _types(schema)
+    option = getattr(error, "full_key", None) or ""
+    if isinstance(error, ConfigKeyError):
+        known = [name for name, kind in types.items() if not dataclasses.is_dataclass(kind)]
+        return ConfigError(f"{where}there is no option {option}.{did_you_mean(option, known)}")
+    for name in EXAMPLES:  # of a list OmegaConf does not say which
+        items = OmegaConf.select(part, name)
+        kinds = {int, float} & set(typing.get_args(types.get(name)))
+        fits = (int, *kinds)
+        if kinds and isinstance(items, ListConfig) and not all(isinstance(i, fits) for i in items):
+            listed = ",".join(map(str, items))
+            return ConfigError(f"{where}{name}=[{listed}]: wants {_wants(types[name], name)}")
+    given = OmegaConf.to_container(part)
+    if not option:  # OmegaConf does not say which group was given no group, or the reverse
+        group = {name: dataclasses.is_dataclass(types.get(name)) for name in given}
+        option = next((n for n in given if group[n] != isinstance(given[n], dict)), "")
+    if option not in types or isinstance(error, InterpolationResolutionError):
+        return ConfigError(f"{where}{option}: {str(error).splitlines()[0]}")
+    *parents, last = option.split(".")
+    for parent in parents:
+        given = given.get(parent, {})
+    value, kind = given.get(last), types[option]
+    # A choice is near when it is spelt nearly so: data.source=folders.
+    choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+    value = "null" if value is None else value
+    hint = did_you_mean(str(value), choices)
+    return ConfigError(f"{where}{option}={value}: wants {_wants(kind, option)}.{hint}")
+
+
+def _read(name: str) -> tuple[str, Any]:
+    path = Path(name)
+    if not (path.suffix in (".yaml", ".yml") or path.is_file()):
+        path = config_folder() / f"{name}.yaml"
+        if not path.is_file():
+            hint = did_you_mean(name, list_configs())
+            known = ", ".join(list_configs())
+            raise ConfigError(f"config={name}: there is no such config. Known: {known}.{hint}")
+    if not path.is_file():
+        raise ConfigError(f"config={name}: no such file")
+    try:
+        loaded = OmegaConf.load(path)
+    except (YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config={path}: not readable as YAML: {error}") from None
+    if not OmegaConf.is_dict(loaded):
+        raise ConfigError(f"config={path}: must hold `option: value` lines")
+    return path.stem, loaded
+
+
+def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
+    """Reads `config=NAME key=value …`.
+
+    Returns:
+      the config's name, the checked `Config`, and the same as a plain dict to be stored.
+
+    Raises:
+      ConfigError: a word that is not key=value, an unknown config or option (with the
+        nearest known one), a value of the wrong type, or a setting out of its range.
+    """
+    given = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not re.fullmatch(r"[a-z_][a-z0-9_.]*", key):
+            raise ConfigError(f"{word!r}: options are written key=value, for example seed=1")
+        given[key] = value
+    if "config" not in given:
+        raise ConfigError(f"config=NAME is missing. Known: {', '.join(list_configs())}")
+    name, file = _read(given.pop("config"))
+    dots = [f"{key}={value}" for key, value in given.items()]
+    try:
+        line = OmegaConf.from_dotlist(dots)
+        both = OmegaConf.merge(file, line)
+        method = OmegaConf.select(both, "explain.method", default=ExplainConfig.method)
+        preset = OmegaConf.select(both, "explain.preset", default=ExplainConfig.preset)
+    except (OmegaConfBaseException, YAMLError, TypeError) as error:
+        raise ConfigError(f"cannot read {' '.join(dots)}: {error}") from None
+    # Written as the help shows it: stages=explain,evaluate
+    for option in EXAMPLES:
+        given_list = OmegaConf.select(line, option)
+        if isinstance(given_list, str | int | float) and not isinstance(given_list, bool):
+            words = [word.strip() for word in str(given_list).split(",") if word.strip()]
+            OmegaConf.update(line, option, [_number(word) for word in words])
+    schema = _schema(str(method), str(preset))
+    merged = OmegaConf.structured(schema)
+    for part, where in ((file, f"config={name}: "), (line, "")):
+        try:
+            merged = OmegaConf.merge(merged, part)
+        except (OmegaConfBaseException, TypeError) as error:
+            raise _say(error, schema, part, where) from None
+    try:
+        plain = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        raise _say(error, schema, both, "") from None
+    plain["run_dir"] = plain["run_dir"] or f"runs/{name}"
+    plain["run_dir"] = _home(plain["run_dir"])
+    for group, names in PATHS.items():
+        plain[group] |= {name: _home(plain[group][name]) for name in names}
+    return name, _build(plain), plain
+
+
+def _number(word: str) -> str | int | float:
+    """The word as a number, where it is one."""
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            pass
+    return word
+
+
+def _home(path: str | None) -> str | None:
+    """A path with its ~ expanded: the shell leaves it alone in key=~/folder."""
+    return path and os.path.expanduser(path)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _settings(method: str, own: dict[str, Any], group: str) -> Any:
+    try:
+        return CONFIGS[method](**{name: _frozen(value) for name, value in own.items()})
+    except ValueError as error:
+        raise ConfigError(f"{group}.{error}") from None
+
+
+def _build(plain: dict[str, Any]) -> Config:
+    """The frozen dataclasses of a checked dict; ranges are checked here."""
+    explain, compare = dict(plain["explain"]), dict(plain["compare"])
+    method = explain["method"]
+    own = {f.name: explain.pop(f.name) for f in dataclasses.fields(CONFIGS[method])}
+    settings = {
+        "explain": _settings(method, own, "explain"),
+        "compare": {
+            name: _settings(name, compare.pop(name), f"compare.{name}") for name in CONFIGS
+        },
+    }
+    rest = plain | {"explain": explain, "compare": compare}
+    values: dict[str, Any] = {}
+    for f in dataclasses.fields(Config):
+        value = rest[f.name]
+        if dataclasses.is_dataclass(f.type):
+            more = {"settings": settings[f.name]} if f.name in settings else {}
+            value = f.type(**{k: _frozen(v) for k, v in value.items()}, **more)
+        values[f.name] = _frozen(value)
+    config = Config(**values)
+    check_ranges(config, flatten(plain))
+    return config

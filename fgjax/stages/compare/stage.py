@@ -1,0 +1,274 @@
+"""Stage "compare": many methods on the same images and model, and one table of them.
+
+    run/compare/METHOD/maps.zarr       its maps
+    run/compare/METHOD/settings.json   what they were made with
+    run/compare/METHOD/calls.jsonl     seconds and memory of every call
+    run/compare/METHOD/scores.csv      a row per image
+    run/compare.csv, compare.md, compare.html, compare.json
+
+Every image of every method is written as soon as it is done, so an interrupted comparison goes
+on where it stopped, and another method can be added to a finished one.
+"""
+
+import dataclasses
+import json
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fgjax.attribution import METHODS
+from fgjax.core.files import write_atomic
+from fgjax.core.functional import compiled
+from fgjax.core.progress import progress, say
+from fgjax.data.pipeline import load_examples, stack
+from fgjax.data.types import DataError, Record, Source
+from fgjax.devices.memory import PeakMemory
+from fgjax.evaluation import (
+    box_mask,
+    cascading_randomisation,
+    deletion,
+    evaluate_maps,
+    insertion,
+    max_sensitivity,
+    pointing_game,
+    random_maps,
+    road,
+    single_part_deletion,
+)
+from fgjax.evaluation.randomisation import layers_top_down
+from fgjax.options.schema import BASELINES, Config, ConfigError
+from fgjax.runs.folder import RunFolder, to_csv
+from fgjax.runs.maps import MapStore, read_maps
+from fgjax.stages.compare.comparison import write_comparison
+from fgjax.stages.compare.task import Task, passes, read_scores
+from fgjax.stages.explain.stage import choose_target, image_key
+from fgjax.stages.setup import Explained, base_key
+
+
+def compare_stage(
+    config: Config,
+    source: Source,
+    records: tuple[Record, ...],
+    explained: Explained,
+    run: RunFolder,
+) -> int:
+    """Explains, measures and ranks. Returns how many images could not be read.
+
+    Raises:
+      ConfigError: a method's maps are there, made with other settings; or no image can be read.
+    """
+    began = time.monotonic()
+    task, failed = _task(config, source, records, explained, run)
+    run.set_failures("compare", failed)
+    every = [m for m in METHODS if m != "step_cam" or explained.model.looks_again]
+    methods = config.compare.methods or (*every, *BASELINES)
+    refused = {}
+    for method in methods:
+        try:
+            _explain(task, method)
+        except (ValueError, TypeError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            refused[method] = str(error).splitlines()[0]
+            say(f"compare: {method} is left out: {refused[method]}")
+            continue
+        _measure(task, method)
+    done = [method for method in methods if method not in refused]
+    write_comparison(task, done, refused, run)
+    earlier = run.stage("compare").get("seconds", 0.0)
+    run.finish(
+        "compare",
+        seconds=round(earlier + time.monotonic() - began, 1),
+        images=len(task.records),
+        methods=list(done),
+        failed=len(failed),
+    )
+    return len(failed)
+
+
+def _task(config, source, records, explained, run) -> tuple[Task, dict[str, str]]:
+    failed, good, examples = {}, [], []
+    for place, example in load_examples(source, records, workers=config.data.workers):
+        if isinstance(example, DataError):
+            failed[records[place].name] = str(example)
+        else:
+            good.append(records[place])
+            examples.append(example)
+    if not examples:
+        raise ConfigError(f"data.path={config.data.path}: no image to explain could be read")
+    batch = stack(examples)
+    images = jnp.asarray(batch.images.astype(np.float32) / 255)
+    logits = np.concatenate([explained.predict(np.asarray(image)[None]) for image in images])
+    targets = [
+        choose_target(explained, example.label, row, config.explain.target)
+        for example, row in zip(examples, logits, strict=True)
+    ]
+    key = jax.random.fold_in(base_key(config), 5)
+    keys = jnp.stack([image_key(key, record.name) for record in good])
+    targets = np.array(targets, np.int32)
+    return (
+        Task(
+            config, source, explained, tuple(good), batch, images, targets, keys,
+            run.path / "compare",
+        ),
+        failed,
+    )  # fmt: skip
+
+
+def _check_settings(task: Task, method: str) -> None:
+    """Maps made with other settings are not mixed with these."""
+    settings = task.settings(method)
+    now = {
+        name: value
+        for name, value in (dataclasses.asdict(settings) if settings else {}).items()
+        if name not in ("chunk_size", "images_per_step")
+    }
+    now = {"images": [record.name for record in task.records], "settings": now}
+    path = task.folder / method / "settings.json"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(now, indent=1) + "\n")
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before["images"] != now["images"]:
+        raise ConfigError(f"{path.parent} holds maps of other images: give another run_dir=…")
+    keys = [k for k in now["settings"] if before["settings"].get(k) != now["settings"][k]]
+    if keys:
+        changes = ", ".join(
+            f"compare.{method}.{k} (was {before['settings'].get(k)}, is {now['settings'][k]})"
+            for k in keys
+        )
+        raise ConfigError(
+            f"{path.parent} holds maps made with other settings: {changes}. Delete that folder, "
+            "or give another run_dir=…"
+        )
+
+
+def _explain(task: Task, method: str) -> None:
+    """Makes the maps that are not there yet, an image at a time: that is what is timed."""
+    _check_settings(task, method)
+    folder = task.folder / method
+    store = MapStore(folder / "maps.zarr", len(task.records))
+    pending = np.flatnonzero(store.targets() < 0)
+    first = True  # of this process: it compiles
+    with progress(method, len(pending)) as counter:
+        for index in pending:
+            one = slice(index, index + 1)
+            maps, seconds, peak = _timed(task, method, one)
+            store.write(int(index), int(task.targets[index]), maps, {})
+            row = {"index": int(index), "seconds": seconds, "first": first, "peak_bytes": peak}
+            with (folder / "calls.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            first = False
+            counter.advance()
+
+
+def _timed(task: Task, method: str, one: slice) -> tuple[dict[str, np.ndarray], float, int | None]:
+    images, keys = task.images[one], task.keys[one]
+    with PeakMemory() as memory:
+        began = time.perf_counter()
+        if method in BASELINES:
+            maps = {"heatmap": _baseline(method, images, keys)}
+        else:
+            explain = task.explain(method)
+            result = explain(task.explained.model, images, jnp.asarray(task.targets[one]), keys)
+            maps = {"heatmap": result.heatmap, **result.maps}
+        maps = {name: np.asarray(m)[0] for name, m in jax.block_until_ready(maps).items()}
+        seconds = time.perf_counter() - began
+    return maps, round(seconds, 5), memory.peak
+
+
+def _baseline(kind: str, images: jax.Array, keys: jax.Array) -> jax.Array:
+    n, height, width = images.shape[:3]
+    if kind == "random":
+        return jnp.concatenate([random_maps(key, 1, height, width) for key in keys])
+    y, x = (jnp.arange(side, dtype=jnp.float32) + 0.5 - side / 2 for side in (height, width))
+    bell = jnp.exp(-(y[:, None] ** 2 + x[None] ** 2) / (2 * (min(height, width) / 4) ** 2))
+    return jnp.broadcast_to(bell, (n, height, width))
+
+
+def _measure(task: Task, method: str) -> None:
+    """Writes the rows of scores.csv that are not there yet."""
+    path = task.folder / method / "scores.csv"
+    rows = read_scores(path)
+    pending = [i for i in range(len(task.records)) if i not in rows]
+    with progress(f"{method}: measured", len(pending)) as counter:
+        for index in pending:
+            values = _measure_one(task, method, index)
+            rows[index] = {k: f"{v:.6g}" for k, v in values.items()}
+            columns = ["index", "name", *dict.fromkeys(k for row in rows.values() for k in row)]
+            text = to_csv(
+                [{"index": i, "name": task.records[i].name, **rows[i]} for i in sorted(rows)],
+                columns,
+            )
+            write_atomic(path, text)
+            counter.advance()
+
+
+def _measure_one(task: Task, method: str, index: int) -> dict[str, float]:
+    """Every number of one image's map."""
+    compare, one = task.config.compare, slice(index, index + 1)
+    batch, images, targets = task.batch, task.images[one], jnp.asarray(task.targets[one])
+    heat = read_maps(task.folder / method / "maps.zarr", index)["heatmap"]
+    heat = jnp.asarray(heat.astype(np.float32))[None]
+    boxes, masks, cues = (jnp.asarray(a[one]) for a in (batch.boxes, batch.masks, batch.cues))
+    level = task.config.evaluate.threshold
+    values = evaluate_maps(heat, boxes=boxes, masks=masks, cues=cues, threshold=level)
+    truths = {"object": masks, "box": box_mask(boxes, *heat.shape[1:]), "cue": cues}
+    for name, truth in truths.items():
+        values[f"pointing_15px_{name}"] = pointing_game(heat, truth, protocol="argmax_15px")
+    model = compiled(task.explained.model)
+    values["insertion"] = insertion(model, images, targets, heat, steps=compare.steps)
+    values["deletion"] = deletion(
+        model, images, targets, heat, steps=compare.steps, baseline="mean"
+    )
+    if compare.road:
+        removed = road(model, images, targets, heat, key=task.keys[one])
+        values |= {f"road_{name}": value for name, value in removed._asdict().items()}
+    if hasattr(task.source, "without_parts"):
+        parts = task.source.without_parts(task.records[index])
+        without = jnp.asarray(parts.images.astype(np.float32) / 255)[None]
+        found = single_part_deletion(
+            model, images, targets, heat, without,
+            jnp.asarray(parts.masks)[None], jnp.asarray(parts.present)[None],
+        )  # fmt: skip
+        values["part_deletion"] = found.correlation
+    values |= _explained_again(task, method, index)
+    return {name: float(np.asarray(value)[0]) for name, value in values.items()}
+
+
+def _explained_again(task: Task, method: str, index: int) -> dict[str, jax.Array]:
+    """The numbers that need more maps of the method than the one it is judged by."""
+    compare, one = task.config.compare, slice(index, index + 1)
+    if method in BASELINES or sum(passes(task, method)) > compare.again:
+        return {}
+    images, targets, keys = task.images[one], jnp.asarray(task.targets[one]), task.keys[one]
+    explain = task.explain(method)
+
+    def heatmap(model, images, targets):
+        return explain(model, images, targets, keys).heatmap
+
+    model, values = task.explained.model, {}
+    if compare.sensitivity:
+        values["max_sensitivity"] = max_sensitivity(
+            heatmap, model, images, targets, key=keys, samples=compare.sensitivity
+        )
+    if index < compare.randomised:
+        layers = randomised_layers(model, images)
+        alike = cascading_randomisation(
+            heatmap, model, images, targets, key=base_key(task.config), layers=layers
+        )
+        # A map that is constant under random weights says nothing of them: it is not alike.
+        ranks = jnp.nan_to_num(alike.rank_correlation)
+        values["randomisation_rank_correlation"] = ranks.mean(0)
+        values["randomisation_ssim"] = alike.ssim.mean(0)
+    return values
+
+
+def randomised_layers(model: Any, images: jax.Array) -> tuple[str, ...]:
+    """The last layer, one in the middle and the first: down to where layers are randomised."""
+    order = layers_top_down(model, images)
+    return tuple(dict.fromkeys((order[0], order[len(order) // 2], order[-1])))

@@ -1,0 +1,217 @@
+"""Images to heat maps: one chunk at a time, on all devices, in the memory there is."""
+
+import traceback
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from fgjax.attribution.common.streaming import choose_chunk
+from fgjax.attribution.common.types import Attribution
+from fgjax.core.functional import partition
+from fgjax.core.progress import say
+from fgjax.data.patch_table import Table
+from fgjax.data.types import Example, Source
+from fgjax.devices.memory import is_exhausted
+from fgjax.devices.mesh import make_mesh, shard, spread
+from fgjax.models.classifier import Classifier
+from fgjax.models.folding import fold_batch_norm
+from fgjax.models.precision import in_precision
+from fgjax.options.schema import Config, ConfigError
+from fgjax.stages.explain.images_per_step import halved, images_per_step
+from fgjax.stages.focus.patches import boxes_of
+from fgjax.stages.setup import Explained, base_key
+
+REWRITTEN = ("guided_backprop", "deconvnet", "guided_grad_cam")
+"""Methods that replace the model's ReLUs: inside a pmap they could not find them."""
+WITH_PATCHES = ("step_cam",)
+"""Methods that call the model with the images as they are, so that each image's own patches can
+be given. For any other a two-stream network finds the patches of what it is shown."""
+
+TURNS = 4
+"""How many times as many images as are optimised at a time wait for their turn."""
+
+Item = tuple[int, Example]
+"""An image's place among all, and the image."""
+
+
+def image_key(key: jax.Array, name: str) -> jax.Array:
+    """An image's own key: a function of the seed and its name, so no neighbour changes it."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode("utf-8", "surrogateescape")))
+
+
+def choose_target(explained: Explained, label: int | None, logits: np.ndarray, how: str) -> int:
+    """The output to explain: the label's where it is wanted and known, else the predicted."""
+    known = explained.index[label] if label is not None and how == "label" else None
+    return int(logits.argmax()) if known is None else known
+
+
+class Answer(NamedTuple):
+    """What was found for some images, in their order. There may be more rows than images: the
+    last ones fill up. The maps are still on the device."""
+
+    places: list[int]
+    logits: Float[np.ndarray, "n k"]
+    targets: Int[np.ndarray, "n"]
+    maps: Attribution
+
+
+class Explainer:
+    """Explains chunks of images with one method; see `answers`.
+
+    Args:
+      method: of `METHODS`, the one that `config` names.
+      names: of all images, by their places.
+      patches: of the images, for a network that looks at them.
+      pending: how many images there are.
+
+    Attributes:
+      size: images at a time.
+      handed: images that the method is given in one call. More than `size` where an image may
+        stop early, so that another one takes its place.
+
+    Raises:
+      ConfigError: the method does not fit the classifier.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        source: Source,
+        explained: Explained,
+        method: Callable[..., Attribution],
+        names: Sequence[str],
+        patches: Table | None,
+        pending: int,
+    ):
+        self._config, self._source, self._explained = config, source, explained
+        self._method, self._names, self._patches = method, names, patches
+        self._key = jax.random.fold_in(base_key(config), 3)
+        self._mesh = make_mesh(config.parallel)
+        self._settings = config.explain.settings
+        way = "jit" if config.explain.method in REWRITTEN else config.parallel
+        # A method that takes a step for all images at once has them split, not its calls alone.
+        stepwise = hasattr(self._settings, "images_per_step")
+        self._split = self._mesh.devices.size > 1 and stepwise and way != "pmap"
+        model = explained.model
+        if config.explain.method in WITH_PATCHES:  # they need the model as it is, on one device
+            if not model.looks_again:
+                raise ConfigError(
+                    f"explain.method={config.explain.method}: the classifier has no time steps to "
+                    "explain; model.name=two_stream has, with focus.readout=attention, last or sum"
+                )
+            self._model = in_precision(model, config.explain.precision)
+        else:
+            if isinstance(model, Classifier):
+                model = fold_batch_norm(model)
+            self._model = spread(in_precision(model, config.explain.precision), self._mesh, way)
+        self.size = images_per_step(config, self._model, self._mesh, pending, self._split)
+
+    @property
+    def handed(self) -> int:
+        stops = getattr(self._settings, "stop", None) is not None and self.size > 1
+        return TURNS * self.size if stops else self.size
+
+    def answers(self, chunks: Iterator[list[Item]]) -> Iterator[Answer]:
+        """Explains chunks of at most `handed` images, in their order.
+
+        Where a device's memory is exhausted, what was asked of it is halved, and the chunk goes on
+        in pieces.
+
+        Raises:
+          ConfigError: the memory does not suffice for one image.
+        """
+        for chunk in chunks:
+            left = chunk
+            while left:
+                now, exhausted = left[: self.handed], False
+                try:
+                    answer = self._explain(now)
+                except jax.errors.JaxRuntimeError as error:
+                    if not is_exhausted(error):
+                        raise
+                    exhausted = True
+                    traceback.clear_frames(error.__traceback__)  # they hold arrays on the device
+                if exhausted:
+                    self._halve(now[0][1])
+                    continue
+                left = left[len(now) :]
+                yield answer
+
+    def _explain(self, chunk: list[Item]) -> Answer:
+        config, explained = self._config, self._explained
+        # A short chunk is filled up with its last image: one program serves all.
+        count = -(-len(chunk) // self.size) * self.size
+        filled = [chunk[min(i, len(chunk) - 1)] for i in range(count)]
+        examples, names = [e for _, e in filled], [self._names[place] for place, _ in filled]
+        images = np.stack([e.image for e in examples]).astype(np.float32) / 255
+        images, model, boxes = jax.numpy.asarray(images), self._model, None
+        if self._patches is not None:
+            boxes = boxes_of(config, self._source, self._patches, names, examples)
+        logits = explained.predict(images, boxes)
+        targets = np.array(
+            [
+                choose_target(explained, e.label, row, config.explain.target)
+                for e, row in zip(examples, logits, strict=True)
+            ],
+            np.int32,
+        )
+        keys = jax.numpy.stack([image_key(self._key, name) for name in names])
+        batch = (images, jax.numpy.asarray(targets), keys)
+        if self._split:
+            batch = shard(self._mesh, batch)
+        if boxes is not None and config.explain.method in WITH_PATCHES:
+            model = model.replace(boxes=boxes)
+        settings = self._settings
+        if hasattr(settings, "images_per_step"):
+            settings = replace(settings, images_per_step=self.size)
+        maps = self._method(model, batch[0], batch[1], key=batch[2], config=settings)
+        # Waited for here, where an exhausted memory can still be met with less.
+        maps = jax.block_until_ready(maps)
+        return Answer([place for place, _ in chunk], logits, targets, maps)
+
+    def _halve(self, example: Example) -> None:
+        """Half as many images at a time, and half as many to a model call.
+
+        Raises:
+          ConfigError: it is one already.
+        """
+        chunk = None
+        if hasattr(self._settings, "chunk_size"):
+            one = np.zeros((1, *example.image.shape), np.float32)
+            chunk = self._settings.chunk_size or choose_chunk(
+                *partition(self._model), one, backward=True
+            )
+        less = halved(self._settings, self.size, chunk, self._mesh.devices.size)
+        if less is None:
+            raise ConfigError(
+                "explain: the device's memory does not suffice for one image: what takes less is "
+                + (
+                    "a smaller explain.batch_size or "
+                    if hasattr(self._settings, "batch_size")
+                    else ""
+                )
+                + "a smaller data.size, or explain.precision=bf16"
+            )
+        self._settings, self.size = less
+        calls = "" if chunk is None else f", {self._settings.chunk_size} to a model call"
+        say(
+            "explain: the device's memory is exhausted; it goes on with "
+            f"{self.size} {'image' if self.size == 1 else 'images'} at a time{calls}"
+        )
+
+
+def in_chunks(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    """The items, `size` at a time; the last may be fewer."""
+    chunk: list[Any] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

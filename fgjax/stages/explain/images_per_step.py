@@ -1,0 +1,115 @@
+"""How many images are explained at a time, where the user does not say."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fgjax.attribution.common.passes import count_passes
+from fgjax.attribution.common.streaming import largest_power_of_two
+from fgjax.attribution.fido.loop import step_config
+from fgjax.attribution.fido.method import FidoConfig, fido_start, fido_step
+from fgjax.attribution.mask_perturbation import MaskPerturbationConfig
+from fgjax.core.functional import partition
+from fgjax.devices.memory import free_bytes, images_that_fit, program_bytes
+from fgjax.options.schema import Config
+
+FULL = 256
+"""Images that a model is shown at once, masked or as they are, beyond which an accelerator is
+taken not to become faster."""
+UNKNOWN = 16
+"""Images at a time on an accelerator that does not tell its memory, and for methods that cut
+their model calls themselves and ask much about each image."""
+ROOM = 0.8
+"""The share of the free memory that a step may take. More than `MARGIN`: what is accounted is the
+step itself, not the model alone."""
+
+
+def given_or_usual(settings: Any, devices: int) -> int:
+    """Images at a time without a look at the memory: as set, else 1 on a CPU and 16 on an
+    accelerator, per device."""
+    given = getattr(settings, "images_per_step", None)
+    each = given or (1 if jax.default_backend() == "cpu" else UNKNOWN)
+    return -(-each // devices) * devices if given else each * devices
+
+
+def images_per_step(config: Config, model: Any, mesh: Mesh, pending: int, split: bool) -> int:
+    """Images that are explained at a time, a multiple of the mesh's devices.
+
+    As explain.images_per_step says; else one a device on a CPU, where masks are optimised fastest
+    one image at a time. Else a power of two a device, at most the images there are:
+
+    - of a method that optimises masks in steps for all images at once, what lets `FULL` masked
+      images into a step, and no more than fit: one image's step is compiled, the step of as many
+      as should fit by that is compiled, too, and halved while XLA's account of it is too high;
+    - of any other, `UNKNOWN`, or more where an image is asked few questions. Those methods cut
+      their model calls by memory themselves.
+
+    Args:
+      model: spread over the mesh.
+      pending: the images there are.
+      split: a step's images are split over the mesh, not its model calls.
+    """
+    settings, devices = config.explain.settings, mesh.devices.size
+    there = -(-pending // devices)
+    usual = min(given_or_usual(settings, devices) // devices, there)
+    if getattr(settings, "images_per_step", None) or jax.default_backend() == "cpu":
+        return usual * devices
+    side = config.data.size
+    if not isinstance(settings, FidoConfig):
+        asked = 1  # one masked copy of each image in a step
+        if not hasattr(settings, "chunk_size"):
+            asked = FULL  # it takes all images at once
+        elif not isinstance(settings, MaskPerturbationConfig):
+            asked = sum(count_passes(config.explain.method, settings, side, side, FULL))
+        return devices * largest_power_of_two(min(there, max(UNKNOWN, FULL / asked)))
+    most = largest_power_of_two(min(there, FULL / (2 * settings.batch_size)))
+    free = free_bytes(mesh.devices.flat[0])
+    one = None if free is None else fido_bytes(model, settings, 1, side, mesh, split)
+    if one is None:
+        return min(most, UNKNOWN) * devices
+    fixed = sum(leaf.nbytes for leaf in jax.tree.leaves(model) if hasattr(leaf, "nbytes"))
+    found = images_that_fit(max(1, one - fixed), fixed, ROOM * free, most)
+    while found > 1 and fido_bytes(model, settings, found, side, mesh, split) > ROOM * free:
+        found //= 2
+    return found * devices
+
+
+def fido_bytes(
+    model: Any, settings: FidoConfig, each: int, side: int, mesh: Mesh, split: bool
+) -> int | None:
+    """What the step of FIDO for `each` images a device takes on every device; None where the
+    compiler does not tell. It is compiled, not run."""
+    count = each * mesh.devices.size
+    sharding = NamedSharding(mesh, PartitionSpec("batch")) if split else None
+    rows = lambda tree: jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
+    known, masks = step_config(settings), settings.mask_size or side
+    logits = jax.ShapeDtypeStruct((count, 2, masks, masks), np.float32)
+    state = rows(jax.eval_shape(lambda logits: fido_start(logits, known), logits))
+    images = rows(jax.ShapeDtypeStruct((count, side, side, 3), np.float32))
+    targets = rows(jax.ShapeDtypeStruct((count,), np.int32))
+    keys = rows(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count)))
+    arrays, static = partition(model)
+    step = fido_step.lower(state, arrays, static, images, images, targets, keys, known)
+    return program_bytes(step.compile())
+
+
+def halved(settings: Any, images: int, chunk: int | None, devices: int) -> tuple[Any, int] | None:
+    """Settings and number of images at a time for half the memory; None: nothing is left to halve.
+
+    Args:
+      settings: of the method.
+      images: at a time so far, a multiple of `devices`.
+      chunk: perturbed images per model call so far; None: the method knows none.
+    """
+    fewer = max(1, images // devices // 2) * devices
+    smaller = None if chunk is None else max(1, chunk // devices // 2) * devices
+    if fewer == images and smaller == chunk:
+        return None
+    if smaller is not None:
+        settings = replace(settings, chunk_size=smaller)
+    return settings, fewer

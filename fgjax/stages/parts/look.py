@@ -1,0 +1,108 @@
+"""What a region grouping network sees in an image, reduced to what its figures need."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from fgjax.data.types import Example, Record
+from fgjax.evaluation import box_mask, pointing_game
+from fgjax.models.classifier import Classifier
+from fgjax.models.composed.grouping import soft_centroids
+from fgjax.training.objectives.part_occurrence import part_occurrence
+
+PROTOCOL = "argmax"
+"""Of pointing: the pixel of the highest attribution, enlarged to the image."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One image.
+
+    Attributes:
+      label: its class; None: not known, or `attributes` say it.
+      attributes: 1 where they hold, of an image with attributes.
+      places: the parts' soft centroids x, y in pixels; NaN for a part that is nowhere.
+      cell: pixels of a cell of the map.
+      points_in_box: 1 where the attribution is highest in the box, else 0; NaN without a box.
+      middle_in_box: the same of the image's middle.
+    """
+
+    name: str
+    label: int | None
+    attributes: Int[np.ndarray, "a"] | None
+    logits: Float[np.ndarray, "c"]
+    attention: Float[np.ndarray, "*a k"]
+    occurrence: Float[np.ndarray, "k"]
+    places: Float[np.ndarray, "k 2"]
+    cell: Int[np.ndarray, ""] | np.integer
+    box: Float[np.ndarray, "4"] | None
+    landmarks: Float[np.ndarray, "p 3"] | None
+    points_in_box: np.floating
+    middle_in_box: np.floating
+
+
+@partial(jax.jit, static_argnames=("radius", "std"))
+def _forward(
+    model: Classifier,
+    images: Float[Array, "n h w 3"],
+    boxes: Float[Array, "n 4"],
+    radius: int,
+    std: float,
+):
+    found = model.regions(images)
+    n, height, width = images.shape[:3]
+    cell = height // found.assignment.shape[1]
+    # Of a map smaller than the window what there is of it.
+    radius = min(radius, (min(found.assignment.shape[1:3]) - 1) // 2)
+    # Several heads: where the mean one points.
+    attribution = found.attribution if found.attribution.ndim == 3 else found.attribution.mean(1)
+    heat = jax.image.resize(attribution, (n, height, width), "linear", antialias=False)
+    truth = box_mask(boxes, height, width)
+    pointing = pointing_game(heat, truth, protocol=PROTOCOL)
+    inside = truth[:, height // 2, width // 2].astype(jnp.float32)
+    middle = jnp.where(truth.any((1, 2)), inside, jnp.nan)
+    return {
+        "logits": found.logits,
+        "attention": found.attention,
+        "cell": jnp.full(n, cell),
+        "occurrence": part_occurrence(found.assignment, radius=radius, std=std),
+        "places": soft_centroids(found.assignment) * cell,
+        "points_in_box": pointing,
+        "middle_in_box": middle,
+    }
+
+
+def look(
+    model: Classifier,
+    part: list[tuple[Record, Example]],
+    size: int,
+    attributes: Int[np.ndarray, "n a"] | None = None,
+    *,
+    radius: int = 2,
+    std: float = 0.4,
+) -> Iterator[Look]:
+    """Looks at images of one shape; they are filled up to `size`, so that one program serves.
+
+    `radius` and `std` are those of `part_occurrence`.
+    """
+    examples = [part[min(i, len(part) - 1)][1] for i in range(size)]
+    images = np.stack([e.image for e in examples]).astype(np.float32) / 255
+    nowhere = np.full(4, np.nan, np.float32)
+    boxes = np.stack([nowhere if e.box is None else e.box for e in examples]).astype(np.float32)
+    found = _forward(model, jnp.asarray(images), jnp.asarray(boxes), radius, std)
+    found = {name: np.asarray(value) for name, value in found.items()}
+    for i, (record, example) in enumerate(part):
+        own = {name: value[i] for name, value in found.items()}
+        yield Look(
+            name=record.name,
+            label=record.label,
+            attributes=None if attributes is None else attributes[i],
+            box=example.box,
+            landmarks=example.landmarks,
+            **own,
+        )

@@ -1,0 +1,141 @@
+"""Stage "parts": what a region grouping network found, judged and shown.
+
+    run/parts.json   the figures, each with its protocol
+    run/parts.csv    a row per test image: prediction, attention and place of every part
+    run/parts.html   assignment maps, attention bars, parts × classes
+
+The parts' centres are regressed to landmarks on the training images of the source and judged
+on its test images, where it has landmarks; boxes are pointed at, where it has boxes.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from fgjax.core.files import write_atomic
+from fgjax.core.progress import progress, say
+from fgjax.data.pipeline import load_examples
+from fgjax.data.sets.celeba import ALL_ATTRIBUTES
+from fgjax.data.types import DataError, Example, Record, Source
+from fgjax.models.composed.region_grouping import RegionGrouping
+from fgjax.options.schema import Config, ConfigError
+from fgjax.report.parts import write_parts_page
+from fgjax.runs.folder import RunFolder, to_csv
+from fgjax.stages.parts.figures import Look, figures
+from fgjax.stages.parts.look import look
+from fgjax.stages.parts.page import part_pages
+from fgjax.stages.setup import Explained, make_source
+
+BATCH = {"cpu": 8}
+"""Images per forward pass, by backend; in whole images, of one shape."""
+
+
+def parts_stage(config: Config, source: Source, explained: Explained, run: RunFolder) -> int:
+    """Writes parts.json, parts.csv and parts.html. Returns how many images could not be read.
+
+    Raises:
+      ConfigError: the classifier has no parts, or there is no test image that can be read.
+    """
+    about = {
+        "view": config.parts.view,
+        "landmarks": config.parts.landmarks,
+        "gallery": config.parts.gallery,
+    }
+    done = run.stage("parts")
+    if (run.path / "parts.html").is_file() and done | about == done:
+        say(_line(json.loads((run.path / "parts.json").read_text(encoding="utf-8"))))
+        return done["failed"]
+    if not isinstance(explained.model.network, RegionGrouping):
+        raise ConfigError(
+            f"stage parts: {explained.model.name} groups no pixels into parts; "
+            "train with model.name=region_grouping"
+        )
+    began = time.monotonic()
+    if config.parts.view == "whole":
+        source = make_source(config, whole=True)
+    failed: dict[str, str] = {}
+    looks: dict[str, list[Look]] = {"train": [], "test": []}
+    for split in looks:
+        records = [r for r in source.records if r.split == split]
+        if split == "train" and not source.landmark_names:
+            continue
+        looks[split] = list(_look_at(config, source, records, explained, failed, split))
+    run.set_failures("parts", failed)
+    if not looks["test"]:
+        raise ConfigError(f"data.path={config.data.path}: no test image could be read")
+    found = figures(config, source, explained, looks["train"], looks["test"])
+    rows = [_row(own, source, explained) for own in looks["test"]]
+    write_atomic(run.path / "parts.csv", to_csv(rows, list(rows[0])))
+    write_atomic(run.path / "parts.json", json.dumps(found, indent=1) + "\n")
+    page = part_pages(config, source, explained, looks["test"], found)
+    write_parts_page(run.path / "parts.html", page)
+    run.finish("parts", seconds=round(time.monotonic() - began, 1), failed=len(failed), **about)
+    say(_line(found))
+    say(f"parts: {run.path / 'parts.html'}")
+    return len(failed)
+
+
+def _look_at(config, source, records, explained, failed, split) -> Iterator[Look]:
+    """The network's view of every image that can be read, in batches of one shape each."""
+    size = BATCH.get(jax.default_backend(), 64)
+    attributes = config.data.attribute == ALL_ATTRIBUTES
+    waiting: dict[tuple[int, ...], list[tuple[Record, Example]]] = {}
+
+    def flush(part: list[tuple[Record, Example]]) -> Iterator[Look]:
+        labels = source.attributes_of([r for r, _ in part]) if attributes else None
+        parts = config.parts
+        yield from look(explained.model, part, size, labels, radius=parts.radius, std=parts.std)
+
+    say(f"parts: {len(records)} {split} images, {config.parts.view}")
+    loaded = load_examples(source, records, workers=config.data.workers, ahead=2 * size)
+    with progress("parts", len(records)) as counter:
+        for place, example in loaded:
+            counter.advance()
+            if isinstance(example, DataError):
+                failed[records[place].name] = str(example)
+                continue
+            part = waiting.setdefault(example.image.shape, [])
+            part.append((records[place], example))
+            if len(part) == size:
+                yield from flush(part)
+                part.clear()
+        for part in waiting.values():
+            if part:
+                yield from flush(part)
+
+
+def _row(own: Look, source: Source, explained: Explained) -> dict[str, Any]:
+    row = {
+        "name": own.name,
+        "label": "" if own.label is None else source.classes[own.label],
+        "predicted": explained.output_name(int(own.logits.argmax())),
+        "points_in_box": "" if np.isnan(own.points_in_box) else int(own.points_in_box),
+    }
+    attention = own.attention if own.attention.ndim == 1 else own.attention.mean(0)
+    for k, (a, t, place) in enumerate(
+        zip(attention, own.occurrence, own.places, strict=True), start=1
+    ):
+        row |= {
+            f"attention_{k}": f"{a:.4f}",
+            f"occurrence_{k}": f"{t:.4f}",
+            f"x_{k}": f"{place[0]:.2f}",
+            f"y_{k}": f"{place[1]:.2f}",
+        }
+    return row
+
+
+def _line(found: dict[str, Any]) -> str:
+    words = [f"parts: {found['images']} test images"]
+    if found["accuracy"]:
+        low, high = (f"{v:.1%}" for v in found["accuracy"]["interval_95"])
+        words.append(f"accuracy {found['accuracy']['mean']:.1%} ({low} to {high})")
+    if found["landmark_error"]:
+        error = found["landmark_error"]
+        words.append(f"landmark error {error['mean']:.2f} (without parts {error['without']:.2f})")
+    if found["pointing_error"]:
+        words.append(f"points beside the box {found['pointing_error']['mean']:.1%}")
+    return ", ".join(words)

@@ -1,0 +1,73 @@
+"""Losses of a global and a local stream that learn together.
+
+Reference: Shroff, Search for Finer Attention Details for Fine-Grained Image Classification,
+2020, section 3.1.4; the ranking loss after Fu et al., Look Closer to See Better, 2017.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from fgjax.models.composed.two_stream import Streams
+from fgjax.training.objectives.losses import cross_entropy
+
+
+def ranking_loss(
+    p_global: Float[Array | np.ndarray, "n"],
+    p_local: Float[Array | np.ndarray, "n"],
+    margin: float,
+) -> Float[Array, ""]:
+    """Eq. 3.11: max(0, p^g - p^l + margin), averaged over the images.
+
+    Args:
+      p_global, p_local: each stream's probability of the right class, in [0, 1].
+      margin: by how much the local stream has to be surer than the global one to pay nothing.
+    """
+    return jnp.maximum(0.0, p_global - p_local + margin).mean()
+
+
+@dataclass(frozen=True)
+class StreamLoss:
+    """Eqs. 3.8 to 3.10: cross-entropy of both streams, and the ranking loss between them.
+
+      L = CE(global) + λ' CE(local) + λ max(0, p^g - p^l + margin), averaged over the images.
+
+    Attributes:
+      local: λ'.
+      ranking: λ.
+      margin: of the ranking loss.
+      every_step: the local cross-entropy is the mean over all time steps (section 6.1: the
+        network whose last step is used), and p^l the last step's.
+      smoothing: ε of label smoothing, in both cross-entropies; 0 in the paper.
+    """
+
+    local: float = 1.0
+    ranking: float = 0.5
+    margin: float = 0.5
+    every_step: bool = False
+    smoothing: float = 0.0
+
+    def __call__(self, outputs: Streams, labels: Int[Array, "n"]) -> Float[Array, ""]:
+        """The mean loss of a batch."""
+        total = cross_entropy(outputs.global_logits, labels, self.smoothing).mean()
+        if outputs.local_logits is None:
+            return total
+        if self.every_step:
+            steps = outputs.step_logits.shape[1]
+            each = [
+                cross_entropy(outputs.step_logits[:, t], labels, self.smoothing).mean()
+                for t in range(steps)
+            ]
+            local = sum(each) / steps
+        else:
+            local = cross_entropy(outputs.local_logits, labels, self.smoothing).mean()
+        p_global, p_local = (
+            jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=1)[:, 0]
+            for logits in (outputs.global_logits, outputs.local_logits)
+        )
+        return (
+            total + self.local * local + self.ranking * ranking_loss(p_global, p_local, self.margin)
+        )

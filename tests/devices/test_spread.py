@@ -1,0 +1,100 @@
+"""A model spread over devices is the model: every method, both ways, any number of images."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_parallel import on_eight_devices
+
+import fgjax
+from fgjax.devices.mesh import make_mesh, spread
+
+
+def test_on_one_device_the_model_stays_as_it_is():
+    model = jax.tree_util.Partial(jnp.sum)
+    assert spread(model, make_mesh("none"), "pmap") is model
+
+
+def test_every_call_is_split_and_put_together_again():
+    """Fewer images than devices, as many, and a last part that is not full."""
+    result = on_eight_devices("""
+        from fgjax.devices.mesh import spread
+        rng = np.random.default_rng(0)
+        weights = jnp.asarray(rng.normal(size=(12, 3)), jnp.float32)
+
+        def model(weights, x):
+            return {"logits": jnp.tanh(x.reshape(len(x), -1) @ weights)}
+
+        model = jax.tree_util.Partial(model, weights)
+        apart, grads, flops = [], [], []
+        for way in ("jit", "pmap"):
+            many = spread(model, mesh, way)
+            for count in (1, 8, 13):
+                x = jnp.asarray(rng.random((count, 2, 2, 3)), jnp.float32)
+                one, other = (jax.jit(lambda m, x: m(x))(m, x) for m in (model, many))
+                assert one["logits"].shape == other["logits"].shape == (count, 3)
+                apart.append(float(np.abs(one["logits"] - np.asarray(other["logits"])).max()))
+                total = lambda m, x: (m(x)["logits"] ** 2).sum()
+                a, b = (jax.jit(jax.grad(total, argnums=1))(m, x) for m in (model, many))
+                grads.append(float(np.abs(a - np.asarray(b)).max()))
+            x = jnp.zeros((64, 2, 2, 3))
+            cost = lambda m: jax.jit(lambda m, x: m(x)).lower(m, x).compile().cost_analysis()
+            flops.append(cost(many)["flops"] / cost(model)["flops"])
+        result = dict(apart=apart, grads=grads, flops=flops)
+    """)
+    assert max(result["apart"]) < 1e-6 and max(result["grads"]) < 1e-5
+    # XLA counts for one device: an eighth of the work.
+    assert all(share == pytest.approx(1 / 8, rel=0.2) for share in result["flops"])
+
+
+@pytest.mark.slow
+def test_every_method_gives_the_same_maps():
+    result = on_eight_devices("""
+        import fgjax
+        from fgjax.attribution import CONFIGS
+        from fgjax.devices.mesh import spread
+        from fgjax.stages.explain.stage import REWRITTEN
+
+        settings = dict(fido=dict(steps=3, batch_size=3), glas=dict(grid=3), lime=dict(samples=20),
+                        recursive_glas=dict(grid=3), rise=dict(masks=21, chunk_size=10),
+                        occlusion=dict(window=84.0, stride=56.0), smooth_gradient=dict(samples=3),
+                        mask_perturbation=dict(steps=3), integrated_gradients=dict(steps=3))
+        model = fgjax.create_model("resnet_tiny", 5, size=32)
+        images = jnp.asarray(np.random.default_rng(0).random((3, 32, 32, 3)), jnp.float32)
+        targets = jnp.asarray([0, 3, 4])
+        result = {}
+        for name in CONFIGS:
+            if name in ("region_attention", "step_cam"):  # of networks of their own
+                continue
+            config = CONFIGS[name](**settings.get(name, {}))
+            found = []
+            for way in ("none", "jit", "pmap"):
+                way = "jit" if name in REWRITTEN and way == "pmap" else way
+                own = model if way == "none" else spread(model, mesh, way)
+                method, key = fgjax.METHODS[name], jax.random.key(1)
+                maps = method(own, images, targets, key=key, config=config)
+                found.append([np.asarray(leaf) for leaf in jax.tree.leaves(maps)])
+            apart = [
+                max(float(np.abs(a - b).max()) for a, b in zip(found[0], other, strict=True))
+                for other in found[1:]
+            ]
+            result[name] = [max(apart), float(np.ptp(found[0][0]))]
+    """)
+    assert set(result) == set(fgjax.METHODS) - {"region_attention", "step_cam"}
+    for name, (apart, contrast) in result.items():
+        assert apart < 1e-3 and contrast > 0.03, name
+
+
+@pytest.mark.parametrize("way", ["jit", "pmap"])
+def test_what_else_a_model_has_is_there(way):
+    """On one forced mesh of one device: `Spread` itself, which `spread` would leave out."""
+    from fgjax.devices.mesh import Spread
+
+    model = fgjax.create_model("resnet_tiny", 5, size=32)
+    many = Spread(model, make_mesh("none"), way == "pmap")
+    images = jnp.asarray(np.random.default_rng(0).random((2, 32, 32, 3)), jnp.float32)
+    features = many.features(images)
+    np.testing.assert_allclose(features, model.features(images), atol=1e-5)
+    np.testing.assert_allclose(many.head(features), model(images), atol=1e-5)
+    assert many.size == 32 and not hasattr(many, "no_such_thing")
+    assert many.network is model.network  # a part that can be called is no method of the model
