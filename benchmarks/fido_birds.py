@@ -70,7 +70,7 @@ def measure(model, images, targets, boxes, config: fgjax.FidoConfig, seed: int) 
 
 
 def table(rows: dict[str, dict]) -> str:
-    """Means and standard errors over the images, as Markdown."""
+    """Return means and standard errors over the images, as Markdown."""
     lines = ["| settings | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name, row in rows.items():
         cells = []
@@ -84,7 +84,7 @@ def table(rows: dict[str, dict]) -> str:
 
 
 def birds(args: argparse.Namespace) -> tuple:
-    """The classifier, and images, targets and boxes of `args.images` test images."""
+    """Return the classifier, and images, targets and boxes of `args.images` test images."""
     source = CubSource(args.birds)
     model = fgjax.load_pretrained(None, args.weights)
     index = read_labels(Path(args.labels), source.classes, model.network.num_classes).index

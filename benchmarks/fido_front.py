@@ -47,7 +47,7 @@ COLUMNS = ("objective", "p kept", "p deleted", "area %", "in box %", "steps")
 
 
 def explain(model, image, target, box, config: fgjax.FidoConfig) -> dict[str, float]:
-    """One image's seconds and every column."""
+    """Return one image's seconds and every column."""
     began = time.perf_counter()
     result = fgjax.fido(model, image[None], target[None], key=jax.random.key(0), config=config)
     result = jax.block_until_ready(result)
@@ -74,7 +74,7 @@ class Point(NamedTuple):
     area: float
 
     def beats(self, other: "Point") -> bool:
-        """Whether it is no slower (by 5 %) and nowhere worse, and better in one."""
+        """Return whether it is no slower (by 5 %) and nowhere worse, and better in one."""
         own, theirs = ((-p.kept, p.deleted, p.area) for p in (self, other))
         no_worse = all(a <= b for a, b in zip(own, theirs, strict=True))
         faster = 1.05 * self.seconds < other.seconds
@@ -82,7 +82,7 @@ class Point(NamedTuple):
 
 
 def summary(rows: dict[str, list[dict]]) -> dict[str, Point]:
-    """Every row's point, fastest first."""
+    """Return every row's point, fastest first."""
     points = {}
     for name, images in rows.items():
         mean = lambda column, images=images: np.nanmean([image[column] for image in images])
@@ -96,12 +96,12 @@ def summary(rows: dict[str, list[dict]]) -> dict[str, Point]:
 
 
 def front(points: dict[str, Point]) -> list[str]:
-    """The names of the points that no other one beats."""
+    """Return the names of the points that no other one beats."""
     return [name for name, own in points.items() if not any(p.beats(own) for p in points.values())]
 
 
 def table(rows: dict[str, list[dict]]) -> str:
-    """Means and standard errors over the images, the front in bold."""
+    """Return means and standard errors over the images, the front in bold."""
     points = summary(rows)
     best = front(points)
     lines = ["| settings | seconds an image | " + " | ".join(COLUMNS) + " |",
@@ -118,7 +118,7 @@ def table(rows: dict[str, list[dict]]) -> str:
 
 
 def draw(rows: dict[str, list[dict]], path: Path) -> None:
-    """The curve: every row a point, the front green; what keeps and deletes less says so."""
+    """Return the curve: every row a point, the front green; what keeps and deletes less says so."""
     from matplotlib.figure import Figure
 
     points = summary(rows)

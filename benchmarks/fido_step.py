@@ -47,7 +47,7 @@ CASES = (("resnet18", 96), ("resnet50", 224))
 
 
 def fresh_state(logits, config):
-    """A state for `fido_step`, of a copy of `logits` (it is donated)."""
+    """Return a state for `fido_step`, of a copy of `logits` (it is donated)."""
     return fido_start(jnp.array(logits, copy=True), config)
 
 
@@ -56,7 +56,7 @@ def _channels_first(a):
 
 
 def check_parity(name, size, batch, temperature=1.0):
-    """Largest differences between both sides, relative to the largest value.
+    """Return largest differences between both sides, relative to the largest value.
 
     Raises:
       AssertionError: logits, gradient or masks differ by more than 1e-3.
@@ -113,7 +113,7 @@ def check_parity(name, size, batch, temperature=1.0):
 
 
 def our_step(ours, size, batch):
-    """One step of ours as a function, and how long it took to compile."""
+    """Return one step of ours as a function, and how long it took to compile."""
     image, infill, target = make_inputs(size)
     config = FidoConfig(batch_size=batch)
     arrays, static = partition(fold_batch_norm(ours))
@@ -171,7 +171,7 @@ class Elsewhere:
 
 
 def work(args):
-    """What `Elsewhere` talks to: says what it is, then a line after each step."""
+    """Return what `Elsewhere` talks to: says what it is, then a line after each step."""
     model = fgjax.load_pretrained(args.model, args.worker, size=args.size)
     image, _, _ = make_inputs(args.size)
     logits = np.asarray(model(jnp.asarray(image))).tolist()
@@ -184,7 +184,7 @@ def work(args):
 
 
 def time_step(name, size, batch, rounds, python=None):
-    """Times both sides of one case: beside PyTorch without, and with, weight gradients. With
+    """Time both sides of one case: beside PyTorch without, and with, weight gradients. With
     `python` ours runs in a process of that Python; its versions are returned, too."""
     ours, theirs = load_both(name, size)
     image, infill, target = make_inputs(size)
@@ -227,7 +227,8 @@ def time_step(name, size, batch, rounds, python=None):
 
 
 def time_parts(name, size, batch, rounds):
-    """The network alone on all masked images: forward, and with the gradient of its input."""
+    """Return the network alone on all masked images: forward, and with the gradient of its
+    input."""
     ours, theirs = load_both(name, size)
     images = np.random.default_rng(0).uniform(size=(2 * batch, size, size, 3)).astype(np.float32)
     arrays, static = partition(ours)
@@ -257,7 +258,8 @@ def time_parts(name, size, batch, rounds):
 
 
 def time_dispatch(name, size, batch, rounds, steps=10):
-    """Seconds of one of our steps when each is a program of its own, and when `steps` are one."""
+    """Return seconds of one of our steps when each is a program of its own, and when `steps` are
+    one."""
     ours, _ = load_both(name, size)
     image, infill, target = make_inputs(size)
     arrays, static = partition(fold_batch_norm(ours))
@@ -277,7 +279,7 @@ def time_dispatch(name, size, batch, rounds, steps=10):
 
 
 def markdown(report):
-    """The report as Markdown tables."""
+    """Return the report as Markdown tables."""
     about = report["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
     lines = [

@@ -63,7 +63,7 @@ NAMES = {
 
 
 def load(kind, data, size, limit):
-    """Training images with a margin for random crops, their middle squares, and the same of
+    """Return training images with a margin for random crops, their middle squares, and the same of
     test: (pixels, labels) each."""
     margin = round(size / 0.875)
     if kind == "species":
@@ -108,7 +108,7 @@ def fine_tune(start: Classifier, pixels, labels, augment, epochs, seed) -> Class
 
 
 def kept(folder: Path, make) -> Classifier:
-    """The classifier in the folder; made and kept there when there is none."""
+    """Return the classifier in the folder; made and kept there when there is none."""
     if not (folder / "classifier.json").is_file():
         save_classifier(folder, make())
     return load_classifier(folder)
@@ -167,7 +167,7 @@ def _step(state, maps, fixed, labels, *, network, loss, optimizer):
 
 
 def train_head(options, maps, fixed, labels, classes, epochs, seed):
-    """A head on cached maps `n 2 p H W d` (plain and mirrored), one random patch a step."""
+    """Return a head on cached maps `n 2 p H W d` (plain and mirrored), one random patch a step."""
     network = TwoStream(classes, "mobilenet_v2", steps=STEPS, last=STEPS, **options)
     one = jnp.asarray(maps[:1, 0], jnp.float32)
     params = network.init(jax.random.key(seed), one, method="classify_patches")["params"]
@@ -203,8 +203,8 @@ def read(network, params, maps):
 
 
 def assemble(whole: Classifier, local: Classifier, params, size: int) -> Classifier:
-    """The two-stream classifier that the parts make up, with attention; it finds its patches by
-    its global stream, and they are those that the parts were trained on."""
+    """Return the two-stream classifier that the parts make up, with attention; it finds its patches
+    by its global stream, and they are those that the parts were trained on."""
     options = dict(backbone="mobilenet_v2", patches=PATCHES, patch_size=size, padding="same")
     model = jax.eval_shape(
         lambda: create_model("two_stream", whole.network.num_classes, size=size, mean=whole.mean,
@@ -222,7 +222,7 @@ def assemble(whole: Classifier, local: Classifier, params, size: int) -> Classif
 
 
 def prepare(args):
-    """The two networks, fine-tuned once, and what the heads are trained and tested on."""
+    """Return the two networks, fine-tuned once, and what the heads are trained and tested on."""
     out = Path(args.out)
     (margin, middle, test), classes = load(args.kind, args.data, args.size, args.limit)
     about = dict(num_classes=len(classes), size=args.size, classes=tuple(classes))
@@ -271,7 +271,8 @@ def judge(network, params, test):
 
 
 def gain(fixed, local, labels, draws=10_000):
-    """The gain of the joint prediction over the global one, and its 95 % bootstrap interval."""
+    """Return the gain of the joint prediction over the global one, and its 95 % bootstrap
+    interval."""
     gaps = ((fixed + local).argmax(1) == labels) * 100.0 - (fixed.argmax(1) == labels) * 100.0
     rng = np.random.default_rng(0)
     means = gaps[rng.integers(0, len(gaps), (draws, len(gaps)))].mean(1)
@@ -279,7 +280,7 @@ def gain(fixed, local, labels, draws=10_000):
 
 
 def table(about) -> str:
-    """Means and standard deviations (n - 1) over the seeds, in Markdown."""
+    """Return means and standard deviations (n - 1) over the seeds, in Markdown."""
     spread = lambda v: f"{np.mean(v):.1f}" + (f" ± {np.std(v, ddof=1):.1f}" if len(v) > 1 else "")
     heads = about["heads"]
     lines = [

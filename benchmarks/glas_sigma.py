@@ -36,7 +36,7 @@ COLUMNS = ("pointing", "argmax", "IoU", "at")
 
 
 def measure(maps, masks) -> dict:
-    """Means over the images, and the threshold of the best mean IoU."""
+    """Return means over the images, and the threshold of the best mean IoU."""
     ious = [float(iou(maps > level, masks).mean()) for level in THRESHOLDS]
     hits = {
         name: round(float(pointing_game(maps, masks, protocol=protocol).mean()), 4)
@@ -46,7 +46,7 @@ def measure(maps, masks) -> dict:
 
 
 def read(folder: Path, weights: str, each: int, skip: int):
-    """Images, class indices of the model, masks and the model."""
+    """Return images, class indices of the model, masks and the model."""
     source = FolderSource(folder, test_share=1.0)
     model = fgjax.load_pretrained(None, weights)
     labels = read_labels(
@@ -79,7 +79,7 @@ def score_all(question, sigmas, grid: int) -> dict:
 
 
 def sweep(question, masks, sigmas, spatial, grid: int) -> list[dict]:
-    """One row per setting; a width of None is a map without that factor."""
+    """Return one row per setting; a width of None is a map without that factor."""
     sizes = question.images.shape[1:-1]
     points, found = search_points(sizes, grid), score_all(question, sigmas, grid)
     rows = []
@@ -107,7 +107,7 @@ def baselines(masks) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    """Rows of settings in pixels and in cells, and of baselines, as Markdown."""
+    """Return rows of settings in pixels and in cells, and of baselines, as Markdown."""
     head = ("grid", "σ_light px", "σ_shadow px", "σ_spatial px", "in cells", *COLUMNS)
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in rows:

@@ -66,13 +66,13 @@ GOALS = {
 
 
 def missing_settings(task: Task) -> list[str]:
-    """Which of the task's settings this fgjax does not have."""
+    """Return which of the task's settings this fgjax does not have."""
     known = {field.name for field in fields(fgjax.CONFIGS.get(task.method, fgjax.FidoConfig))}
     return [name for name in task.settings if name not in known]
 
 
 def markdown(cases: list[dict[str, Any]]) -> str:
-    """A short row per case, beside its goal."""
+    """Return a short row per case, beside its goal."""
     lines = [
         "| case | images | precision | s an image | goal | ms a pass | PyTorch / fgjax | goal "
         "| compiled / fgjax | of peak |",
@@ -104,7 +104,7 @@ def markdown(cases: list[dict[str, Any]]) -> str:
 
 
 def run_task(task: Task, precision: str, args: argparse.Namespace, left: float) -> dict[str, Any]:
-    """The case's numbers, or what it failed with: the others go on."""
+    """Return the case's numbers, or what it failed with: the others go on."""
     images, passes, chunk = task.images, task.passes, task.chunk or 128
     about = {"method": task.method, "images": images, "precision": precision}
     if missing := missing_settings(task):

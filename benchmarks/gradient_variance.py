@@ -48,7 +48,7 @@ TINY = float(np.finfo(np.float32).tiny)
 
 
 def original(key, logits, temperature, samples, **options):
-    """Eq. 5 with θ = σ(ϑ): the gradient passes through both."""
+    """Compute Eq. 5 with θ = σ(ϑ): the gradient passes through both."""
     return fgjax.concrete_dropout(key, jax.nn.sigmoid(logits), temperature, samples, **options)
 
 
@@ -59,7 +59,7 @@ SAMPLERS = {"original": original, "simplified": fgjax.simplified_concrete_dropou
 
 
 def mask_gradients(sampler, key, logits, temperature, masks, upstream, *, antithetic=False):
-    """One gradient with respect to ϑ per mask, by automatic differentiation.
+    """Return one gradient with respect to ϑ per mask, by automatic differentiation.
 
     Every mask gets its own copy of ϑ, so no sum mixes their gradients. `upstream` maps
     masks `m *s` to the gradient of the objective with respect to them. Antithetic pairs
@@ -77,7 +77,7 @@ def mask_gradients(sampler, key, logits, temperature, masks, upstream, *, antith
 
 
 def draw_noise(key, masks, shape):
-    """The noise log(η / (1 - η)) that the float32 samplers draw in `mask_gradients`."""
+    """Return the noise log(η / (1 - η)) that the float32 samplers draw in `mask_gradients`."""
     return np.asarray(jax.random.logistic(key, (1, masks, *shape), jnp.float32))[0]
 
 
@@ -140,7 +140,7 @@ def batch_variance(gradients, batch):
 
 
 def rounding(gradients, exact):
-    """How float32 gradients differ from exact ones of the same noise.
+    """Return how float32 gradients differ from exact ones of the same noise.
 
     Returns:
       not_finite: share that is NaN or infinite.
@@ -174,7 +174,7 @@ def rounding(gradients, exact):
 
 
 def toy(masks, temperatures=TEMPERATURES, key=None):
-    """The linear objective: variances by t and B; bias and rounding by t and ϑ.
+    """Return the linear objective: variances by t and B; bias and rounding by t and ϑ.
 
     Pixels at one level of ϑ differ in their weight w ~ N(0, 1). Gradients are divided by
     w where levels are compared, so that the exact one is `expected_slope`.
@@ -230,12 +230,12 @@ def toy(masks, temperatures=TEMPERATURES, key=None):
 
 
 def _number(value):
-    """A float for JSON, which has no NaN."""
+    """Return a float for JSON, which has no NaN."""
     return float(value) if np.isfinite(value) else None
 
 
 def log_odds_gradient(model, image, infill, target, chunk=16):
-    """A function: masks `m h w` -> gradient of the SSR objective with respect to them."""
+    """Return a function: masks `m h w` -> gradient of the SSR objective with respect to them."""
 
     @jax.jit
     def gradient(model, z):
@@ -253,7 +253,7 @@ def log_odds_gradient(model, image, infill, target, chunk=16):
 
 
 def network(model, image, masks, temperatures=TEMPERATURES, key=None):
-    """The log-odds of a network: variance, antithetic pairs and rounding by t and ϑ.
+    """Return the log-odds of a network: variance, antithetic pairs and rounding by t and ϑ.
 
     ϑ is 0 everywhere (where FIDO starts), or what ten steps of FIDO find (within ±15).
     Rounding is told against the exact slope times the network's gradient at the masks of
@@ -326,7 +326,7 @@ def read_image(path, size):
 
 
 def table(header, rows):
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
@@ -338,7 +338,7 @@ def _percent(share):
 
 
 def markdown(report):
-    """The report as Markdown tables."""
+    """Return the report as Markdown tables."""
     about = report["machine"]
     out = [
         f"{about['cpu']}, {about['cores']} cores, jax {about['jax']}; {about['seconds']:.0f} s; "

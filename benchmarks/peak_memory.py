@@ -35,7 +35,7 @@ ROWS = (
 
 
 def peak() -> int:
-    """Bytes at the highest so far."""
+    """Return bytes at the highest so far."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -43,7 +43,7 @@ def peak() -> int:
 
 
 def measure(model: str, size: int, method: str, settings: dict, count: int) -> dict:
-    """The row's peak before the method and with it, in bytes."""
+    """Return the row's peak before the method and with it, in bytes."""
     classifier = fgjax.create_model(model, 200, size=size)
     images = jnp.asarray(np.random.default_rng(0).random((count, size, size, 3), np.float32))
     jax.block_until_ready(jax.jit(lambda m, x: m(x))(classifier, images[:1]))
@@ -56,7 +56,7 @@ def measure(model: str, size: int, method: str, settings: dict, count: int) -> d
 
 
 def markdown(report: dict) -> str:
-    """The rows as a Markdown table."""
+    """Return the rows as a Markdown table."""
     lines = [
         "| method | settings | images | peak, MiB | of which the method's, MiB |",
         "|---|---|---|---|---|",

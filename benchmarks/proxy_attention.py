@@ -29,7 +29,7 @@ COLUMNS = {
 
 
 def main(words: list[str] | None = None) -> int:
-    """Runs a sweep and prints its table; 1 when a trial failed."""
+    """Run a sweep and prints its table; 1 when a trial failed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("data", choices=list(COLUMNS))
     parser.add_argument("--birds", help="CUB-200-2011 in its official layout, or a part of it")

@@ -104,7 +104,7 @@ def _reports(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
 
 
 def speed_table(folder: Path = RESULTS) -> str:
-    """The ratios to PyTorch, a row per piece of work and machine."""
+    """Return the ratios to PyTorch, a row per piece of work and machine."""
     lines = [
         "| work | PyTorch time / fgjax time, median (range) | PyTorch compiled | fgjax, s "
         "| share of peak | on | script |",
@@ -132,7 +132,7 @@ def memory_table(folder: Path = RESULTS) -> str:
 
 
 def scaling_table(folder: Path = RESULTS) -> str:
-    """Seconds along each curve, a row per curve and method."""
+    """Return seconds along each curve, a row per curve and method."""
     lines = ["| over | | seconds | on |", "|---|---|---|---|"]
     labels = {"fido": "FIDO step", "rise": "RISE"}
     for report in _reports(folder, "scaling"):
@@ -145,7 +145,7 @@ def scaling_table(folder: Path = RESULTS) -> str:
 
 
 def front_table(folder: Path = RESULTS) -> str:
-    """What FIDO's settings show for their seconds, the fastest first."""
+    """Return what FIDO's settings show for their seconds, the fastest first."""
     columns = {"objective": 1, "p kept": 3, "p deleted": 3, "area %": 1, "in box %": 0, "steps": 0}
     lines = [
         f"| settings | s an image | {' | '.join(columns)} |",
@@ -175,7 +175,7 @@ TABLES = {
 
 
 def insert(text: str, name: str, made: str) -> str:
-    """The README with a table between its marks.
+    """Return the README with a table between its marks.
 
     Raises:
       ValueError: the marks are not there.

@@ -54,7 +54,7 @@ class Point:
 
 
 def work(method: str, model: Any, point: Point):
-    """A call that explains all images and waits for their maps."""
+    """Return a call that explains all images and waits for their maps."""
     images = jnp.asarray(
         np.resize(make_inputs(point.size)[0], (point.images, *[point.size] * 2, 3))
     )
@@ -72,8 +72,8 @@ def work(method: str, model: Any, point: Point):
 
 
 def seconds(call: Any, most: float, rounds: int = 5) -> dict[str, Any]:
-    """Median and rounds of a call: at least one, and no more than `most` seconds of them. The
-    call before, which compiles, is left out."""
+    """Return median and rounds of a call: at least one, and no more than `most` seconds of them.
+    The call before, which compiles, is left out."""
     call()
     times: list[float] = []
     while not times or (len(times) < rounds and sum(times) + times[-1] < most):
@@ -84,7 +84,7 @@ def seconds(call: Any, most: float, rounds: int = 5) -> dict[str, Any]:
 
 
 def measure(name: str, point: Point, most: float) -> dict[str, Any]:
-    """Both methods at one point."""
+    """Return both methods at one point."""
     model = fgjax.create_model(name, 200, size=point.size)
     if point.devices > 1:
         model = spread(model, make_mesh(), "jit")
@@ -92,7 +92,7 @@ def measure(name: str, point: Point, most: float) -> dict[str, Any]:
 
 
 def measure_devices(args: argparse.Namespace, point: Point) -> dict[str, Any]:
-    """The same in a process with so many forced CPU devices."""
+    """Return the same in a process with so many forced CPU devices."""
     flag = f"--xla_force_host_platform_device_count={point.devices}"
     more = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}"}
     command = [sys.executable, __file__, "--model", args.model, "--size", str(args.size)]
@@ -109,7 +109,7 @@ def measure_devices(args: argparse.Namespace, point: Point) -> dict[str, Any]:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """A table per curve."""
+    """Return a table per curve."""
     lines = []
     for name, rows in report["curves"].items():
         note = "; forced CPU devices, which share its cores: overhead only"
@@ -124,7 +124,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
-    """All curves on doubly logarithmic axes; the format is that of the file's ending."""
+    """Return all curves on doubly logarithmic axes; the format is that of the file's ending."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3), layout="constrained")

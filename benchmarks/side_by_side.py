@@ -26,7 +26,7 @@ NO_TORCH = (
 
 
 def make_inputs(size, seed=0):
-    """An image of soft blobs in [0, 1], its blurred infill, `1 h w 3`, and a target."""
+    """Return an image of soft blobs in [0, 1], its blurred infill, `1 h w 3`, and a target."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size
     image = rng.uniform(0.2, 0.8, (1, size, size, 3))
@@ -46,7 +46,7 @@ def _timed(function, repeats=1):
 
 
 def alternate(sides, rounds, seconds=1.0):
-    """Seconds per call of each side, `{name: [round, ...]}`, the sides taking turns.
+    """Return seconds per call of each side, `{name: [round, ...]}`, the sides taking turns.
 
     Every side is called once before, uncounted. In a round each is called as often as
     fills about `seconds`, and who starts changes from round to round.
@@ -62,7 +62,7 @@ def alternate(sides, rounds, seconds=1.0):
 
 
 def summarise(times):
-    """Median and range of both sides, and PyTorch / ours: the median over rounds of the
+    """Return median and range of both sides, and PyTorch / ours: the median over rounds of the
     ratio within a round, with its range, and that of each side's fastest round (what is
     left when other load is not). Above 1 ours is faster."""
     ratios = [b / a for a, b in zip(times["fgjax"], times["torch"], strict=True)]
@@ -80,7 +80,7 @@ def summarise(times):
 
 
 def machine():
-    """What the numbers were measured on."""
+    """Return what the numbers were measured on."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

@@ -56,7 +56,7 @@ def on_accelerator() -> bool:
 
 
 def torch_device() -> str | None:
-    """Where PyTorch computes beside ours; None where it cannot be on the same device."""
+    """Return where PyTorch computes beside ours; None where it cannot be on the same device."""
     if torch is None:
         return None
     if on_accelerator():
@@ -85,7 +85,7 @@ def explained(name: str, size: int, images: int) -> tuple[np.ndarray, np.ndarray
 def make_setup(
     name: str, size: int, images: int, passes: int, precision: str, chunk: int | None = None
 ) -> Setup:
-    """Weights, images and the predicted classes."""
+    """Return weights, images and the predicted classes."""
     plain, theirs = networks(name, size)
     pictures, targets = explained(name, size, images)
     model = in_precision(fold_batch_norm(plain), precision)
@@ -157,7 +157,7 @@ def compiled(network: Any) -> Any:
 
 
 def their_call(setup: Setup, function: Any, network: Any, draw: Any):
-    """A call of the PyTorch side, its map on the host."""
+    """Return a call of the PyTorch side, its map on the host."""
     dtype = torch.bfloat16 if setup.precision == "bf16" else None
 
     def call():
@@ -189,7 +189,7 @@ def run_case(
     budget: float = float("inf"),
     **changes: Any,
 ) -> dict[str, Any]:
-    """Checks, then times, one method; a dictionary of numbers.
+    """Check, then times, one method; a dictionary of numbers.
 
     Args:
       rounds: so many; three where they would take more than `budget` seconds.
@@ -267,7 +267,7 @@ def summary(times: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def markdown(cases: list[dict[str, Any]]) -> str:
-    """A row per case."""
+    """Return a row per case."""
     lines = [
         "| method | images | precision | fgjax, s an image | PyTorch / fgjax (range) "
         "| compiled PyTorch / fgjax | share of peak | compilation, s | differ by |",
@@ -298,7 +298,7 @@ def markdown(cases: list[dict[str, Any]]) -> str:
 
 
 def start_report() -> dict[str, Any]:
-    """What the numbers were measured on; begins the list of cases."""
+    """Return what the numbers were measured on; begins the list of cases."""
     about = machine()
     if on_accelerator():
         about["device"] = jax.devices()[0].device_kind

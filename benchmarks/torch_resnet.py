@@ -78,16 +78,16 @@ if torch:
             self.register_buffer("std", std[:, None, None], persistent=False)
 
         def trunk(self, x):
-            """The map after the third stage, which region grouping groups."""
+            """Return the map after the third stage, which region grouping groups."""
             x = self.maxpool(self.relu(self.bn1(self.conv1((x - self.mean) / self.std))))
             return self.layer3(self.layer2(self.layer1(x)))
 
         def features(self, x):
-            """The last map."""
+            """Return the last map."""
             return self.layer4(self.trunk(x))
 
         def head(self, features):
-            """Logits of the last map."""
+            """Return logits of the last map."""
             return self.fc(features.mean((2, 3)))
 
         def forward(self, x):
@@ -111,7 +111,7 @@ if torch:
 
 @contextmanager
 def saved_weights(model):
-    """The path of a file that holds the network's weights."""
+    """Yield the path of a file that holds the network's weights."""
     from safetensors.torch import save_file
 
     with tempfile.TemporaryDirectory() as folder:
@@ -121,7 +121,7 @@ def saved_weights(model):
 
 
 def load_both(name, size):
-    """The same random weights as a PyTorch model and as an fgjax classifier."""
+    """Return the same random weights as a PyTorch model and as an fgjax classifier."""
     theirs = torch_model(name)
     with saved_weights(theirs) as path:
         return fgjax.load_pretrained(name, path, size=size), theirs

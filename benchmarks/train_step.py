@@ -32,7 +32,7 @@ LAYERS = ((112, 32, 1), (112, 96, 2), (56, 144, 1), (56, 144, 2), (28, 192, 1), 
 
 
 def make_steps(name, size, batch):
-    """Both sides' steps: each call makes one and returns its loss."""
+    """Return both sides' steps: each call makes one and returns its loss."""
     ours, theirs = load_both(name, size)
     rng = np.random.default_rng(0)
     images = rng.random((batch, size, size, 3), np.float32)
@@ -54,7 +54,8 @@ def time_step(name, size, batch, rounds):
 
 
 def make_depthwise(side, channels, stride, batch):
-    """Forward, and forward with both gradients, on either side; and their largest difference."""
+    """Return forward, and forward with both gradients, on either side; and their largest
+    difference."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(batch, side, side, channels)).astype(np.float32)
     k = rng.normal(size=(3, 3, 1, channels)).astype(np.float32)
@@ -91,7 +92,7 @@ def make_depthwise(side, channels, stride, batch):
 
 
 def time_depthwise(batch, rounds):
-    """Every layer by itself."""
+    """Return every layer by itself."""
     rows = []
     for side, channels, stride in LAYERS:
         for part, (ours, theirs) in make_depthwise(side, channels, stride, batch).items():
@@ -109,7 +110,7 @@ def total_ratio(rows, part):
 
 
 def markdown(report):
-    """The report as Markdown tables."""
+    """Return the report as Markdown tables."""
     lines = ["| step | PyTorch time / fgjax time, median (range) |", "|---|---|"]
     for case in report["cases"]:
         ratio = case["step"]["ratio"]

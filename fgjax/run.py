@@ -29,7 +29,7 @@ USAGE = "python -m fgjax.run config=NAME key=value …"
 
 
 def main(words: list[str] | None = None) -> int:
-    """Runs a config. Returns 0; 1 when images failed; 2 for a wrong option or unusable data; 3
+    """Run a config. Returns 0; 1 when images failed; 2 for a wrong option or unusable data; 3
     when a process that this one is connected to has ended."""
     return leave(_main(sys.argv[1:] if words is None else words))
 
@@ -62,7 +62,8 @@ def _main(words: list[str]) -> int:
 
 
 def print_help(method: str = "fido") -> None:
-    """The configs with a line each, and every option with its default; of `method`, its own."""
+    """Return the configs with a line each, and every option with its default; of `method`, its
+    own."""
     say(f"usage: {USAGE}\n")
     say("configs (a name, or the path of a YAML file):")
     configs = list_configs()
@@ -90,7 +91,7 @@ def print_help(method: str = "fido") -> None:
 
 
 def run(words: list[str]) -> int:
-    """Resolves the config and goes through its stages, or, of a config with a `grid`, through
+    """Resolve the config and goes through its stages, or, of a config with a `grid`, through
     its trials. See `main` for errors and results."""
     if grid := find_grid(words):
         from fgjax.sweeps.sweep import sweep
@@ -170,8 +171,8 @@ def run(words: list[str]) -> int:
 
 
 def _help(config, plain, fingerprints, source, records, share) -> int:
-    """What a process other than the first does: its share of the images to be explained, and,
-    where all are connected, of the training."""
+    """Return what a process other than the first does: its share of the images to be explained,
+    and, where all are connected, of the training."""
     from fgjax.processes.waiting import wait_for_classifier, wait_for_run
     from fgjax.runs.folder import RunFolder
     from fgjax.stages.explain.stage import explain_stage
@@ -255,7 +256,7 @@ def _metrics(folder, done: int, config) -> dict[str, Any] | None:
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    """A short table: means with their 95 % intervals, beside the baselines' means."""
+    """Return a short table: means with their 95 % intervals, beside the baselines' means."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     shown = {k: v for k, v in metrics["metrics"].items() if v["mean"] is not None and k in SHORT}
     kinds = list(next(iter(shown.values()))["baselines"]) if shown else []
@@ -279,7 +280,7 @@ def _short(value: float | None) -> str:
 
 
 def _quiet() -> None:
-    """Keeps other libraries' chatter off the console; it is of no use to a user."""
+    """Keep other libraries' chatter off the console; it is of no use to a user."""
     import logging
 
     for name in ("absl", "huggingface_hub"):
@@ -288,7 +289,8 @@ def _quiet() -> None:
 
 
 def _compilation_cache() -> None:
-    """Compiled programs are kept in the user's own cache folder, unless JAX was told another.
+    """Return compiled programs are kept in the user's own cache folder, unless JAX was told
+    another.
 
     The folder must belong to the user and to nobody else: what lies in it is run.
     """

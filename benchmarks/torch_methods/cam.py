@@ -16,7 +16,7 @@ def enlarge(maps, size):
 
 
 def torch_features(model, images, targets):
-    """The last map, and the gradient of the class's logit by it, through the head alone."""
+    """Return the last map, and the gradient of the class's logit by it, through the head alone."""
     with torch.no_grad():
         features = model.features(channels_last(images))
     features = features.float().requires_grad_()

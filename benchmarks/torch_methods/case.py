@@ -41,7 +41,7 @@ class Setup:
     device: str = "cpu"
 
     def inputs(self) -> tuple[Any, Any]:
-        """Images `n 3 h w` and targets for PyTorch."""
+        """Return images `n 3 h w` and targets for PyTorch."""
         images = to_torch(self.images.transpose(0, 3, 1, 2), self.device)
         return images, to_torch(self.targets.astype(np.int64), self.device)
 
@@ -74,17 +74,17 @@ class Case(NamedTuple):
 
 
 def to_torch(a: Any, device: str = "cpu") -> Any:
-    """An array as a tensor of its own."""
+    """Return an array as a tensor of its own."""
     return torch.from_numpy(np.array(a)).to(device)
 
 
 def channels_last(x: Any) -> Any:
-    """The memory layout that PyTorch's convolutions like best."""
+    """Return the memory layout that PyTorch's convolutions like best."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def probability(model: Any, x: Any, target: Any) -> Any:
-    """The class's share after the softmax, `m`."""
+    """Return the class's share after the softmax, `m`."""
     return model(channels_last(x)).float().softmax(1)[:, target]
 
 
@@ -96,19 +96,19 @@ def torch_score_gradient(model: Any, x: Any, targets: Any) -> Any:
 
 
 def torch_unit(maps: Any) -> Any:
-    """Each map scaled to [0, 1] by its own minimum and maximum."""
+    """Return each map scaled to [0, 1] by its own minimum and maximum."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return (maps - low) / (high - low)
 
 
 def torch_blur(images: Any, matrix: np.ndarray) -> Any:
-    """Both axes of `n 3 h w` multiplied with a matrix that blurs a line."""
+    """Return both axes of `n 3 h w` multiplied with a matrix that blurs a line."""
     line = to_torch(matrix, images.device)
     return line @ images @ line.T
 
 
 def our_call(setup: Setup, name: str, output: str, config: Any, key: int | None = 0) -> Callable:
-    """A whole call of a method of fgjax, its map on the host."""
+    """Return a whole call of a method of fgjax, its map on the host."""
     images, targets = jnp.asarray(setup.images), jnp.asarray(setup.targets, jnp.int32)
     keys = {} if key is None else {"key": jax.random.key(key)}
 

@@ -20,8 +20,8 @@ CHECKED = 3
 
 
 def torch_loss(logits, model, image, infill, target, noise, step, config):
-    """Eqs. 2 and 3 with TV, as fgjax has them, summed over images. logits `n 2 h w`, image and
-    infill `n 3 h w`, target `n`, noise `n m 2 h w`. Gives the loss and p(c) under either mask,
+    """Compute Eqs. 2 and 3 with TV, as fgjax has them, summed over images. logits `n 2 h w`, image
+    and infill `n 3 h w`, target `n`, noise `n m 2 h w`. Gives the loss and p(c) under either mask,
     `n 2`."""
     n, samples, _, height, width = noise.shape
     masks = torch.sigmoid((logits[:, None] + noise) / config.temperature)[:, :, :, None]
@@ -59,7 +59,7 @@ def draw_noise(logits, samples):
 
 
 def torch_step(logits, optimizer, model, image, infill, target, noise, step, config):
-    """One step; `logits` change in place. noise=None draws it."""
+    """Return one step; `logits` change in place. noise=None draws it."""
     if noise is None:
         noise = draw_noise(logits, config.batch_size)
     optimizer.zero_grad()
@@ -73,8 +73,8 @@ def torch_step(logits, optimizer, model, image, infill, target, noise, step, con
 
 
 def torch_fido(model, images, targets, config, draw):
-    """How far importance moved from 1/2 in the SSR, `n h w`: `config.images_per_step` images at a
-    time."""
+    """Return how far importance moved from 1/2 in the SSR, `n h w`: `config.images_per_step` images
+    at a time."""
     size, each, maps = images.shape[-1], config.images_per_step, []
     blur = gaussian_matrix(size, config.blur_sigma * size / 224)
     for start in range(0, len(images), each):

@@ -26,7 +26,7 @@ def torch_scores(model, image, target, masks, chunk):
 
 
 def torch_fusion(model, image, target, config, chunk, alive=None):
-    """One image's map, `h w` in [0, 1], made of the points `alive`."""
+    """Return one image's map, `h w` in [0, 1], made of the points `alive`."""
     size, device = image.shape[-1], image.device
     whole = probability(model, image[None], target)
     lights = bells(size, config, config.sigma_light, device)
@@ -39,7 +39,7 @@ def torch_fusion(model, image, target, config, chunk, alive=None):
 
 
 def torch_glas(model, images, targets, config, chunk):
-    """Maps, `n h w`."""
+    """Return maps, `n h w`."""
     with torch.no_grad():
         pairs = zip(images, targets, strict=True)
         return torch.stack([torch_fusion(model, *pair, config, chunk) for pair in pairs])

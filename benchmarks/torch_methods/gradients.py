@@ -13,7 +13,7 @@ NOISE = 0.15
 
 
 def torch_gradient(model, images, targets, chunk):
-    """Sum over the channels, `n h w`."""
+    """Return sum over the channels, `n h w`."""
     parts = [
         torch_score_gradient(model, x, t)
         for x, t in zip(images.split(chunk), targets.split(chunk), strict=True)
@@ -22,7 +22,7 @@ def torch_gradient(model, images, targets, chunk):
 
 
 def torch_smooth_gradient(model, images, targets, samples, chunk, draw):
-    """The mean over `samples` noisy copies, summed over the channels."""
+    """Return the mean over `samples` noisy copies, summed over the channels."""
     maps = []
     for i, (image, target) in enumerate(zip(images, targets, strict=True)):
         total = torch.zeros_like(image)

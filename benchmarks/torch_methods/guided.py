@@ -44,7 +44,7 @@ if torch:
 
 
 def with_rule(model, rule):
-    """A copy of the network, its ReLUs exchanged."""
+    """Return a copy of the network, its ReLUs exchanged."""
     if model is None:
         return None
     model = copy.deepcopy(model)

@@ -12,8 +12,8 @@ from torch_methods.case import Case, Setup, our_call, probability, to_torch
 
 
 def torch_lime(model, images, targets, config, chunk, draw):
-    """The coefficients, each pixel that of its superpixel, `n h w`. The superpixels are the same
-    library's on both sides."""
+    """Return the coefficients, each pixel that of its superpixel, `n h w`. The superpixels are the
+    same library's on both sides."""
     maps = []
     with torch.no_grad():
         for i, (image, target) in enumerate(zip(images, targets, strict=True)):

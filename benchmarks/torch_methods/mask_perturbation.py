@@ -18,7 +18,7 @@ of a small gradient."""
 
 
 def shift(images, offset, room):
-    """Each image moved by its own offset; what comes in repeats the border."""
+    """Return each image moved by its own offset; what comes in repeats the border."""
     before, (height, width) = room // 2, images.shape[2:]
     sides = (before, room - before, before, room - before)
     padded = torch.nn.functional.pad(images, sides, mode="replicate")

@@ -12,7 +12,7 @@ WINDOW = 48
 
 
 def torch_occlusion(model, images, targets, down, across, chunk):
-    """What the windows over each pixel cost on average, `n h w`."""
+    """Return what the windows over each pixel cost on average, `n h w`."""
     covers = (down[:, None, :, None] * across[None, :, None, :]).flatten(0, 1)
     maps = []
     with torch.no_grad():

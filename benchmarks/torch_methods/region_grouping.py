@@ -63,7 +63,7 @@ if torch:
             self.classifier = nn.Linear(4 * width, classes)
 
         def group(self, x):
-            """Eqs. 1 and 3, in float32."""
+            """Compute Eqs. 1 and 3, in float32."""
             n, d, height, width = x.shape
             x = x.float().flatten(2).transpose(1, 2)
             sigma = self.smoothing.sigmoid()
@@ -85,7 +85,7 @@ if torch:
             return self.classifier(self.norm(pooled)), q
 
     def occurrence_loss(q, objective):
-        """Eq. 2."""
+        """Compute Eq. 2."""
         n, k = q.shape[:2]
         offsets = torch.arange(-objective.radius, objective.radius + 1, device=q.device)
         line = torch.exp(-0.5 * (offsets / objective.std) ** 2)
@@ -97,7 +97,7 @@ if torch:
 
 
 def torch_region_grouping(trunk, name, variables):
-    """The network in PyTorch, its new layers with the weights that `variables` hold."""
+    """Return the network in PyTorch, its new layers with the weights that `variables` hold."""
     params = traverse_util.flatten_dict(variables["params"], sep="/")
     inputs = params["grouping/dictionary"].shape[1]
     model = TorchRegionGrouping(trunk, inputs, TRUNKS[name][1])
@@ -131,7 +131,7 @@ def torch_region_grouping(trunk, name, variables):
 
 
 def make(setup: Setup) -> Case:
-    """Both sides begin with the same trunk and the same new layers."""
+    """Return both sides begin with the same trunk and the same new layers."""
     name, theirs = setup.name, setup.theirs
     options = dict(size=setup.images.shape[1], backbone=name, num_parts=PARTS)
     if theirs is None:

@@ -32,7 +32,7 @@ def draw_masks(size, device):
 
 
 def torch_rise(model, images, targets, masks, chunk, draw):
-    """Maps in [0, 1], `n h w`."""
+    """Return maps in [0, 1], `n h w`."""
     maps = []
     with torch.no_grad():
         for image, target in zip(images, targets, strict=True):

@@ -19,12 +19,13 @@ CHECKED = 3
 
 
 def images_8_bit(setup: Setup) -> np.ndarray:
-    """What a data set holds: both sides make them float."""
+    """Return what a data set holds: both sides make them float."""
     return np.round(setup.images * 255).astype(np.uint8)
 
 
 def our_training(setup: Setup, model, **recipe):
-    """A call that makes one step and gives its loss, and the step's FLOP by XLA's account."""
+    """Return a call that makes one step and gives its loss, and the step's FLOP by XLA's
+    account."""
     if setup.precision == "bf16":
         model = model.replace(network=model.network.clone(dtype=jnp.bfloat16))
     recipe = Recipe(optax.sgd(RATE, momentum=MOMENTUM), Augmentation(flip=False), **recipe)
@@ -46,7 +47,7 @@ def our_training(setup: Setup, model, **recipe):
 
 
 def torch_training(setup: Setup, loss_of):
-    """A function of a network: makes one step of it and gives the loss."""
+    """Return a function of a network: makes one step of it and gives the loss."""
     if setup.theirs is None:
         return None
     x = to_torch(images_8_bit(setup).transpose(0, 3, 1, 2), setup.device)

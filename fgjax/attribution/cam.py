@@ -120,7 +120,7 @@ def feature_gradient(
     score: str = "logit",
     chunk_size: int | None = None,
 ) -> tuple[Float[Array, "n H W K"], Float[Array, "n H W K"]]:
-    """The last feature map A, and ∂s_c/∂A of each image's score by it, float32.
+    """Return the last feature map A, and ∂s_c/∂A of each image's score by it, float32.
 
     Raises:
       ValueError: a model without `features` and `head`; inputs that do not fit the model.
@@ -143,7 +143,7 @@ def _feature_gradient(prepared, score, chunk_size):
 
 @partial(jax.jit, static_argnames=("height", "width"))
 def enlarge(maps: Float[Array, "n H W"], height: int, width: int) -> Float[Array, "n h w"]:
-    """Bilinear enlargement, pixel centres at +0.5, constant beyond the outermost.
+    """Return bilinear enlargement, pixel centres at +0.5, constant beyond the outermost.
 
     The same as PyTorch's `interpolate(mode="bilinear", align_corners=False)`.
     """
@@ -151,7 +151,7 @@ def enlarge(maps: Float[Array, "n H W"], height: int, width: int) -> Float[Array
 
 
 def class_activation(features, weights, images) -> Attribution:
-    """Eq. 2 of Grad-CAM: the weighted channels, rectified, then enlarged."""
+    """Compute Eq. 2 of Grad-CAM: the weighted channels, rectified, then enlarged."""
     height, width = images.shape[1:3]
     coarse = _weigh(features, weights)
     return Attribution(

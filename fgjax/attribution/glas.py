@@ -74,7 +74,7 @@ class GlasConfig:
 
 
 def check_sigmas(config: Any) -> None:
-    """Raises ValueError where a width of light, shadow or mixture is not above 0."""
+    """Raise ValueError where a width of light, shadow or mixture is not above 0."""
     for name in ("sigma_light", "sigma_shadow", "sigma_spatial"):
         value = getattr(config, name)
         if not (value > 0 and math.isfinite(value)):
@@ -99,7 +99,7 @@ GLAS_PRESETS: dict[str, dict[str, Any]] = {
 
 
 def glas_preset(name: str, **changes: Any) -> GlasConfig:
-    """The settings published under `name` (see `GLAS_PRESETS`), with `changes` on top.
+    """Return the settings published under `name` (see `GLAS_PRESETS`), with `changes` on top.
 
     Raises:
       ValueError: no such preset, or no such setting.
@@ -116,7 +116,7 @@ class Sigmas(NamedTuple):
 
 
 def search_points(sizes: tuple[int, ...], grid: int) -> Float[np.ndarray, "points axes"]:
-    """The centres of `grid` equal cells along every axis, row by row, in pixels.
+    """Return the centres of `grid` equal cells along every axis, row by row, in pixels.
 
     Pixel centres lie at +0.5, so the one cell of grid 1 has its centre at size / 2.
     """
@@ -126,7 +126,7 @@ def search_points(sizes: tuple[int, ...], grid: int) -> Float[np.ndarray, "point
 
 
 def sigmas_in_pixels(config: Any, sizes: tuple[int, ...]) -> Sigmas:
-    """The widths of a config for an image of these sizes."""
+    """Return the widths of a config for an image of these sizes."""
     if config.sigma_unit == "cell":
         unit = np.asarray(sizes, np.float32) / config.grid
     else:
@@ -148,8 +148,8 @@ def bells(
 
 
 def light_and_shadow(images, own, shared, index):
-    """Perturbation 0 is the image itself; 1 … K are the lights (Eq. 1), K + 1 … 2K the shadows
-    (Eq. 2) on the K points."""
+    """Return perturbation 0 is the image itself; 1 … K are the lights (Eq. 1), K + 1 … 2K the
+    shadows (Eq. 2) on the K points."""
     points, light, shadow = shared
     count, sizes = len(points), images.shape[1:-1]
     is_shadow = index > count
@@ -181,7 +181,7 @@ def glas_scores(
     *,
     chunk_size: int | None = None,
 ) -> GlasScores:
-    """The scores of Eqs. 1 and 2 for images or volumes: 1 + 2 · points forward passes each.
+    """Return the scores of Eqs. 1 and 2 for images or volumes: 1 + 2 · points forward passes each.
 
       f_l(μ) = P(y | I ⊙ G(μ, σ_l))
       f_s(μ) = |P(y | I) - P(y | I ⊙ (1 - G(μ, σ_s)))| + λ
@@ -204,7 +204,7 @@ def mixture(
     sizes: tuple[int, ...],
     alive: Bool[Array, "n points"] | None = None,
 ) -> Float[Array, "n ..."]:
-    """Eq. 3: the Gaussians around the search points, weighted with `values`.
+    """Compute Eq. 3: the Gaussians around the search points, weighted with `values`.
 
       S(x) = 1/|Ω| Σ_{μ ∈ Ω} exp(-D(x, μ) / σ²) values(μ),   D the squared distance
 

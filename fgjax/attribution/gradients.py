@@ -106,7 +106,7 @@ def gradient(
     key: Key[Array, "..."] | None = None,
     config: GradientConfig = GradientConfig(),
 ) -> Attribution:
-    """The gradient of the score: how much a small change of a pixel would move it.
+    """Return the gradient of the score: how much a small change of a pixel would move it.
 
       M_ij = max_c |∂s/∂x_ijc|   (Simonyan et al. 2014, section 3.1)
 
@@ -152,7 +152,7 @@ def smooth_gradient(
     key: Key[Array, "..."] | None = None,
     config: SmoothGradientConfig = SmoothGradientConfig(),
 ) -> Attribution:
-    """Gradients at noisy copies of the image, put together in one of three ways.
+    """Return gradients at noisy copies of the image, put together in one of three ways.
 
     With g_s = ∂s/∂x at x + ε_s, ε_s ~ N(0, σ²), σ = noise · (max x - min x), s = 1 … S:
 

@@ -93,12 +93,12 @@ _ROOTS = {"sqrt", "rsqrt", "pow"}
 
 
 def _open(body: Any) -> tuple[Any, Sequence]:
-    """A jaxpr and its constants, whether it comes closed or open."""
+    """Return a jaxpr and its constants, whether it comes closed or open."""
     return (body.jaxpr, body.consts) if isinstance(body, jex.ClosedJaxpr) else (body, ())
 
 
 def _bodies(eqn: Any) -> list[Any]:
-    """The jaxprs that an equation holds."""
+    """Return the jaxprs that an equation holds."""
     held = []
     for value in eqn.params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
@@ -108,7 +108,7 @@ def _bodies(eqn: Any) -> list[Any]:
 
 
 def _scan_counts(eqn: Any) -> tuple[int, int]:
-    """How many of a scan's inputs are the same in every step, and how many are carried on.
+    """Return how many of a scan's inputs are the same in every step, and how many are carried on.
 
     Told by their ranks: what is scanned over has one axis more outside the step than in it.
     """
@@ -121,7 +121,7 @@ def _scan_counts(eqn: Any) -> tuple[int, int]:
 
 
 def _only_clips(jaxpr: Any) -> bool:
-    """Whether a function does nothing but compare with bounds, as relu and relu6 do."""
+    """Return whether a function does nothing but compare with bounds, as relu and relu6 do."""
     return all(
         eqn.primitive.name in _CLIPS and all(_only_clips(_open(body)[0]) for body in _bodies(eqn))
         for eqn in jaxpr.eqns
@@ -129,7 +129,7 @@ def _only_clips(jaxpr: Any) -> bool:
 
 
 def _feeds_a_root(jaxpr: Any, start: Any) -> bool:
-    """Whether a value goes, reshaped and with a constant added, into a square root."""
+    """Return whether a value goes, reshaped and with a constant added, into a square root."""
     follow = {start}
     for eqn in jaxpr.eqns:
         variables = [atom for atom in eqn.invars if not isinstance(atom, jex.Literal)]
@@ -144,7 +144,7 @@ def _feeds_a_root(jaxpr: Any, start: Any) -> bool:
 
 
 def _find(jaxpr: Any, zero_inputs: Sequence[bool]) -> Found:
-    """Where the ReLUs of a jaxpr are. `zero_inputs`: which of its inputs are known to be 0.
+    """Return where the ReLUs of a jaxpr are. `zero_inputs`: which of its inputs are known to be 0.
 
     Raises:
       ValueError: a ReLU in a place where none can be replaced.
@@ -199,7 +199,7 @@ def _find(jaxpr: Any, zero_inputs: Sequence[bool]) -> Found:
 
 
 def _holds_relu(jaxpr: Any) -> bool:
-    """Whether `jax.nn.relu` or its like is called inside. A bare maximum is not enough here:
+    """Return whether `jax.nn.relu` or its like is called inside. A bare maximum is not enough here:
     softplus, for one, is a function with its own derivative that has a maximum with 0."""
     for eqn in jaxpr.eqns:
         for body in (_open(body)[0] for body in _bodies(eqn)):
@@ -251,7 +251,7 @@ def _run_inside(eqn, found, rule, operands) -> list:
 
 
 def with_relu_rule(model: Callable, rule: ReluRule) -> Callable:
-    """The same function of the images, with the gradient of its ReLUs by `rule`.
+    """Return the same function of the images, with the gradient of its ReLUs by `rule`.
 
     Args:
       model: images -> logits, or any function of one array that JAX can trace.
@@ -293,7 +293,7 @@ def rectified_gradient(
     score: str = "logit",
     chunk_size: int | None = None,
 ) -> Float[Array, "n h w c"]:
-    """The raw gradient of each image's score, its ReLUs by `rule`: "guided" or "deconv".
+    """Return the raw gradient of each image's score, its ReLUs by `rule`: "guided" or "deconv".
 
     Raises:
       ValueError: a model without ReLUs, or with one that cannot be replaced; inputs that do

@@ -72,7 +72,7 @@ LIME_PRESETS: dict[str, dict[str, Any]] = {
 
 
 def lime_preset(name: str, **changes: Any) -> LimeConfig:
-    """The settings published under `name` (see `LIME_PRESETS`), with `changes` on top.
+    """Return the settings published under `name` (see `LIME_PRESETS`), with `changes` on top.
 
     Raises:
       ValueError: no such preset, or no such setting.
@@ -101,7 +101,7 @@ def superpixels(
 def segment_means(
     image: Float[np.ndarray, "h w c"], labels: Int[np.ndarray, "h w"]
 ) -> Float[np.ndarray, "h w c"]:
-    """Every pixel at the mean colour of its superpixel."""
+    """Return every pixel at the mean colour of its superpixel."""
     flat, pixels = labels.ravel(), image.reshape(-1, image.shape[-1])
     sums = [np.bincount(flat, weights=channel) for channel in pixels.T]
     means = np.stack(sums, axis=1) / np.bincount(flat)[:, None]
@@ -111,7 +111,8 @@ def segment_means(
 def draw_shown(
     key: Key[Array, ""], index: Int[Array, "m"], slots: Int[Array, "s"]
 ) -> Bool[Array, "m s"]:
-    """Which superpixels each sample shows: all in sample 0, each with probability ½ in others.
+    """Return which superpixels each sample shows: all in sample 0, each with probability ½ in
+    others.
 
     A function of key, sample and superpixel alone: however many there are of either.
     """
@@ -128,7 +129,7 @@ _draw_shown = jax.jit(draw_shown)
 
 
 def hide(images, own, shared, index):
-    """Image g as sample `index` shows it; the superpixels not shown are filled in."""
+    """Return image g as sample `index` shows it; the superpixels not shown are filled in."""
     labels, infill, keys = own
 
     def one(image, labels, infill, key):
@@ -145,7 +146,7 @@ def fit(
     kernel_width: float,
     ridge: float,
 ) -> Float[np.ndarray, "s"]:
-    """The coefficients of weighted ridge regression with an intercept, in float64.
+    """Return the coefficients of weighted ridge regression with an intercept, in float64.
 
       min_β,b Σ_i π_i (y_i - b - β · z_i)² + α |β|²,   π = √exp(-d² / width²)
 
@@ -171,7 +172,7 @@ def lime(
     key: Key[Array, "..."],
     config: LimeConfig = LimeConfig(),
 ) -> Attribution:
-    """Local surrogate: ridge regression of the score on which superpixels are shown.
+    """Return local surrogate: ridge regression of the score on which superpixels are shown.
 
     Args:
       model: any callable pytree, images -> logits; with a score function of the user's,

@@ -102,7 +102,8 @@ MASK_PERTURBATION_PRESETS: dict[str, dict[str, Any]] = {
 
 
 def mask_perturbation_preset(name: str, **changes: Any) -> MaskPerturbationConfig:
-    """The settings published under `name` (`MASK_PERTURBATION_PRESETS`), with `changes` on top.
+    """Return the settings published under `name` (`MASK_PERTURBATION_PRESETS`), with `changes` on
+    top.
 
     Raises:
       ValueError: no such preset, or no such setting.
@@ -119,7 +120,7 @@ class MaskState(NamedTuple):
 
 
 def smooth_enlarging(size: int, cells: int, sigma: float) -> Float[np.ndarray, "size cells"]:
-    """The matrix that enlarges a line of cells linearly to `size` pixels and blurs it.
+    """Return the matrix that enlarges a line of cells linearly to `size` pixels and blurs it.
 
     Linear between the cells' centres, constant beyond the last; `sigma` in pixels, 0: no blur.
     """
@@ -137,7 +138,7 @@ def _enlarge(mask: Float[Array, "n s s"], height: int, width: int, config: Any):
 
 
 def _shift(images: Float[Array, "n h w c"], offset: Int[Array, "n 2"], room: int):
-    """Each image moved by its own offset; what comes in repeats the border."""
+    """Return each image moved by its own offset; what comes in repeats the border."""
     before = room // 2
     padding = ((0, 0), (before, room - before), (before, room - before), (0, 0))
     padded = jnp.pad(images, padding, mode="edge")
@@ -146,7 +147,7 @@ def _shift(images: Float[Array, "n h w c"], offset: Int[Array, "n 2"], room: int
 
 
 def _loss(mask, arrays, static, images, infill, targets, keys, step, config):
-    """Eq. 4 summed over the images, which never mix; and the terms `n 3` of `TRACES`.
+    """Compute Eq. 4 summed over the images, which never mix; and the terms `n 3` of `TRACES`.
 
     E[f(Φ(x0(· - τ), m))] + λ1 Σ (1 - m) + λ2 Σ |∇m|^β,   Φ = m x + (1 - m) x̂
     """
@@ -182,7 +183,7 @@ def mask_perturbation_step(
     keys: Key[Array, "n"],
     config: MaskPerturbationConfig,
 ) -> tuple[MaskState, Float[Array, "n 3"]]:
-    """One step of Adam for all images; the mask is clipped to [0, 1].
+    """Return one step of Adam for all images; the mask is clipped to [0, 1].
 
     Returns:
       The next state (the given one is donated), and the columns named in `TRACES`.
@@ -212,7 +213,7 @@ def mask_perturbation(
     key: Key[Array, "..."],
     config: MaskPerturbationConfig = MaskPerturbationConfig(),
 ) -> Attribution:
-    """The deletion game with an optimised mask (Eq. 4).
+    """Return the deletion game with an optimised mask (Eq. 4).
 
     Args:
       model: any callable pytree, images -> logits, differentiable; with a score function of

@@ -72,7 +72,7 @@ OCCLUSION_PRESETS: dict[str, dict[str, Any]] = {
 
 
 def occlusion_preset(name: str, **changes: Any) -> OcclusionConfig:
-    """The settings published under `name` (see `OCCLUSION_PRESETS`), with `changes` on top.
+    """Return the settings published under `name` (see `OCCLUSION_PRESETS`), with `changes` on top.
 
     Raises:
       ValueError: no such preset, or no such setting.
@@ -90,7 +90,7 @@ def windows(size: int, window: int, stride: int) -> Float[np.ndarray, "windows s
 
 
 def cover(images, own, shared, index):
-    """Perturbation 0 is the image itself, the others have one window each, row by row."""
+    """Return perturbation 0 is the image itself, the others have one window each, row by row."""
     down, across = shared
     window = jnp.maximum(index - 1, 0)
     rows, columns = down[window // len(across)], across[window % len(across)]

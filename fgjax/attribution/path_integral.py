@@ -71,7 +71,7 @@ INTEGRATED_GRADIENTS_PRESETS: dict[str, dict[str, Any]] = {
 
 
 def quadrature(rule: str, steps: int) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
-    """Nodes α in [0, 1] and weights w with ∫₀¹ f(α) dα ≈ Σ w_k f(α_k).
+    """Return nodes α in [0, 1] and weights w with ∫₀¹ f(α) dα ≈ Σ w_k f(α_k).
 
     "gausslegendre":  the zeros of the Legendre polynomial of degree m, moved to [0, 1]
     "midpoint":       α = (k - 1/2)/m, w = 1/m            k = 1 … m
@@ -108,7 +108,7 @@ def path_integral(
     score: str = "logit",
     chunk_size: int | None = None,
 ) -> Float[Array, "n h w c"]:
-    """Integrated gradients per channel: (x - x') ⊙ Σ_k w_k ∂s(x' + α_k (x - x'))/∂x.
+    """Return integrated gradients per channel: (x - x') ⊙ Σ_k w_k ∂s(x' + α_k (x - x'))/∂x.
 
     With enough steps they sum to s(x) - s(x'), the axiom of completeness.
 
@@ -140,7 +140,7 @@ def integrated_gradients(
     key: Key[Array, "..."] | None = None,
     config: IntegratedGradientsConfig = IntegratedGradientsConfig(),
 ) -> Attribution:
-    """The gradient integrated along the straight path from a baseline x' to the image.
+    """Return the gradient integrated along the straight path from a baseline x' to the image.
 
       IG = (x - x') ⊙ ∫₀¹ ∂s(x' + α(x - x'))/∂x dα   (Sundararajan et al. 2017, Eq. 1)
 

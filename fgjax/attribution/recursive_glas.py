@@ -61,7 +61,7 @@ RECURSIVE_GLAS_PRESETS = GLAS_PRESETS
 
 
 def recursive_glas_preset(name: str, **changes: Any) -> RecursiveGlasConfig:
-    """The settings published under `name`, with `changes` on top.
+    """Return the settings published under `name`, with `changes` on top.
 
     Raises:
       ValueError: no such preset, or no such setting.
@@ -112,7 +112,7 @@ def recursive_glas(
 def _one_image(
     question: Question, config: RecursiveGlasConfig
 ) -> tuple[Float[Array, "1 rounds h w"], Float[Array, "1 rounds 2"]]:
-    """Images need different numbers of rounds, so each goes its own way."""
+    """Return images need different numbers of rounds, so each goes its own way."""
     sizes = question.images.shape[1:-1]
     points, sigmas = search_points(sizes, config.grid), sigmas_in_pixels(config, sizes)
     pixel = np.minimum(points.astype(int), np.asarray(sizes) - 1)  # that the point lies in

@@ -52,8 +52,8 @@ def region_attention(
     key: Key[Array, "..."] | None = None,
     config: RegionAttentionConfig = RegionAttentionConfig(),
 ) -> Attribution:
-    """The pixel attribution Qᵀa of a region grouping network: every pixel counts as much as the
-    parts it belongs to (Huang and Li 2020, section 3.3).
+    """Return the pixel attribution Qᵀa of a region grouping network: every pixel counts as much as
+    the parts it belongs to (Huang and Li 2020, section 3.3).
 
     The network decides by its parts' features, weighted by the attention a: this is no estimate
     of what it does but a piece of it. It is the same for every class; attributes have their own.

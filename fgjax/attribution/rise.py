@@ -89,7 +89,7 @@ normalised image; see `RiseConfig.infill`."""
 
 
 def rise_preset(name: str, **changes: Any) -> RiseConfig:
-    """The settings published under `name` (see `RISE_PRESETS`), with `changes` on top.
+    """Return the settings published under `name` (see `RISE_PRESETS`), with `changes` on top.
 
     Raises:
       ValueError: no such preset, or no such setting.
@@ -98,8 +98,8 @@ def rise_preset(name: str, **changes: Any) -> RiseConfig:
 
 
 def enlarging(size: int, cells: int) -> Float[np.ndarray, "room cells"]:
-    """The matrix that enlarges a line of `cells` cells linearly to (cells + 1) · ⌈size / cells⌉
-    pixels: one cell more than the image needs, for the random shift. Beyond the outermost
+    """Return the matrix that enlarges a line of `cells` cells linearly to (cells + 1) · ⌈size /
+    cells⌉ pixels: one cell more than the image needs, for the random shift. Beyond the outermost
     centres the line is mirrored there."""
     room = (cells + 1) * math.ceil(size / cells)
     place = (np.arange(room) + 0.5) * cells / room - 0.5
@@ -119,7 +119,7 @@ def rise_masks(
     cells: int = 7,
     keep: float | Float[Array, ""] = 0.5,
 ) -> Float[Array, "m h w"]:
-    """The masks with these indices (§3.2), each a function of the key and its index alone.
+    """Return the masks with these indices (§3.2), each a function of the key and its index alone.
 
     `cells` x `cells` values, each 1 with probability `keep`, enlarged linearly to one cell
     more than the image and cut to it at a random shift within a cell.
@@ -148,7 +148,7 @@ class Sums(NamedTuple):
 
 @partial(jax.jit, static_argnames=("static", "score", "cells"), donate_argnames="sums")
 def _step(sums, arrays, static, images, targets, infill, key, index, real, keep, score, cells):
-    """One call: draws the masks, asks the model, and adds to the sums (donated)."""
+    """Return one call: draws the masks, asks the model, and adds to the sums (donated)."""
     masks = rise_masks(key, index, *images.shape[1:3], cells=cells, keep=keep)
     open_ = masks[None, ..., None]
     perturbed = open_ * images[:, None] + (1 - open_) * infill[:, None]
@@ -161,7 +161,7 @@ def _step(sums, arrays, static, images, targets, infill, key, index, real, keep,
 
 @partial(jax.jit, static_argnames="normalise")
 def _raw(sums, count, keep, normalise):
-    """Eq. 6: 1 / (p N) Σ score · mask."""
+    """Compute Eq. 6: 1 / (p N) Σ score · mask."""
     if normalise == "masks":
         return sums.weighted / jnp.maximum(sums.masks, 1e-9)[None]
     return sums.weighted / (count * (keep if normalise == "keep" else 1.0))
@@ -175,7 +175,7 @@ def rise(
     key: Key[Array, "..."],
     config: RiseConfig = RiseConfig(),
 ) -> Attribution:
-    """Randomised input sampling: S(x) = 1 / (p N) Σ_i f(I ⊙ M_i) M_i(x) (Eq. 6).
+    """Return randomised input sampling: S(x) = 1 / (p N) Σ_i f(I ⊙ M_i) M_i(x) (Eq. 6).
 
     Masks are drawn on the device, in every call its own; no mask outlives its call.
 
@@ -218,7 +218,7 @@ def rise(
 def _masked_means(
     part: Question, infill: Array, key: Array, config: RiseConfig, block: int, shape: Any
 ) -> tuple[Float[Array, "g h w"], int]:
-    """The raw maps of a few images, and from how many masks."""
+    """Return the raw maps of a few images, and from how many masks."""
     g, height, width, _ = part.images.shape
     total = _no_sums(g, height, width)
     blocks, done = [], 0
@@ -259,7 +259,7 @@ MIN_BLOCKS = 4
 
 
 def jackknife_error(blocks: list[Sums], config: RiseConfig) -> float:
-    """The expected mean absolute error of one image's scaled map, from its blocks of masks.
+    """Return the expected mean absolute error of one image's scaled map, from its blocks of masks.
 
     With h_k the scaled map without block k of K, the squared standard error of the map is at
     each pixel (K - 1) / K Σ_k (h_k - mean h)², scaling included; a normal error of deviation

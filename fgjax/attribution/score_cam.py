@@ -164,7 +164,7 @@ def _all_features(prepared, chunk_size):
 
 @partial(jax.jit, static_argnames="channels")
 def _chosen_channels(features, channels):
-    """The features of the channels that vary most, and which of those are constant."""
+    """Return the features of the channels that vary most, and which of those are constant."""
     if channels is not None and channels < features.shape[-1]:
         _, order = jax.lax.top_k(features.std((1, 2)), channels)
         features = jnp.take_along_axis(features, order[:, None, None, :], axis=-1)

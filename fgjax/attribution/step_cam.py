@@ -33,7 +33,7 @@ class StepCamConfig:
 def place_in_boxes(
     maps: Float[Array, "n p H W"], boxes: Float[Array, "n p 4"], height: int, width: int
 ) -> Float[Array, "n p height width"]:
-    """Each patch's map enlarged (bilinearly) to its box in the image; 0 outside of it."""
+    """Return each patch's map enlarged (bilinearly) to its box in the image; 0 outside of it."""
     rows, columns = maps.shape[2:]
 
     def place(cell, box):

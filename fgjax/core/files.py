@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, text: str) -> Path:
-    """Writes a text file whole or not at all; what was there stays until the new one is whole.
+    """Write a text file whole or not at all; what was there stays until the new one is whole.
 
     A file name that is no UTF-8 reaches us with surrogates in it: they are shown as \\udc..
     """

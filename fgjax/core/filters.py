@@ -12,7 +12,7 @@ REFERENCE_SIDE = 224
 
 
 def gaussian_matrix(size: int, sigma: float) -> Float[np.ndarray, "size size"]:
-    """The matrix that blurs a line of pixels, reflecting (without the edge) at both ends.
+    """Return the matrix that blurs a line of pixels, reflecting (without the edge) at both ends.
 
     Truncated at 3.2 σ: kernel 75 for σ = 11.6, as in the released code. Rows sum to 1.
     """

@@ -37,7 +37,7 @@ def _is_array(leaf: Any) -> bool:
 
 
 def partition(model: Any) -> tuple[tuple[Any, ...], Static]:
-    """Splits a model into its arrays and the rest.
+    """Split a model into its arrays and the rest.
 
     Returns:
       arrays: the array leaves, None where a leaf is not an array.
@@ -75,7 +75,7 @@ def _kinds(treedef: Any) -> Iterator[type]:
 
 
 def combine(arrays: tuple[Any, ...], static: Static) -> Callable:
-    """Puts a model together again. See `partition`."""
+    """Put a model together again. See `partition`."""
     leaves = [a if a is not None else s for a, s in zip(arrays, static.leaves, strict=True)]
     return jax.tree.unflatten(static.treedef, leaves)
 
@@ -86,12 +86,13 @@ def _forward(arrays, static, images):
 
 
 def output_shape(arrays: tuple[Any, ...], static: Static, images: Array) -> Any:
-    """What the model returns for such images, as shapes; nothing is computed, and a model that
-    was asked before is not traced again."""
+    """Return what the model returns for such images, as shapes; nothing is computed, and a model
+    that was asked before is not traced again."""
     return _forward.eval_shape(arrays, static, images)
 
 
 def compiled(model: Any) -> Callable[[Float[Array, "n h w c"]], Float[Array, "n k"]]:
-    """The model as a jitted function `images -> logits`, its parameters passed as arguments."""
+    """Return the model as a jitted function `images -> logits`, its parameters passed as
+    arguments."""
     arrays, static = partition(model)
     return lambda images: _forward(arrays, static, images)

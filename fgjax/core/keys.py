@@ -9,7 +9,7 @@ from jaxtyping import Array, Key
 
 
 def image_keys(key: Array | None, images: int) -> Key[Array, "n"]:
-    """One key per image: those given, or, of a single one, `fold_in(key, i)` for image i.
+    """Return one key per image: those given, or, of a single one, `fold_in(key, i)` for image i.
 
     Raises:
       ValueError: no key, one of the old kind, or neither one key nor one for each image.

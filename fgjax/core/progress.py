@@ -12,7 +12,7 @@ console = Console(highlight=False, emoji=False, soft_wrap=True)
 
 
 def say(line: str) -> None:
-    """One plain line; nothing in it is taken as markup."""
+    """Return one plain line; nothing in it is taken as markup."""
     console.print(line, markup=False)
     sys.stdout.flush()
 
@@ -47,7 +47,7 @@ class Counter:
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Counter]:
-    """Shows the progress of `total` pieces while the block runs."""
+    """Show the progress of `total` pieces while the block runs."""
     if not console.is_terminal:
         yield Counter(title, total, None)
         return

@@ -17,7 +17,7 @@ HEADER = "name,x0,y0,x1,y1 or name,x0,y0,x1,y1,score"
 
 
 def read_boxes(path: str | Path, names: Collection[str]) -> dict[str, Float[np.ndarray, "4"]]:
-    """Reads a CSV with the columns name, x0, y0, x1, y1 and, if there is one, score.
+    """Read a CSV with the columns name, x0, y0, x1, y1 and, if there is one, score.
 
     Boxes are in pixels of the image file (x to the right, y down; x1 and y1 are exclusive
     edges, so the box of the whole image is 0,0,width,height). They may reach over its border.
@@ -80,7 +80,7 @@ def read_boxes(path: str | Path, names: Collection[str]) -> dict[str, Float[np.n
 def fitted_box(
     source: Source, example: Example, box: Float[np.ndarray, "4"]
 ) -> Float[np.ndarray, "4"] | None:
-    """A box in pixels of the image file, moved and clipped to the fitted image.
+    """Return a box in pixels of the image file, moved and clipped to the fitted image.
 
     None when it lies wholly outside. Of drawn images, which no file is fitted for, the box is
     in pixels of the image itself.

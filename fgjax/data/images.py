@@ -45,7 +45,7 @@ _DECODERS: dict[str, Callable[..., Image.Image]] = {
 
 
 def read_image(path: str | Path, orient: bool = False) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes a JPEG, PNG, WebP, BMP, TIFF or GIF file to 8-bit RGB.
+    """Decode a JPEG, PNG, WebP, BMP, TIFF or GIF file to 8-bit RGB.
 
     Greyscale, palette and CMYK become RGB. 16-bit values are scaled (65535 to 255),
     not clipped; float pixels must lie in [0, 1]. Transparent pixels are composited
@@ -65,7 +65,7 @@ def read_image(path: str | Path, orient: bool = False) -> UInt8[np.ndarray, "h w
 
 
 def read_mask(path: str | Path, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Decodes an object mask: True where any channel is at least half of white.
+    """Decode an object mask: True where any channel is at least half of white.
 
     So 1-bit masks, 8-bit masks (128 and above) and palette masks whose background
     is dark all work. Alpha is ignored.
@@ -122,7 +122,7 @@ class Fit:
             raise ValueError(f'mode must be "crop", "squash" or "whole", not {self.mode!r}')
 
     def _resized(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Height and width before the cut."""
+        """Return height and width before the cut."""
         height, width = shape
         side = round(self.size / self.crop)
         if self.mode == "squash":
@@ -131,14 +131,14 @@ class Fit:
         return round(height * scale), round(width * scale)
 
     def result(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of what an h × w image becomes."""
+        """Return height and width of what an h × w image becomes."""
         if self.mode != "whole":
             return self.size, self.size
         height, width = (max(s // MULTIPLE * MULTIPLE, MULTIPLE) for s in self._resized(shape))
         return height, width
 
     def window(self, shape: tuple[int, int]) -> tuple[float, float, float, float]:
-        """The rectangle x0, y0, x1, y1 of an h × w image that becomes the result."""
+        """Return the rectangle x0, y0, x1, y1 of an h × w image that becomes the result."""
         height, width = shape
         (new_height, new_width), (down, across) = self._resized(shape), self.result(shape)
         top, left = (new_height - down) // 2, (new_width - across) // 2
@@ -146,17 +146,17 @@ class Fit:
         return left * x, top * y, (left + across) * x, (top + down) * y
 
     def image(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
-        """The image, resized by an antialiased bicubic filter and cropped."""
+        """Return the image, resized by an antialiased bicubic filter and cropped."""
         return self._resize(image, Image.Resampling.BICUBIC)
 
     def mask(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "H W"]:
-        """The mask, resized to the nearest pixel and cropped."""
+        """Return the mask, resized to the nearest pixel and cropped."""
         return self._resize(mask.astype(np.uint8), Image.Resampling.NEAREST).astype(bool)
 
     def box(
         self, box: Float[np.ndarray, "4"], shape: tuple[int, int]
     ) -> Float[np.ndarray, "4"] | None:
-        """The box x0, y0, x1, y1 of an h × w image, moved and clipped to the result.
+        """Return the box x0, y0, x1, y1 of an h × w image, moved and clipped to the result.
 
         None when the box lies wholly outside the crop.
         """
@@ -169,7 +169,7 @@ class Fit:
     def landmarks(
         self, landmarks: Float[np.ndarray, "parts 3"], shape: tuple[int, int]
     ) -> Float[np.ndarray, "parts 3"]:
-        """The landmarks x, y, visible of an h × w image, moved to the result.
+        """Return the landmarks x, y, visible of an h × w image, moved to the result.
 
         One that falls outside the crop is not visible; those not visible are 0, 0, 0.
         """
@@ -192,12 +192,12 @@ class Fit:
         return (points - [x0, y0]) * self._limits(shape) / [x1 - x0, y1 - y0]
 
     def _limits(self, shape: tuple[int, int]) -> Float[np.ndarray, "2"]:
-        """Width and height of the result."""
+        """Return width and height of the result."""
         return np.array(self.result(shape)[::-1], np.float64)
 
 
 def _decode(path: Path, convert: Callable[[Image.Image], Image.Image], orient: bool) -> Image.Image:
-    """Opens, checks and decodes a file; whatever goes wrong becomes a DataError."""
+    """Open, checks and decodes a file; whatever goes wrong becomes a DataError."""
     try:
         if path.is_dir():
             raise DataError(f"{path}: is a folder, not an image file")
@@ -220,7 +220,7 @@ def _decode(path: Path, convert: Callable[[Image.Image], Image.Image], orient: b
 
 
 def _open(path: Path, stream: BinaryIO) -> Image.Image:
-    """The image with its header read and checked, nothing decoded."""
+    """Return the image with its header read and checked, nothing decoded."""
     if not stream.read(1):
         raise DataError(f"{path}: the file is empty; get it again")
     for decoder in _DECODERS.values():
@@ -280,7 +280,7 @@ def _without_alpha(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scales 16-bit grey (65535 is white) and float grey (1 is white) to 8 bits."""
+    """Scale 16-bit grey (65535 is white) and float grey (1 is white) to 8 bits."""
     if image.mode == "F":
         values = np.asarray(image)
         if not (values.min() >= 0 and values.max() <= 1):

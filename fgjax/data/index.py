@@ -24,7 +24,7 @@ _LEADS_OUT = re.compile(r"[/\\]|[A-Za-z]:|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
 
 
 def find_root(path: str | Path, home: str, marker: str, *below: str) -> Path:
-    """The folder with the file `marker` in it: `path` or one of those `below` it."""
+    """Return the folder with the file `marker` in it: `path` or one of those `below` it."""
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such folder; {home}")
@@ -37,7 +37,7 @@ def find_root(path: str | Path, home: str, marker: str, *below: str) -> Path:
 
 
 def find_folder(root: Path, home: str, *names: str) -> Path:
-    """The first of the folders `names` of `root` that is there."""
+    """Return the first of the folders `names` of `root` that is there."""
     for name in names:
         if (root / name).is_dir():
             return root / name
@@ -45,7 +45,7 @@ def find_folder(root: Path, home: str, *names: str) -> Path:
 
 
 def lines(path: Path, home: str) -> Iterator[tuple[str, str]]:
-    """Where (for messages) and the text of each line that is not blank."""
+    """Yield where (for messages) and the text of each line that is not blank."""
     if not path.is_file():
         raise DataError(f"{path}: this index file of the set is missing; {home}")
     for number, line in enumerate(read_text(path).split("\n"), start=1):
@@ -54,7 +54,7 @@ def lines(path: Path, home: str) -> Iterator[tuple[str, str]]:
 
 
 def rows(path: Path, home: str) -> Iterator[tuple[str, str, str]]:
-    """Where (for messages), name and value of each line `<name> <value>`."""
+    """Yield where (for messages), name and value of each line `<name> <value>`."""
     for where, line in lines(path, home):
         name, *value = line.split(maxsplit=1)
         if not value:
@@ -65,7 +65,7 @@ def rows(path: Path, home: str) -> Iterator[tuple[str, str, str]]:
 def read_table(
     path: Path, home: str, rows: Iterable[tuple[str, K, str]], parse: Callable[[str, str], T]
 ) -> dict[K, T]:
-    """The parsed values of rows by their keys, each of which comes once."""
+    """Return the parsed values of rows by their keys, each of which comes once."""
     table: dict[K, T] = {}
     for where, key, value in rows:
         if key in table:
@@ -88,7 +88,7 @@ def numbers(where: str, text: str, count: int, after: str = " after the first") 
 
 
 def inclusive_box(where: str, values: Iterable[float]) -> Float[np.ndarray, "4"]:
-    """The edges of a box given by its first and last pixels, counted from 1.
+    """Return the edges of a box given by its first and last pixels, counted from 1.
 
     Pixel 1 reaches from 0 to 1, so the box x1 y1 x2 y2 reaches from x1 − 1 to x2.
     """
@@ -99,7 +99,7 @@ def inclusive_box(where: str, values: Iterable[float]) -> Float[np.ndarray, "4"]
 
 
 def label_of(where: str, number: object, count: int | None = None) -> int:
-    """The label, counted from 0, of a class number counted from 1 (up to `count`)."""
+    """Return the label, counted from 0, of a class number counted from 1 (up to `count`)."""
     # MATLAB numbers may come as floats.
     if not isinstance(number, int | float) or number < 1 or int(number) != number:
         raise DataError(f"{where}: class {number} is out of range (classes count from 1)")
@@ -109,7 +109,7 @@ def label_of(where: str, number: object, count: int | None = None) -> int:
 
 
 def inside(where: str, path: str, folder: str) -> str:
-    """A relative path that stays inside its folder."""
+    """Return a relative path that stays inside its folder."""
     if _LEADS_OUT.match(path):
         raise DataError(f"{where} leads out of the folder {folder}; it is refused")
     return path
@@ -130,7 +130,7 @@ def check_same(
 
 
 def read_mat(path: Path, home: str, *keys: str) -> list[Any]:
-    """Variables of a MATLAB file: cell and struct arrays as lists, of dicts for structs."""
+    """Return variables of a MATLAB file: cell and struct arrays as lists, of dicts for structs."""
     from scipy.io import loadmat  # slow to import, and few sets need it
 
     if not path.is_file():

@@ -30,7 +30,7 @@ class LabelMap:
 
 
 def read_labels(path: str | Path, classes: Sequence[str], num_outputs: int) -> LabelMap:
-    """Reads a label file of either kind.
+    """Read a label file of either kind.
 
     1. CSV with the header `class_name,model_index`: a line per class of the data set
        with its model output, counted from 0; left empty when the model does not know
@@ -77,7 +77,7 @@ def read_labels(path: str | Path, classes: Sequence[str], num_outputs: int) -> L
 
 
 def read_text(path: Path) -> str:
-    """The file as text, line ends unified; DataError when it is missing or not UTF-8."""
+    """Return the file as text, line ends unified; DataError when it is missing or not UTF-8."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
@@ -154,7 +154,7 @@ def _read_lines(
 
 
 def _keys(name: str) -> list[str]:
-    """What a name may be known by: the whole of it, then its parts."""
+    """Return what a name may be known by: the whole of it, then its parts."""
     parts = [name]
     if both := re.fullmatch(r"(.+?)\s*\((.+)\)", name):  # scientific (common)
         parts += both.groups()

@@ -25,7 +25,7 @@ Table = dict[str, Float[np.ndarray, "p 5"]]
 
 
 def write_patches(path: Path, table: Mapping[str, Float[np.ndarray, "p 5"]]) -> None:
-    """Writes the file, whole or not at all; in the order of the table."""
+    """Write the file, whole or not at all; in the order of the table."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -36,7 +36,7 @@ def write_patches(path: Path, table: Mapping[str, Float[np.ndarray, "p 5"]]) -> 
 
 
 def read_patches(path: str | Path, names: Collection[str]) -> Table:
-    """Reads such a file. The score may be left out, further columns are left alone, and so are
+    """Read such a file. The score may be left out, further columns are left alone, and so are
     images that are not in the data set.
 
     Args:
@@ -109,9 +109,9 @@ def fitted_patches(
     count: int,
     drawn: int | None = None,
 ) -> Float[np.ndarray, "c 4"]:
-    """An image's boxes in pixels of the fitted image, exactly `count`: the best, or, where there
-    are fewer, the same ones again. One that lies wholly outside the fitted image does not count;
-    where all do, the patch is the whole image.
+    """Return an image's boxes in pixels of the fitted image, exactly `count`: the best, or, where
+    there are fewer, the same ones again. One that lies wholly outside the fitted image does not
+    count; where all do, the patch is the whole image.
 
     Args:
       drawn: of a drawn image, the side at which it was drawn when its boxes were found; it is
@@ -135,7 +135,7 @@ def fitted_patches(
 def unfitted_boxes(
     source: Source, example: Example, boxes: Float[np.ndarray, "p 4"]
 ) -> Float[np.ndarray, "p 4"]:
-    """The way back: boxes in pixels of the fitted image, in those of the image file.
+    """Return the way back: boxes in pixels of the fitted image, in those of the image file.
 
     Raises:
       DataError: the source does not say how it fits its images.

@@ -52,7 +52,7 @@ def load_examples(
     ahead: int | None = None,
     on_error: Literal["yield", "raise"] = "yield",
 ) -> Iterator[tuple[int, Example | DataError]]:
-    """Loads records in threads and yields them in their order.
+    """Load records in threads and yields them in their order.
 
     At most `ahead` examples are loaded ahead, so memory stays bounded however long the
     list is.
@@ -113,13 +113,13 @@ def _load(source, record: Record) -> Example | DataError:
 
 
 def load_batch(source, records: Sequence[Record], *, workers: int | None = None) -> Batch:
-    """Loads and stacks records; raises the DataError of the first that cannot be."""
+    """Load and stacks records; raises the DataError of the first that cannot be."""
     loaded = load_examples(source, records, workers=workers, on_error="raise")
     return stack([example for _, example in loaded])
 
 
 def stack(examples: Sequence[Example]) -> Batch:
-    """Stacks examples of one image size.
+    """Stack examples of one image size.
 
     Raises:
       ValueError: no examples, or they differ in image size or number of landmarks.
@@ -152,7 +152,7 @@ def stack(examples: Sequence[Example]) -> Batch:
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> Int[np.ndarray, "n"]:
-    """The order of n examples in an epoch: a pure function of its arguments.
+    """Return the order of n examples in an epoch: a pure function of its arguments.
 
     Raw generator output is sorted, because NumPy keeps that the same in all its
     versions, and `permutation` not.
@@ -184,7 +184,7 @@ def take(records: Sequence[Record], limit: int | None) -> tuple[Record, ...]:
 
 
 def fingerprint(source) -> str:
-    """A hash of what the data set is: classes, landmark names, names, labels, splits.
+    """Return a hash of what the data set is: classes, landmark names, names, labels, splits.
 
     A source that reads files offers `file(record) -> Path`; then the sizes of the
     files count too (a missing file as -1). Their contents are not read.

@@ -16,12 +16,13 @@ from fgjax.devices.mesh import make_mesh, shard
 
 
 def own_number() -> int:
-    """Which of the connected processes this is, from 0; alone, 0."""
+    """Return which of the connected processes this is, from 0; alone, 0."""
     return jax.process_index()
 
 
 def leads() -> bool:
-    """Whether this is the one process, or the first of those connected: it writes the files."""
+    """Return whether this is the one process, or the first of those connected: it writes the
+    files."""
     return own_number() == 0
 
 
@@ -31,8 +32,9 @@ def own_part(values: Shaped[np.ndarray, "n"]) -> Shaped[np.ndarray, "m"]:
 
 
 def meet() -> None:
-    """The connected processes' first work together, which lays the ways between their devices:
-    for that they must be here at the same time; later they may wait for each other for long."""
+    """Return the connected processes' first work together, which lays the ways between their
+    devices: for that they must be here at the same time; later they may wait for each other for
+    long."""
     mesh = make_mesh(everywhere=True)
     ones = shard(mesh, np.ones(jax.local_device_count(), np.float32))
     sharding = NamedSharding(mesh, PartitionSpec())
@@ -41,14 +43,14 @@ def meet() -> None:
 
 
 def of_first(value: int) -> int:
-    """What process 0 says, in every connected process; alone, the value itself."""
+    """Return what process 0 says, in every connected process; alone, the value itself."""
     if jax.process_count() == 1:
         return int(value)
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def same_everywhere(text: str) -> bool:
-    """Whether every connected process says the same."""
+    """Return whether every connected process says the same."""
     if jax.process_count() == 1:
         return True
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], np.int32)
@@ -56,7 +58,7 @@ def same_everywhere(text: str) -> bool:
 
 
 def over_processes(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-    """The sum of every connected process's values, float32; alone, the values."""
+    """Return the sum of every connected process's values, float32; alone, the values."""
     if jax.process_count() == 1:
         return values
     values = np.asarray(values, np.float32)
@@ -64,6 +66,6 @@ def over_processes(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
 
 
 def wait_for_all(what: str) -> None:
-    """Until every connected process is here; alone, at once."""
+    """Wait until every connected process is here; alone, at once."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)

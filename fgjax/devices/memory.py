@@ -28,7 +28,7 @@ def bytes_in_use() -> int | None:
 
 
 def free_bytes(device: Any) -> int | None:
-    """What is left of the device's memory; None where it does not tell."""
+    """Return what is left of the device's memory; None where it does not tell."""
     stats = device.memory_stats() or {}
     if "bytes_limit" not in stats:
         return None
@@ -36,7 +36,7 @@ def free_bytes(device: Any) -> int | None:
 
 
 def host_free_bytes() -> int | None:
-    """What a program can still have of the host's memory; None where it is not told."""
+    """Return what a program can still have of the host's memory; None where it is not told."""
     try:  # Linux: what is free, and what the system would give up
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if "MemAvailable" in line)
@@ -49,7 +49,7 @@ def host_free_bytes() -> int | None:
 
 
 def _left_of_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What a container may still take; None where nothing limits it."""
+    """Return what a container may still take; None where nothing limits it."""
     try:
         limit = int((folder / "memory.max").read_text(encoding="ascii"))
         used = int((folder / "memory.current").read_text(encoding="ascii"))
@@ -61,7 +61,7 @@ def _left_of_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
 
 
 def program_bytes(program: Any) -> int | None:
-    """What a compiled program takes, by XLA's account of it; None where it does not tell.
+    """Return what a compiled program takes, by XLA's account of it; None where it does not tell.
 
     Arguments, results and temporaries; what is donated counts once.
 
@@ -80,7 +80,8 @@ def program_bytes(program: Any) -> int | None:
 
 
 def images_that_fit(each: int, fixed: int, free: int | float, most: int) -> int:
-    """The largest power of two of images whose step, fixed + images · each, fits; at least 1.
+    """Return the largest power of two of images whose step, fixed + images · each, fits; at least
+    1.
 
     Args:
       each: bytes that an image adds to a step.
@@ -95,7 +96,7 @@ def images_that_fit(each: int, fixed: int, free: int | float, most: int) -> int:
 
 
 def is_exhausted(error: BaseException) -> bool:
-    """Whether an error says that a device's memory did not suffice."""
+    """Return whether an error says that a device's memory did not suffice."""
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 

@@ -22,7 +22,8 @@ Parallel = Literal["auto", "none", "jit", "pmap"]
 
 
 def make_mesh(parallel: Parallel = "auto", everywhere: bool = False) -> Mesh:
-    """A mesh with the one axis "batch": over one device ("none") or all that this process has.
+    """Return a mesh with the one axis "batch": over one device ("none") or all that this process
+    has.
 
     Args:
       everywhere: over those of every connected process, process after process.
@@ -37,7 +38,7 @@ def make_mesh(parallel: Parallel = "auto", everywhere: bool = False) -> Mesh:
 
 
 def shard(mesh: Mesh, tree: Any) -> Any:
-    """Every array split along its first axis, which must be a multiple of the mesh's size.
+    """Return every array split along its first axis, which must be a multiple of the mesh's size.
 
     Over several processes each gives its own rows alone; see `own_rows`.
     """
@@ -54,8 +55,8 @@ def shard(mesh: Mesh, tree: Any) -> Any:
 
 
 def own_rows(mesh: Mesh, rows: int) -> slice:
-    """Which of a batch of so many rows, a multiple of the mesh's size, this process's devices
-    hold: all of them, where the mesh is over no other's."""
+    """Return which of a batch of so many rows, a multiple of the mesh's size, this process's
+    devices hold: all of them, where the mesh is over no other's."""
     sharding = NamedSharding(mesh, PartitionSpec("batch"))
     held = [place[0].indices(rows) for place in
             sharding.addressable_devices_indices_map((rows,)).values()]  # fmt: skip
@@ -63,7 +64,8 @@ def own_rows(mesh: Mesh, rows: int) -> slice:
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
-    """Every array whole on each device, in buffers of its own: a donated copy leaves `tree` be.
+    """Return every array whole on each device, in buffers of its own: a donated copy leaves `tree`
+    be.
 
     Over several processes each gives the same whole arrays.
     """
@@ -114,7 +116,7 @@ class Spread:
         return self.mesh.devices.size
 
     def __call__(self, images: Any) -> Any:
-        """What the model returns for the images."""
+        """Return what the model returns for the images."""
         return self._split("__call__", images)
 
     def __getattr__(self, name: str) -> Any:
@@ -125,7 +127,7 @@ class Spread:
         return (lambda batch: self._split(name, batch)) if method else found
 
     def _split(self, method: str, batch: Array) -> Any:
-        """The rows that are missing for equally long parts are zeros, and cut off again."""
+        """Return the rows that are missing for equally long parts are zeros, and cut off again."""
         count, parts = len(batch), self.spread_over
         missing = -count % parts
         batch = jnp.pad(batch, ((0, missing), *((0, 0),) * (batch.ndim - 1)))
@@ -141,8 +143,8 @@ class Spread:
 
 
 def spread(model: Any, mesh: Mesh, parallel: Parallel = "auto") -> Any:
-    """The model, each of its calls split over the mesh: any number of images on any number of
-    devices. On one device, the model as it is.
+    """Return the model, each of its calls split over the mesh: any number of images on any number
+    of devices. On one device, the model as it is.
 
     Args:
       model: any callable pytree, images -> outputs with a row per image.
@@ -154,7 +156,7 @@ def spread(model: Any, mesh: Mesh, parallel: Parallel = "auto") -> Any:
 
 
 def awaited(tree: Any) -> Any:
-    """The tree, once it is computed when several CPU devices computed it together.
+    """Return the tree, once it is computed when several CPU devices computed it together.
 
     Before jax 0.12, programs queued on forced CPU devices can wait for each other for ever.
     """

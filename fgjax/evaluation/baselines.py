@@ -19,13 +19,14 @@ def constant(n: int, height: int, width: int) -> Float[Array, "n h w"]:
 
 
 def center_box(n: int, height: int, width: int, *, area: float = 0.5) -> Float[Array, "n h w"]:
-    """A box in the middle with the image's aspect and `area` of its pixels (half of them)."""
+    """Return a box in the middle with the image's aspect and `area` of its pixels (half of
+    them)."""
     return center_box_of_area(jnp.full(n, area, jnp.float32), height, width)
 
 
 @partial(jax.jit, static_argnums=(1, 2))
 def center_box_of_area(areas: Float[Array, "n"], height: int, width: int) -> Float[Array, "n h w"]:
-    """A box in the middle with the image's aspect and the given share of its pixels.
+    """Return a box in the middle with the image's aspect and the given share of its pixels.
 
     The number of pixels is exact (`areas`·h·w, rounded), so the outermost ring may be
     incomplete. A NaN area gives a NaN map.
@@ -49,7 +50,7 @@ def random_box_of_area(
 def random_maps(
     key: PRNGKeyArray, n: int, height: int, width: int, *, cells: int = 7
 ) -> Float[Array, "n h w"]:
-    """Smooth random maps: even noise on `cells`×`cells`, bilinear, scaled to [0, 1]."""
+    """Return smooth random maps: even noise on `cells`×`cells`, bilinear, scaled to [0, 1]."""
     noise = jax.random.uniform(key, (n, cells, cells), jnp.float32)
     maps = jax.image.resize(noise, (n, height, width), "bilinear")
     low = jnp.min(maps, axis=(1, 2), keepdims=True)
@@ -57,7 +58,7 @@ def random_maps(
 
 
 def whole_object(masks: Bool[Array, "n h w"]) -> Float[Array, "n h w"]:
-    """The annotated object: the map of a method that finds it perfectly, and no part of it.
+    """Return the annotated object: the map of a method that finds it perfectly, and no part of it.
 
     An empty mask (not annotated) gives a NaN map.
     """
@@ -79,7 +80,8 @@ def top_share(maps: Float[Array, "n h w"], areas: Float[Array, "n"]) -> Float[Ar
 
 
 def _box(y, x, areas, height, width):
-    """The pixels nearest to (y, x), in shares of the image, by the greater of both distances."""
+    """Return the pixels nearest to (y, x), in shares of the image, by the greater of both
+    distances."""
     rows = (jnp.arange(height, dtype=jnp.float32) + 0.5) / height
     columns = (jnp.arange(width, dtype=jnp.float32) + 0.5) / width
     distance = jnp.maximum(

@@ -30,7 +30,7 @@ GRADIENT_SIGMA = 5.0
 def square_boxes(
     boxes: Float[Array, "n 4"], height: int, width: int, *, padding: float | Float[Array, ""] = 0.0
 ) -> Float[Array, "n 4"]:
-    """Squares around boxes, so that a crop is not distorted when it is made square.
+    """Return squares around boxes, so that a crop is not distorted when it is made square.
 
       side = max(w, h) · (1 + 2·padding), at least 1 and at most min(height, width)
 
@@ -62,7 +62,8 @@ def map_boxes(
     padding: float | Float[Array, ""] = 0.1,
     speck: int | Int[Array, ""] = 0,
 ) -> Float[Array, "n 4"]:
-    """The square (`square_boxes`) around the tightest box of a map's values above `threshold`.
+    """Return the square (`square_boxes`) around the tightest box of a map's values above
+    `threshold`.
 
     The whole image for a map without a value above it, and for one with a NaN or an infinity.
 
@@ -88,7 +89,8 @@ def map_boxes(
 def gradient_boxes(
     saliency: Float[Array, "n h w"], *, padding: float | Float[Array, ""] = 0.1
 ) -> Float[Array, "n 4"]:
-    """The square around what a gradient marks: the largest blob of its values above their mean.
+    """Return the square around what a gradient marks: the largest blob of its values above their
+    mean.
 
       S = blur(max_c |∂s/∂x_c|, σ = 5 px of 224),   mask: the largest blob of S > mean(S)
 
@@ -115,7 +117,8 @@ def gradient_boxes(
 
 
 def center_boxes(n: int, height: int, width: int, *, share: float = 0.75) -> Float[Array, "n 4"]:
-    """The middle of an image: `share` of its width and of its height (75 % in section 4.3)."""
+    """Return the middle of an image: `share` of its width and of its height (75 % in section
+    4.3)."""
     margin = (1.0 - share) / 2
     edges = jnp.asarray([[margin, margin, 1.0 - margin, 1.0 - margin]], jnp.float32)
     return jnp.broadcast_to(edges * _whole(height, width)[:, [2, 3, 2, 3]], (n, 4))
@@ -136,7 +139,7 @@ def random_boxes(
 def crop_and_resize(
     images: Float[Array, "n h w c"], boxes: Float[Array, "n 4"], size: int
 ) -> Float[Array, "n {size} {size} c"]:
-    """The content of each box as an image of `size` × `size` pixels.
+    """Return the content of each box as an image of `size` × `size` pixels.
 
     Bilinear; where the box is larger than that, antialiased (a triangle as wide as an output
     pixel). Pixels just outside the box take part at its border, as they do when Pillow resizes

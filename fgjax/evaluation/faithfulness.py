@@ -44,7 +44,7 @@ def kept_and_deleted(
     maps: Float[Array, "n h w"] | Bool[Array, "n h w"],
     infill_images: Float[Array, "n h w c"],
 ) -> KeptAndDeleted:
-    """The class probability with only the map's region kept, and with it replaced.
+    """Return the class probability with only the map's region kept, and with it replaced.
 
     Both are φ(x, z) = (1 − z)·x + z·x̂ (seed 000, Eq. 1) with the infill x̂: z = 1 − map
     keeps the region, z = map deletes it. A soft map (importance in [0, 1]) blends.
@@ -69,7 +69,7 @@ def insertion(
     steps: int = 50,
     baseline: str | Float[Array, "n h w c"] = "blur",
 ) -> Float[Array, "n"]:
-    """Area under the class probability as the image's pixels are put into a baseline.
+    """Return area under the class probability as the image's pixels are put into a baseline.
 
     Most important pixels first, a `steps`-th of the image at a time (steps + 1 forward
     passes), over the share of pixels put in, by the trapezoid rule; in [0, 1], higher is
@@ -102,7 +102,7 @@ def deletion(
     steps: int = 50,
     baseline: str | Float[Array, "n h w c"] = "mean",
 ) -> Float[Array, "n"]:
-    """Area under the class probability as the image's pixels are replaced by a baseline.
+    """Return area under the class probability as the image's pixels are replaced by a baseline.
 
     As `insertion`, the other way round: lower is better.
 
@@ -115,7 +115,7 @@ def deletion(
 
 
 def curve_protocol(steps: int, baseline: str) -> str:
-    """What a number of `insertion` or `deletion` was measured with, to print beside it."""
+    """Return what a number of `insertion` or `deletion` was measured with, to print beside it."""
     return (
         f"trapezoid area under the class probability, {steps} equal steps, highest pixel first, "
         f"ties in row order, baseline {BASELINES.get(baseline, baseline)}"
@@ -125,7 +125,7 @@ def curve_protocol(steps: int, baseline: str) -> str:
 def baseline_images(
     images: Float[Array, "n h w c"], baseline: str | Float[Array, "n h w c"]
 ) -> Float[Array, "n h w c"]:
-    """The images that know nothing of the class: see `insertion`."""
+    """Return the images that know nothing of the class: see `insertion`."""
     if not isinstance(baseline, str):
         return baseline
     if baseline == "blur":
@@ -170,11 +170,11 @@ def _area_under_curve(model, before, after, targets, maps, steps):
 
 @jax.jit
 def _change(before, after, ranks, count):
-    """The first `count` pixels taken from `after`."""
+    """Return the first `count` pixels taken from `after`."""
     return jnp.where((ranks < count)[..., None], after, before)
 
 
 @jax.jit
 def _fill(images, z, infill):
-    """Seed 000, Eq. 1: z = 1 is replaced by the infill."""
+    """Return seed 000, Eq. 1: z = 1 is replaced by the infill."""
     return (1.0 - z[..., None]) * images + z[..., None] * infill

@@ -31,7 +31,7 @@ def landmark_error(
     boxes: Float[np.ndarray, "n 4"] | None = None,
     mode: Mode = "separate",
 ) -> Float[np.ndarray, "n"]:
-    """The mean of `landmark_distances` over each image's visible landmarks; NaN without one.
+    """Return the mean of `landmark_distances` over each image's visible landmarks; NaN without one.
 
     Args, Raises:
       as for `landmark_distances`.
@@ -53,7 +53,7 @@ def landmark_distances(
     boxes: Float[np.ndarray, "n 4"] | None = None,
     mode: Mode = "separate",
 ) -> Float[np.ndarray, "n p"]:
-    """How far each landmark is from where the parts' centres say it is.
+    """Return how far each landmark is from where the parts' centres say it is.
 
     "separate" (CUB-200-2011): places are shares of the box. Per landmark, centres and landmark
     are standardised over the training images where it is visible, and regressed linearly without
@@ -101,7 +101,7 @@ def landmark_distances(
 
 
 def _regress(x, y, new) -> Float[np.ndarray, "n 2"]:
-    """Least squares from parts `m k 2` to places `m 2`, both standardised, for `n k 2`."""
+    """Return least squares from parts `m k 2` to places `m 2`, both standardised, for `n k 2`."""
     x, new = (v.reshape(len(v), -1).astype(np.float64) for v in (x, new))
     y = y.astype(np.float64)
     known = np.where(np.isfinite(x), x, 0)
@@ -122,13 +122,14 @@ def _regress(x, y, new) -> Float[np.ndarray, "n 2"]:
 def in_box(
     places: Float[np.ndarray, "n k 2"], boxes: Float[np.ndarray, "n 4"]
 ) -> Float[np.ndarray, "n k 2"]:
-    """Places as shares of the box: (0, 0) is its upper left corner, (1, 1) the lower right."""
+    """Return places as shares of the box: (0, 0) is its upper left corner, (1, 1) the lower
+    right."""
     low, size = boxes[:, None, :2], (boxes[:, 2:] - boxes[:, :2])[:, None]
     return (places - low) / size
 
 
 def part_spread(places: Float[np.ndarray, "n k 2"]) -> Float[np.ndarray, "k"]:
-    """How far each part's place wanders: the root mean square distance to its mean place, in
+    """Return how far each part's place wanders: the root mean square distance to its mean place, in
     the places' unit. Lower is steadier. NaN places are left out."""
     mean = mean_of_defined(places, axis=0)
     return np.sqrt(mean_of_defined(((places - mean) ** 2).sum(-1), axis=0))
@@ -137,7 +138,7 @@ def part_spread(places: Float[np.ndarray, "n k 2"]) -> Float[np.ndarray, "k"]:
 def part_consistency(
     places: Float[np.ndarray, "n k 2"], landmarks: Float[np.ndarray, "n p 3"]
 ) -> Float[np.ndarray, "k"]:
-    """How steadily each part lies at one landmark: the share of images in which the visible
+    """Return how steadily each part lies at one landmark: the share of images in which the visible
     landmark nearest to the part's place is the one that is so most often. In [1/p, 1]; it does
     not mind which way the animal looks. NaN for a part with no place in any image."""
     gap = np.linalg.norm(places[:, :, None] - landmarks[:, None, :, :2], axis=-1)
@@ -152,7 +153,7 @@ def part_consistency(
 
 
 def mean_of_defined(values: Float[np.ndarray, "..."], axis: int) -> Float[np.ndarray, "..."]:
-    """The mean of those that are not NaN; NaN where all are."""
+    """Return the mean of those that are not NaN; NaN where all are."""
     defined = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(defined, values, 0).sum(axis) / defined.sum(axis)

@@ -29,17 +29,17 @@ SMALL = 0.25
 def threshold(
     heatmap: Float[Array, "n h w"], level: float | Float[Array, ""] = 0.5
 ) -> Bool[Array, "n h w"]:
-    """The pixels strictly above `level` (a NaN pixel is not)."""
+    """Return the pixels strictly above `level` (a NaN pixel is not)."""
     return heatmap > level
 
 
 def area(maps: Bool[Array, "n h w"]) -> Float[Array, "n"]:
-    """The share of the image that the mask covers, in [0, 1]."""
+    """Return the share of the image that the mask covers, in [0, 1]."""
     return _count(maps) / (maps.shape[1] * maps.shape[2])
 
 
 def iou(maps: Bool[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Float[Array, "n"]:
-    """Intersection over union, |maps ∩ truth| / |maps ∪ truth|, in [0, 1].
+    """Return intersection over union, |maps ∩ truth| / |maps ∪ truth|, in [0, 1].
 
     One of the two empty is 0, both empty is NaN. (A truth that is empty because
     nobody annotated it is the caller's to leave out; `evaluate_maps` does.)
@@ -83,7 +83,7 @@ def iou_at_levels(
 
 
 def share_inside(maps: Bool[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Float[Array, "n"]:
-    """The share of the mask that lies in the truth (precision), |maps ∩ truth| / |maps|.
+    """Return the share of the mask that lies in the truth (precision), |maps ∩ truth| / |maps|.
 
     NaN for an empty mask, and for an empty truth (not annotated).
     """
@@ -93,7 +93,7 @@ def share_inside(maps: Bool[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Flo
 def false_detection_rate(
     maps: Bool[Array, "n h w"], truth: Bool[Array, "n h w"]
 ) -> Float[Array, "n"]:
-    """The share of the mask that lies outside the truth, FP / (FP + TP).
+    """Return the share of the mask that lies outside the truth, FP / (FP + TP).
 
     This is 1 − `share_inside`, and NaN where that is.
     """
@@ -101,7 +101,7 @@ def false_detection_rate(
 
 
 def covered(maps: Bool[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Float[Array, "n"]:
-    """The share of the truth that the mask covers (recall), |maps ∩ truth| / |truth|.
+    """Return the share of the truth that the mask covers (recall), |maps ∩ truth| / |truth|.
 
     0 for an empty mask, NaN for an empty truth (not annotated).
     """
@@ -109,7 +109,7 @@ def covered(maps: Bool[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Float[Ar
 
 
 def energy_inside(heatmap: Float[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Float[Array, "n"]:
-    """The share of the heat that lies in the truth, Σ_truth heat / Σ heat, in [0, 1].
+    """Return the share of the heat that lies in the truth, Σ_truth heat / Σ heat, in [0, 1].
 
     NaN for a map without heat, a map with a NaN, and an empty truth (not annotated).
 
@@ -121,7 +121,7 @@ def energy_inside(heatmap: Float[Array, "n h w"], truth: Bool[Array, "n h w"]) -
 
 
 def box_of(maps: Bool[Array, "n h w"]) -> Float[Array, "n 4"]:
-    """The tightest box around a mask, x0 y0 x1 y1 in pixels; four NaN for an empty mask."""
+    """Return the tightest box around a mask, x0 y0 x1 y1 in pixels; four NaN for an empty mask."""
     x0, x1 = _extent(jnp.any(maps, axis=1))
     y0, y1 = _extent(jnp.any(maps, axis=2))
     boxes = jnp.stack([x0, y0, x1, y1], axis=1).astype(jnp.float32)
@@ -129,7 +129,7 @@ def box_of(maps: Bool[Array, "n h w"]) -> Float[Array, "n 4"]:
 
 
 def box_iou(a: Float[Array, "n 4"], b: Float[Array, "n 4"]) -> Float[Array, "n"]:
-    """Intersection over union of two boxes, by area.
+    """Return intersection over union of two boxes, by area.
 
     NaN where either box has a NaN, or both have no area.
     """
@@ -140,7 +140,7 @@ def box_iou(a: Float[Array, "n 4"], b: Float[Array, "n 4"]) -> Float[Array, "n"]
 
 @partial(jax.jit, static_argnums=(1, 2))
 def box_mask(boxes: Float[Array, "n 4"], height: int, width: int) -> Bool[Array, "n h w"]:
-    """The pixels whose centre lies in the box; none where the box has a NaN."""
+    """Return the pixels whose centre lies in the box; none where the box has a NaN."""
     x0, y0, x1, y1 = (boxes[:, i, None, None] for i in range(4))
     y, x = _pixel_centres(height, width)
     annotated = ~jnp.any(jnp.isnan(boxes), axis=1)[:, None, None]
@@ -150,7 +150,7 @@ def box_mask(boxes: Float[Array, "n 4"], height: int, width: int) -> Bool[Array,
 def pointing_game(
     maps: Float[Array, "n h w"], truth: Bool[Array, "n h w"], *, protocol: str
 ) -> Float[Array, "n"]:
-    """Does the map point at the truth? 1 = hit, 0 = miss, NaN = not annotated (empty truth).
+    """Do the map point at the truth? 1 = hit, 0 = miss, NaN = not annotated (empty truth).
 
     The map names one point (`point_of`), and the pixel it falls into decides: it lies in the
     truth ("argmax", "blob_centroid"), or a pixel of the truth is within 15 px of it, between
@@ -171,7 +171,7 @@ def pointing_game(
 def is_small(
     boxes: Float[Array, "n 4"], height: int, width: int, *, share: float = SMALL
 ) -> Bool[Array, "n"]:
-    """The box covers less than `share` of the image; False where the box has a NaN.
+    """Return the box covers less than `share` of the image; False where the box has a NaN.
 
     The pointing game on small objects is its mean over these images.
 
@@ -186,7 +186,7 @@ def is_small(
 
 @partial(jax.jit, static_argnames="protocol")
 def point_of(maps: Float[Array, "n h w"], *, protocol: str) -> Float[Array, "n 2"]:
-    """The one place that a map points at: x, y in pixels.
+    """Return the one place that a map points at: x, y in pixels.
 
     - "argmax", "argmax_15px": the centre of the highest pixel; of several equally high ones
       their mean place (which makes a 0/1 box point at its middle, and favours no corner).
@@ -236,7 +236,7 @@ def _pixel_centres(height: int, width: int) -> tuple[Float[Array, "1 h 1"], Floa
 
 
 def _extent(line: Bool[Array, "n s"]) -> tuple[Int[Array, "n"], Int[Array, "n"]]:
-    """First True and one past the last True."""
+    """Return first True and one past the last True."""
     return jnp.argmax(line, axis=1), line.shape[1] - jnp.argmax(line[:, ::-1], axis=1)
 
 
@@ -245,7 +245,7 @@ def _box_area(boxes: Float[Array, "n 4"]) -> Float[Array, "n"]:
 
 
 def largest_blob(maps: Bool[Array, "n h w"]) -> Bool[Array, "n h w"]:
-    """The largest 8-connected blob; of equal ones the one that starts first, row by row."""
+    """Return the largest 8-connected blob; of equal ones the one that starts first, row by row."""
     labels, sizes = _blobs(maps)
     return labels == jnp.argmax(sizes[:, :-1], axis=1)[:, None, None]
 
@@ -253,14 +253,14 @@ def largest_blob(maps: Bool[Array, "n h w"]) -> Bool[Array, "n h w"]:
 def without_specks(
     maps: Bool[Array, "n h w"], pixels: float | Float[Array, ""]
 ) -> Bool[Array, "n h w"]:
-    """The mask without its 8-connected blobs of fewer than so many pixels."""
+    """Return the mask without its 8-connected blobs of fewer than so many pixels."""
     labels, sizes = _blobs(maps)
     own = jnp.take_along_axis(sizes, labels.reshape(len(maps), -1), axis=1)
     return maps & (own.reshape(maps.shape).astype(jnp.float32) >= pixels)
 
 
 def _blobs(maps: Bool[Array, "n h w"]) -> tuple[Int[Array, "n h w"], Int[Array, "n blobs"]]:
-    """The blob of each pixel, named by its first pixel's index, and the size of each name.
+    """Return the blob of each pixel, named by its first pixel's index, and the size of each name.
 
     What is in no blob has the last name.
     """

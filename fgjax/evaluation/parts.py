@@ -50,7 +50,7 @@ def single_part_deletion(
     pool: str = "sum",
     score: str = "log_odds",
 ) -> PartDeletion:
-    """Rank correlation of the true drop of the class score with the attribution, over parts.
+    """Return rank correlation of the true drop of the class score with the attribution, over parts.
 
       ρ_p( s(x) − s(x without part p),  pool over part p of the map )
 
@@ -109,7 +109,7 @@ def part_attribution(
     *,
     pool: str = "sum",
 ) -> Float[Array, "n parts"]:
-    """The map's sum, or mean, over every part's pixels; without a pixel 0, or NaN."""
+    """Return the map's sum, or mean, over every part's pixels; without a pixel 0, or NaN."""
     _known("pool", pool, POOLS)
     total = jnp.sum(jnp.where(part_masks, maps[:, None], 0), axis=(2, 3))
     if pool == "sum":
@@ -118,7 +118,7 @@ def part_attribution(
 
 
 def parts_protocol(*, pool: str = "sum", score: str = "log_odds") -> str:
-    """What a number of `single_part_deletion` was measured with, to print beside it."""
+    """Return what a number of `single_part_deletion` was measured with, to print beside it."""
     return (
         f"Spearman's rank correlation, over the parts seen in an image, of the drop of the "
         f"{SCORES[score]} when the part is redrawn away and the {POOLS[pool]}"

@@ -47,7 +47,7 @@ def cascading_randomisation(
     layers: Sequence[str] | None = None,
     level: int = 1,
 ) -> Randomised:
-    """How alike the map stays while the network's layers are randomised from the top down.
+    """Return how alike the map stays while the network's layers are randomised from the top down.
 
     At depth d the d highest layers have fresh variables (weights and batch statistics, drawn
     by the network's own initialisers under `key`), the others are as trained; the targets
@@ -99,7 +99,7 @@ def randomisation_protocol(layers: Sequence[str] = ()) -> str:
 
 
 def layers_top_down(model: Any, images: Float[Array, "n h w c"], level: int = 1) -> tuple[str, ...]:
-    """The layers of a classifier that have variables, the last one called first.
+    """Return the layers of a classifier that have variables, the last one called first.
 
     A layer is a module at `level` names below the network (1: "classifier", "blocks_3_1";
     2: "blocks_3_1/conv2"), or above, where the network is less deep. A variable that hangs on
@@ -133,7 +133,7 @@ def randomise(
     key: Key[Array, ""],
     level: int = 1,
 ) -> Any:
-    """The classifier with fresh variables in those layers; `images` only give a shape."""
+    """Return the classifier with fresh variables in those layers; `images` only give a shape."""
     fresh = _initialise(model.network, key, model.normalise(images[:1]))
     return _with_layers_of(fresh, model, layers, level)
 
@@ -171,7 +171,7 @@ def structural_similarity(a: Float[Array, "n h w"], b: Float[Array, "n h w"]) ->
 
 
 def _window_matrix(size: int) -> Float[np.ndarray, "places size"]:
-    """The Gaussian window at each of its places on a line of pixels."""
+    """Return the Gaussian window at each of its places on a line of pixels."""
     window = np.exp(-0.5 * ((np.arange(WINDOW) - WINDOW // 2) / SIGMA) ** 2)
     matrix = np.zeros((size - WINDOW + 1, size))
     for place, row in enumerate(matrix):
@@ -194,7 +194,7 @@ def _with_layers_of(fresh: Any, model: Any, layers: Sequence[str], level: int) -
 
 
 def _layer(path: tuple[str, ...], level: int) -> str:
-    """The layer of the variable at (collection, module, …, name)."""
+    """Return the layer of the variable at (collection, module, …, name)."""
     return "/".join(path[1:-1][:level]) or path[-1]
 
 

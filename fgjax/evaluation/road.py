@@ -46,7 +46,7 @@ def road(
     shares: tuple[float, ...] = SHARES,
     noise: float = NOISE,
 ) -> Road:
-    """The class probability when the most, and the least, important pixels are imputed.
+    """Return the class probability when the most, and the least, important pixels are imputed.
 
     For every share s the first (last) ⌊s·h·w⌋ pixels in the order of importance, ties in row
     order, are replaced by `impute`; the values are means over `shares`, of 2·len(shares)
@@ -89,7 +89,7 @@ def road(
 
 
 def road_protocol(*, shares: tuple[float, ...] = SHARES, noise: float = NOISE) -> str:
-    """What the numbers of `road` were measured with, to print beside them."""
+    """Return what the numbers of `road` were measured with, to print beside them."""
     return (
         f"mean class probability with {', '.join(f'{100 * share:g}' for share in shares)} % of the "
         f"pixels imputed linearly from their 8 neighbours, noise {noise:g}, ties in row order"
@@ -103,7 +103,7 @@ def impute(
     keys: Key[Array, "n"],
     noise: float | Float[Array, ""] = NOISE,
 ) -> Float[Array, "n h w c"]:
-    """Noisy linear imputation: missing pixels from their neighbours, cut to [0, 1].
+    """Return noisy linear imputation: missing pixels from their neighbours, cut to [0, 1].
 
       x_i = Σ_j w_ij x_j / Σ_j w_ij + noise·ε_i   for every missing pixel i
 

@@ -21,7 +21,7 @@ def max_sensitivity(
     radius: float = RADIUS,
     samples: int = SAMPLES,
 ) -> Float[Array, "n"]:
-    """The largest change of a map Φ under small changes of the image, as a share of the map.
+    """Return the largest change of a map Φ under small changes of the image, as a share of the map.
 
       max over y of ‖Φ(y) − Φ(x)‖₂ / ‖Φ(x)‖₂,   |y_i − x_i| ≤ radius in every pixel, channel
 
@@ -57,7 +57,7 @@ def max_sensitivity(
 
 
 def sensitivity_protocol(*, radius: float = RADIUS, samples: int = SAMPLES) -> str:
-    """What a number of `max_sensitivity` was measured with, to print beside it."""
+    """Return what a number of `max_sensitivity` was measured with, to print beside it."""
     return (
         f"largest change of the map (L2, as a share of the map's) over {samples} images drawn "
         f"evenly within {radius:g} of each pixel value in [0, 1]"

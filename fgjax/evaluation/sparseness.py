@@ -11,7 +11,7 @@ GINI_PROTOCOL = (
 
 @jax.jit
 def gini(maps: Float[Array, "n h w"]) -> Float[Array, "n"]:
-    """The Gini index of a map, in [0, 1 − 1/N]: 0 for a constant one, 1 − 1/N for one pixel.
+    """Return the Gini index of a map, in [0, 1 − 1/N]: 0 for a constant one, 1 − 1/N for one pixel.
 
       G(v) = 1 − 2 Σ_k (v_(k) / ‖v‖₁) · (N − k + ½) / N,   v_(1) ≤ … ≤ v_(N) the |values|
 

@@ -51,7 +51,7 @@ def evaluate_maps(
     threshold: float | Float[Array, ""] = 0.5,
     pointing: str = "blob_centroid",
 ) -> dict[str, Float[Array, "n"]]:
-    """Every number that needs no model: metric name -> a value per image.
+    """Return every number that needs no model: metric name -> a value per image.
 
     Args:
       heatmap: importance in [0, 1].
@@ -118,7 +118,7 @@ def evaluate_maps(
 
 
 def protocols(*, threshold: float = 0.5, pointing: str = "blob_centroid") -> dict[str, str]:
-    """How each number is measured, one sentence per metric name, to print beside it."""
+    """Return how each number is measured, one sentence per metric name, to print beside it."""
     mask = f"mask: map > {threshold:g}"
     point = f"pointing game, 1 or 0: {POINTING_PROTOCOLS[pointing]}"
     energy = "share of the map's sum that lies in"
@@ -169,7 +169,7 @@ def evaluate_faithfulness(
     shares: tuple[float, ...] = SHARES,
     noise: float = NOISE,
 ) -> dict[str, Float[Array, "n"]]:
-    """Insertion, deletion and ROAD: metric name -> a value per image.
+    """Return insertion, deletion and ROAD: metric name -> a value per image.
 
     2·(steps + 1) + 2·len(shares) forward passes. The settings are those of `insertion`,
     `deletion` and `road`; `model_protocols` says them.
@@ -199,8 +199,9 @@ def model_protocols(
     score: str = "log_odds",
     layers: Sequence[str] = (),
 ) -> dict[str, str]:
-    """How each number that needs the model is measured: the names of `evaluate_faithfulness`,
-    "max_sensitivity", "part_deletion" and "randomisation_…" (the fields of `Randomised`)."""
+    """Return how each number that needs the model is measured: the names of
+    `evaluate_faithfulness`, "max_sensitivity", "part_deletion" and "randomisation_…" (the fields of
+    `Randomised`)."""
     removed = road_protocol(shares=shares, noise=noise)
     randomised = randomisation_protocol(layers)
     return {
@@ -257,7 +258,7 @@ def summarise(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Summary:
-    """Mean and its percentile bootstrap interval over images; NaN values are left out.
+    """Return mean and its percentile bootstrap interval over images; NaN values are left out.
 
     The same values and seed give the same interval. Equal values give one of no width, which
     says little when they are few.
@@ -288,7 +289,7 @@ def difference_interval(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Summary:
-    """The mean of a − b over the same images, with its paired bootstrap interval.
+    """Return the mean of a − b over the same images, with its paired bootstrap interval.
 
     Images where either is NaN are left out. `low > margin` says that a beats b by that margin.
     """

@@ -61,26 +61,26 @@ class Classifier:
         return (images - mean) / std
 
     def __call__(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n k"]:
-        """Logits, float32."""
+        """Return logits, float32."""
         given = () if self.boxes is None else (jnp.asarray(self.boxes),)
         return self.network.apply(self.variables, self.normalise(images), *given)
 
     def features(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n H W d"]:
-        """The last feature map; `head(features(images))` equals the logits."""
+        """Return the last feature map; `head(features(images))` equals the logits."""
         return self.network.apply(self.variables, self.normalise(images), method="features")
 
     def head(self, features: Float[Array, "n H W d"]) -> Float[Array, "n k"]:
-        """Logits of a feature map."""
+        """Return logits of a feature map."""
         return self.network.apply(self.variables, features, method="head")
 
     def intermediates(
         self, images: Float[Array | np.ndarray, "n h w 3"]
     ) -> dict[str, Float[Array, "n ..."]]:
-        """Every stage's output, by name."""
+        """Return every stage's output, by name."""
         return self.network.apply(self.variables, self.normalise(images), method="intermediates")
 
     def regions(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Regions:
-        """Parts, their attention and the pixels', of a network that has them.
+        """Return parts, their attention and the pixels', of a network that has them.
 
         Raises:
           ValueError: it has none.
@@ -100,7 +100,7 @@ class Classifier:
         return hasattr(self.network, "activations")
 
     def activations(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n H W m"]:
-        """How much each place of the image looks like each prototype."""
+        """Return how much each place of the image looks like each prototype."""
         return self.network.apply(self.variables, self.normalise(images), method="activations")
 
     @property
@@ -109,12 +109,12 @@ class Classifier:
         return getattr(self.network, "looks_again", False)
 
     def streams(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Streams:
-        """What each of the two streams says, and the local one's every step."""
+        """Return what each of the two streams says, and the local one's every step."""
         given = () if self.boxes is None else (jnp.asarray(self.boxes),)
         return self.network.apply(self.variables, self.normalise(images), *given, method="look")
 
     def patch_boxes(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n p 4"]:
-        """The given boxes of the images' patches, or those that the global stream finds."""
+        """Return the given boxes of the images' patches, or those that the global stream finds."""
         if self.boxes is not None:
             return jnp.asarray(self.boxes)
         x = self.normalise(images)
@@ -123,19 +123,19 @@ class Classifier:
     def patch_features(
         self, images: Float[Array | np.ndarray, "n h w 3"], boxes: Float[Array, "n p 4"]
     ) -> Float[Array, "n p H W d"]:
-        """The local stream's last feature map of every patch."""
+        """Return the local stream's last feature map of every patch."""
         patches = crop_patches(self.normalise(images), boxes, self.network.patch_size)
         return self.network.apply(self.variables, patches, method="patch_features")
 
     def classify_patches(
         self, features: Float[Array, "n p H W d"]
     ) -> tuple[Float[Array, "n p k"], Float[Array, "n p t k"] | None]:
-        """The local stream's logits of every patch, and of every time step by itself."""
+        """Return the local stream's logits of every patch, and of every time step by itself."""
         return self.network.apply(self.variables, features, method="classify_patches")
 
 
 def make_network(name: str, num_classes: int, **options: Any) -> nn.Module:
-    """The Linen module called `name` (see `NETWORKS`).
+    """Return the Linen module called `name` (see `NETWORKS`).
 
     Raises:
       ValueError: an unknown name, with the nearest known one.
@@ -147,7 +147,7 @@ def make_network(name: str, num_classes: int, **options: Any) -> nn.Module:
 
 
 def variable_shapes(network: nn.Module) -> Any:
-    """The shapes of a network's variables, without computing any."""
+    """Return the shapes of a network's variables, without computing any."""
     # They do not depend on the image size; 96 px is enough for every network here.
     return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 96, 96, 3)))
 
@@ -163,7 +163,7 @@ def create_model(
     std: tuple[float, float, float] = IMAGENET_STD,
     **options: Any,
 ) -> Classifier:
-    """A classifier with fresh weights.
+    """Return a classifier with fresh weights.
 
     Args:
       name: a key of `NETWORKS`.

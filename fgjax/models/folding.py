@@ -10,7 +10,7 @@ from fgjax.models.networks.layers import Conv, DepthwiseConv, Norm
 
 
 def fold_batch_norm(model: Classifier) -> Classifier:
-    """The same classifier with fewer operations: equal logits but for rounding.
+    """Return the same classifier with fewer operations: equal logits but for rounding.
 
     Where batch normalisation comes right after a convolution,
 
@@ -38,7 +38,8 @@ def fold_batch_norm(model: Classifier) -> Classifier:
 
 
 def _pairs(model: Classifier) -> list[tuple[str, str, float]]:
-    """Paths of every convolution and the normalisation that takes its output, and that one's ε.
+    """Return paths of every convolution and the normalisation that takes its output, and that one's
+    ε.
 
     The forward pass is traced, not computed.
     """

@@ -12,7 +12,8 @@ Table = list[tuple[str, str]]
 
 
 def rename(name: str, table: Table) -> str | None:
-    """Where the tensor `name` goes; "" when it is left out, None when no pattern knows it."""
+    """Return where the tensor `name` goes; "" when it is left out, None when no pattern knows
+    it."""
     for pattern, replacement in table:
         if match := re.fullmatch(pattern, name):
             return match.expand(replacement)
@@ -89,7 +90,8 @@ def _mobilenet_torchvision() -> Table:
 
 
 def _vgg(depths: tuple[int, ...], norm: bool) -> Table:
-    """The features are numbered alike in both; the head is dense layers or 7x7 and 1x1 convs."""
+    """Return the features are numbered alike in both; the head is dense layers or 7x7 and 1x1
+    convs."""
     table, number = [], 0
     for stage, depth in enumerate(depths):
         for i in range(depth):

@@ -15,7 +15,8 @@ Precision = Literal["f32", "bf16"]
 
 
 def in_precision(model: Any, precision: Precision) -> Any:
-    """The model with its layers in bfloat16; images, outputs and their gradients stay float32.
+    """Return the model with its layers in bfloat16; images, outputs and their gradients stay
+    float32.
 
     A `Classifier` is told by the `dtype` of its network: convolutions and what lies between them
     are in bfloat16; normalising the image, softmaxes, the grouping of pixels, a recurrence and the
@@ -48,7 +49,7 @@ class Rounded:
     model: Any
 
     def __call__(self, images: Any) -> Any:
-        """What the model returns for the images."""
+        """Return what the model returns for the images."""
         return self._call("__call__", images)
 
     def __getattr__(self, name: str) -> Any:

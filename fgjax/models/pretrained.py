@@ -36,7 +36,7 @@ ARCHITECTURES = {
 
 
 def _place(name: str, tensor: np.ndarray, table: Table) -> tuple[str, np.ndarray] | None:
-    """Collection and path of a tensor, and the tensor in Flax's layout; None: not known."""
+    """Return collection and path of a tensor, and the tensor in Flax's layout; None: not known."""
     path = rename(name, table)
     if not path:
         return None
@@ -60,7 +60,7 @@ def _place(name: str, tensor: np.ndarray, table: Table) -> tuple[str, np.ndarray
 
 
 def find_weights(source: str | Path) -> tuple[Path, dict[str, Any]]:
-    """A local safetensors file for `source`, and what the hub says of it.
+    """Return a local safetensors file for `source`, and what the hub says of it.
 
     Args:
       source: a file, or a Hugging Face hub id `owner/name` whose `model.safetensors` (and
@@ -110,7 +110,7 @@ def _from_hub(name: str) -> tuple[Path, dict[str, Any]]:
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """All tensors of a safetensors file, as float32, and its metadata.
+    """Return all tensors of a safetensors file, as float32, and its metadata.
 
     Raises:
       ValueError: no such file, or not a safetensors file.
@@ -151,7 +151,7 @@ def load_pretrained(
     dtype: Any = jnp.float32,
     say: Callable[[str], None] = warnings.warn,
 ) -> Classifier:
-    """A classifier with trained weights from a safetensors file or the Hugging Face hub.
+    """Return a classifier with trained weights from a safetensors file or the Hugging Face hub.
 
     What the file's metadata (or the hub's config.json) states is honoured: the architecture,
     the padding (`padding: same`) and the normalisation (`input: (rgb/255-0.5)/0.5 …`, `mean`,
@@ -238,7 +238,7 @@ def _fresh_head(network: nn.Module, key: Key[Array, ""]) -> dict[str, Array]:
 def _normalisation(
     name: str, metadata: dict[str, str], about: dict[str, Any]
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and deviation per channel: what the file says, then the hub, then the custom."""
+    """Return mean and deviation per channel: what the file says, then the hub, then the custom."""
     half = (0.5, 0.5, 0.5)
     if "0.5)/0.5" in metadata.get("input", ""):
         return half, half

@@ -8,7 +8,7 @@ from fgjax.options.schema import Config, ExplainConfig
 
 
 def describe(method: str = ExplainConfig.method) -> list[tuple[str, str, str]]:
-    """Every option: its name, its default, and what it is (from the docstrings).
+    """Return every option: its name, its default, and what it is (from the docstrings).
 
     Args:
       method: whose settings are listed as explain.*.

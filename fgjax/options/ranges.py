@@ -58,7 +58,7 @@ NAMES = {
 
 
 def check_ranges(config: Config, flat: dict[str, Any]) -> None:
-    """Raises ConfigError for the first option whose value cannot be meant.
+    """Raise ConfigError for the first option whose value cannot be meant.
 
     Args:
       config: the options.

@@ -39,14 +39,14 @@ EXAMPLES = {
 
 
 def config_folder() -> Path:
-    """Where the named configs lie: inside the wheel, or beside the package in a checkout."""
+    """Return where the named configs lie: inside the wheel, or beside the package in a checkout."""
     package = Path(__file__).resolve().parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def list_configs() -> dict[str, str]:
-    """Name -> the first comment line of each config."""
+    """Return name -> the first comment line of each config."""
     lines = {}
     for path in sorted(config_folder().glob("*.yaml")):
         first = path.read_text(encoding="utf-8").splitlines()[0]
@@ -55,7 +55,8 @@ def list_configs() -> dict[str, str]:
 
 
 def _plain(annotation: Any) -> Any:
-    """The type OmegaConf checks; what it cannot know (arrays, functions) is text in a config."""
+    """Return the type OmegaConf checks; what it cannot know (arrays, functions) is text in a
+    config."""
     simple = (int, float, bool, str)
     parts = typing.get_args(annotation) or (annotation,)
     whole = typing.get_origin(annotation) in (Literal, tuple)
@@ -65,7 +66,7 @@ def _plain(annotation: Any) -> Any:
 
 
 def _method_fields(method: str, preset: str) -> list[tuple[str, Any, Any]]:
-    """The fields of a method's settings, at the preset's values."""
+    """Return the fields of a method's settings, at the preset's values."""
     hints = typing.get_type_hints(CONFIGS[method])
     values = PRESETS[method][preset]
     return [
@@ -106,7 +107,7 @@ def _compare_schema() -> type:
 
 
 def _schema(method: str, preset: str) -> type:
-    """The dataclass that a config file and the command line are checked against."""
+    """Return the dataclass that a config file and the command line are checked against."""
     own = {"explain": _explain_schema(method, preset), "compare": _compare_schema()}
     parts = [
         (f.name, f.type, field(default=f.default))
@@ -120,7 +121,7 @@ def _schema(method: str, preset: str) -> type:
 
 
 def _types(schema: type, prefix: str = "") -> dict[str, Any]:
-    """Option -> its type; a group of options is there too, as its dataclass."""
+    """Return option -> its type; a group of options is there too, as its dataclass."""
     types = {}
     for f in dataclasses.fields(schema):
         types[f"{prefix}{f.name}"] = f.type
@@ -141,7 +142,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _wants(kind: Any, option: str) -> str:
-    """What an option takes, in words."""
+    """Return what an option takes, in words."""
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     if kind in words:
         return words[kind]
@@ -207,7 +208,7 @@ def _read(name: str) -> tuple[str, Any]:
 
 
 def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
-    """Reads `config=NAME key=value …`.
+    """Read `config=NAME key=value …`.
 
     Returns:
       the config's name, the checked `Config`, and the same as a plain dict to be stored.
@@ -258,7 +259,7 @@ def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
 
 
 def _number(word: str) -> str | int | float:
-    """The word as a number, where it is one."""
+    """Return the word as a number, where it is one."""
     for kind in (int, float):
         try:
             return kind(word)
@@ -268,7 +269,7 @@ def _number(word: str) -> str | int | float:
 
 
 def _home(path: str | None) -> str | None:
-    """A path with its ~ expanded: the shell leaves it alone in key=~/folder."""
+    """Return a path with its ~ expanded: the shell leaves it alone in key=~/folder."""
     return path and os.path.expanduser(path)
 
 
@@ -284,7 +285,7 @@ def _settings(method: str, own: dict[str, Any], group: str) -> Any:
 
 
 def _build(plain: dict[str, Any]) -> Config:
-    """The frozen dataclasses of a checked dict; ranges are checked here."""
+    """Return the frozen dataclasses of a checked dict; ranges are checked here."""
     explain, compare = dict(plain["explain"]), dict(plain["compare"])
     method = explain["method"]
     own = {f.name: explain.pop(f.name) for f in dataclasses.fields(CONFIGS[method])}

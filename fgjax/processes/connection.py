@@ -29,7 +29,7 @@ LOST = (
 
 
 def join(given: DistributedConfig, environment: Mapping[str, str] = os.environ) -> Share:
-    """Which process this is; with a coordinator, once it is connected to the others.
+    """Return which process this is; with a coordinator, once it is connected to the others.
 
     With a coordinator it must be called before any device is touched.
 
@@ -112,7 +112,7 @@ def _give_up(given: DistributedConfig) -> None:
 
 
 def check_alike(told: Mapping[str, Any], share: Share) -> None:
-    """Raises ConfigError, in every process, when they were not told the same."""
+    """Raise ConfigError, in every process, when they were not told the same."""
     from fgjax.devices.collectives import same_everywhere
 
     if not same_everywhere(json.dumps(told, sort_keys=True, default=str)):
@@ -124,7 +124,7 @@ def check_alike(told: Mapping[str, Any], share: Share) -> None:
 
 
 def print_end(error: Exception) -> None:
-    """Says why a connected process cannot go on."""
+    """Say why a connected process cannot go on."""
     import jax
 
     if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
@@ -135,7 +135,7 @@ def print_end(error: Exception) -> None:
 
 
 def connected() -> bool:
-    """Whether this process is connected to others."""
+    """Return whether this process is connected to others."""
     if "jax" not in sys.modules:
         return False
     import jax
@@ -144,7 +144,7 @@ def connected() -> bool:
 
 
 def leave(code: int) -> int:
-    """Ends a connection, when there is one: in success all processes wait for each other here; in
+    """End a connection, when there is one: in success all processes wait for each other here; in
     error (a code above 1) this process ends at once, which ends the others.
 
     Returns:

@@ -37,7 +37,7 @@ class Share:
     connected: bool = False
 
     def places(self, images: int, process: int | None = None) -> Int[np.ndarray, "m"]:
-        """The images of a process, of this one when none is named: every so many-th."""
+        """Return the images of a process, of this one when none is named: every so many-th."""
         return np.arange(self.own if process is None else process, images, self.processes)
 
 
@@ -45,7 +45,7 @@ ALONE = Share()
 
 
 def find_share(given: DistributedConfig, environment: Mapping[str, str] = os.environ) -> Share:
-    """Which process this is: as told, or as the launcher told it.
+    """Return which process this is: as told, or as the launcher told it.
 
     Raises:
       ConfigError: `distributed.find` where no launcher says anything.

@@ -20,12 +20,12 @@ REMIND = 60.0
 
 
 def wait_for_run(path: str | Path) -> None:
-    """Until process 0 has made the run's folder, and so has checked the options."""
+    """Wait until process 0 has made the run's folder, and so has checked the options."""
     _wait(lambda: not (Path(path) / "run.json").is_file(), lambda: "process 0 to begin")
 
 
 def wait_for_classifier(path: Path) -> None:
-    """Until process 0 has trained."""
+    """Wait until process 0 has trained."""
     _wait(
         lambda: not (path / "checkpoint" / "classifier.json").is_file(),
         lambda: "process 0 to train the classifier",
@@ -33,7 +33,7 @@ def wait_for_classifier(path: Path) -> None:
 
 
 def wait_for_maps(run: RunFolder, share: Share, records: tuple[Record, ...]) -> dict[str, str]:
-    """Until the other processes have explained their images.
+    """Wait until the other processes have explained their images.
 
     Returns:
       the images that they could not explain, and why.
@@ -61,7 +61,7 @@ def wait_for_maps(run: RunFolder, share: Share, records: tuple[Record, ...]) -> 
 
 
 def join_maps(run: RunFolder, share: Share, records: tuple[Record, ...]) -> int:
-    """Waits for the other processes, and writes what failed in any of them into the run's own
+    """Wait for the other processes, and writes what failed in any of them into the run's own
     failures.csv. Returns how many of the others' images failed."""
     others = wait_for_maps(run, share, records)
     own = {row["name"]: row["reason"] for row in run.failures() if row["stage"] == "explain"}

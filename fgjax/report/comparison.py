@@ -49,7 +49,7 @@ class Table:
     images: int
 
     def best(self) -> dict[str, tuple[str, ...]]:
-        """Column -> the ranked methods with its best mean, as it is printed."""
+        """Return column -> the ranked methods with its best mean, as it is printed."""
         found = {}
         for i, column in enumerate(self.columns):
             means = {
@@ -79,7 +79,7 @@ class Picture:
 def write_comparison_page(
     path: Path, table: Table, pictures: list[Picture], *, side: int = 128
 ) -> None:
-    """Writes one self-contained HTML file.
+    """Write one self-contained HTML file.
 
     Args:
       side: of each picture in it, in pixels.
@@ -106,7 +106,7 @@ def write_comparison_page(
 
 
 def _spread(table: Table) -> list[tuple[float, float]]:
-    """The lowest and highest mean of each column, for the shade of its cells."""
+    """Return the lowest and highest mean of each column, for the shade of its cells."""
     ends = []
     for i in range(len(table.columns)):
         means = [row.cells[i][0] for row in table.rows if row.cells[i] is not None]

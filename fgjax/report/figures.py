@@ -19,7 +19,7 @@ def write_figures(
     colormap: str = "magma",
     cell: int = 256,
 ) -> list[Path]:
-    """Writes `panel` of each entry to `folder`, which is made when missing.
+    """Write `panel` of each entry to `folder`, which is made when missing.
 
     Files are named after the entries (`safe_name`); a name that was taken by an earlier
     entry of the same call gets -2, -3, …
@@ -56,7 +56,8 @@ def write_figures(
 
 
 def safe_name(name: str) -> str:
-    """A file stem out of any text: ASCII letters, digits, `._-`; no leading dot; ≤ 100 long."""
+    """Return a file stem out of any text: ASCII letters, digits, `._-`; no leading dot; ≤ 100
+    long."""
     stem = re.sub(r"\.(jpe?g|png|webp|bmp|gif|tiff?)$", "", name, flags=re.IGNORECASE)
     stem = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._")[:100]
     return stem or "image"

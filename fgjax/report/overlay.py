@@ -33,17 +33,19 @@ COLUMNS = 8
 
 
 def map_title(name: str) -> str:
-    """How a map is named to a reader: `ssr` is SSR; an unknown name starts with a capital."""
+    """Return how a map is named to a reader: `ssr` is SSR; an unknown name starts with a
+    capital."""
     return TITLES.get(name, name[:1].upper() + name[1:].replace("_", " "))
 
 
 def primary_map(names: list[str]) -> str | None:
-    """The map a reader looks at first: `joint`, else `heatmap`, else the first; None of none."""
+    """Return the map a reader looks at first: `joint`, else `heatmap`, else the first; None of
+    none."""
     return next((n for n in ("joint", "heatmap") if n in names), names[0] if names else None)
 
 
 def to_unit(heat: Float[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, "h w"], str]:
-    """A map in [0, 1] and a note on what had to be done or is missing.
+    """Return a map in [0, 1] and a note on what had to be done or is missing.
 
     A map that is in [0, 1] already stays as it is (rounding of 1e-3 is clipped).
     Any other is scaled from its own lowest..highest value to 0..1, and the note
@@ -67,7 +69,7 @@ def to_unit(heat: Float[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, "h w"], s
 
 
 def resize_map(heat: Float[np.ndarray, "_ _"], height: int, width: int) -> Float[np.ndarray, "_ _"]:
-    """The map at another size: bilinear up, area average down. float32."""
+    """Return the map at another size: bilinear up, area average down. float32."""
     heat = heat.astype(np.float32)
     if heat.shape == (height, width):
         return heat
@@ -83,7 +85,7 @@ def overlay(
     opacity: float = 0.5,
     colormap: str = "magma",
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image under a coloured map: `(1 - opacity)·image + opacity·colour(heat)`.
+    """Return the image under a coloured map: `(1 - opacity)·image + opacity·colour(heat)`.
 
     Args:
       image: RGB.
@@ -111,7 +113,7 @@ def overlay(
 
 
 def outline(mask: Bool[np.ndarray, "h w"], width: int = 1) -> Bool[np.ndarray, "h w"]:
-    """The pixels of the mask within `width` steps of a pixel outside it (4-neighbours).
+    """Return the pixels of the mask within `width` steps of a pixel outside it (4-neighbours).
 
     The frame is no outside: a mask that fills the image has no outline.
     """
@@ -124,7 +126,7 @@ def draw_mask_outline(
     color: Color = ANNOTATION["object"],
     width: int = 1,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with the mask's inner boundary (`outline`) in `color`.
+    """Return the image with the mask's inner boundary (`outline`) in `color`.
 
     Raises:
       ValueError: the mask has another shape than the image.
@@ -142,7 +144,7 @@ def contour(
     color: Color = CONTOUR,
     width: int = 1,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with the boundary of `heat > threshold`, drawn just inside it.
+    """Return the image with the boundary of `heat > threshold`, drawn just inside it.
 
     An undefined pixel is not above any threshold.
     """
@@ -156,7 +158,7 @@ def draw_box(
     color: Color = ANNOTATION["box"],
     width: int = 1,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with a box: x0, y0, x1, y1 in pixels, x1 and y1 exclusive edges.
+    """Return the image with a box: x0, y0, x1, y1 in pixels, x1 and y1 exclusive edges.
 
     Raises:
       ValueError: the box is empty or not finite.
@@ -184,8 +186,8 @@ def panel(
     colormap: str = "magma",
     cell: int = 256,
 ) -> UInt8[np.ndarray, "rows cols 3"]:
-    """A row for an image: with its annotation, every map, the contour of the primary map; of many
-    maps two rows or more.
+    """Return a row for an image: with its annotation, every map, the contour of the primary map; of
+    many maps two rows or more.
 
     Args:
       image: RGB.
@@ -245,7 +247,7 @@ def _rows(pictures, title: str):
 
 
 def _with_halo(image, mask, color: Color):
-    """A line of 2 pixels with a dark one inside it: seen on light and dark ground."""
+    """Return a line of 2 pixels with a dark one inside it: seen on light and dark ground."""
     return draw_mask_outline(draw_mask_outline(image, mask, HALO, 3), mask, color, 2)
 
 

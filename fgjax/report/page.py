@@ -123,7 +123,7 @@ class Page:
 
 
 def write_page(path: Path, page: Page, *, image_size: int = 320, map_size: int = 112) -> Path:
-    """Writes the page; a page that was there stays until the new one is whole.
+    """Write the page; a page that was there stays until the new one is whole.
 
     Args:
       path: the HTML file. Its folder must exist.
@@ -145,7 +145,7 @@ def write_page(path: Path, page: Page, *, image_size: int = 320, map_size: int =
 
 
 def render(page: Page, *, image_size: int = 320, map_size: int = 112) -> str:
-    """The page as text. Arguments and errors as `write_page`."""
+    """Return the page as text. Arguments and errors as `write_page`."""
     if page.colormap not in matplotlib.colormaps:
         raise ValueError(f"no colormap {page.colormap!r}: use one of matplotlib's, such as 'magma'")
     cards, names, metrics, classes, numbers = [], {}, {}, set(), {}
@@ -188,7 +188,8 @@ def render(page: Page, *, image_size: int = 320, map_size: int = 112) -> str:
 
 
 def format_number(value: Number | None, unit: str = "") -> str:
-    """Three decimals near one, fewer for large numbers and percent; an en dash for undefined."""
+    """Return three decimals near one, fewer for large numbers and percent; an en dash for
+    undefined."""
     if value is None or not math.isfinite(value):
         return "–"
     if isinstance(value, int | np.integer):
@@ -202,7 +203,7 @@ def format_number(value: Number | None, unit: str = "") -> str:
 
 
 def encode_image(image: UInt8[np.ndarray, "h w 3"], size: int) -> str:
-    """The image as a `data:` address: JPEG of quality 80, longer side at most `size`."""
+    """Return the image as a `data:` address: JPEG of quality 80, longer side at most `size`."""
     height, width = _fit(image.shape[:2], size)
     picture = Image.fromarray(image)
     if (height, width) != image.shape[:2]:
@@ -211,7 +212,8 @@ def encode_image(image: UInt8[np.ndarray, "h w 3"], size: int) -> str:
 
 
 def encode_map(heat: Float[np.ndarray, "_ _"], size: int) -> str:
-    """A map in [0, 1] as a `data:` address: PNG, 0 is 0 and 1 is 255, undefined is transparent."""
+    """Return a map in [0, 1] as a `data:` address: PNG, 0 is 0 and 1 is 255, undefined is
+    transparent."""
     heat = resize_map(heat, *_fit(heat.shape, size))
     defined = np.isfinite(heat)
     grey = np.rint(255 * np.clip(np.where(defined, heat, 0), 0, 1)).astype(np.uint8)
@@ -222,14 +224,14 @@ def encode_map(heat: Float[np.ndarray, "_ _"], size: int) -> str:
 
 
 def encode_mask(mask: Bool[np.ndarray, "_ _"], size: int) -> str:
-    """A mask as a `data:` address: PNG of one bit."""
+    """Return a mask as a `data:` address: PNG of one bit."""
     picture = Image.fromarray(mask.astype(np.uint8) * 255)
     height, width = _fit(mask.shape, size)
     return _address(picture.resize((width, height)).convert("1"), "PNG", optimize=True)
 
 
 def sparkline(traces: Mapping[str, Sequence[Number]], points: int = 64) -> list[dict]:
-    """Lines for a small picture of 100 × 28, steps to the right.
+    """Return lines for a small picture of 100 × 28, steps to the right.
 
     Upwards is 0 … 1 when all values are in it, else lowest … highest of all traces.
 
@@ -264,7 +266,7 @@ def sparkline(traces: Mapping[str, Sequence[Number]], points: int = 64) -> list[
 
 
 def _card(index: int, entry: Entry, image_size: int, map_size: int) -> dict:
-    """What the template writes for an entry, and under "data" what its script draws."""
+    """Return what the template writes for an entry, and under "data" what its script draws."""
     _check(entry)
     height, width = entry.image.shape[:2]
     maps, notes = {}, []
@@ -306,7 +308,8 @@ def _card(index: int, entry: Entry, image_size: int, map_size: int) -> dict:
 
 
 def _row(metric: Metric, baselines: list[str]) -> dict:
-    """A metric's numbers, its own first, the best of them, and their places on a 0…100 line."""
+    """Return a metric's numbers, its own first, the best of them, and their places on a 0…100
+    line."""
     numbers = [_finite(metric.value), *(_finite(metric.baselines.get(name)) for name in baselines)]
     finite = [v for v in numbers if v is not None]
     best = None
@@ -340,7 +343,7 @@ def _address(picture: Image.Image, form: str, **options) -> str:
 
 
 def _check(entry: Entry) -> None:
-    """Raises a ValueError that names the entry when its arrays do not fit together."""
+    """Raise a ValueError that names the entry when its arrays do not fit together."""
     image = entry.image
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
         raise ValueError(f"{entry.name}: image is {image.dtype} {image.shape}, not uint8 (h, w, 3)")

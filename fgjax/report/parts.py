@@ -19,8 +19,8 @@ Color = tuple[int, int, int]
 
 
 def part_colors(parts: int) -> list[Color]:
-    """A colour for each part, the same on every page: matplotlib's tab10, then tab20's pale ones,
-    then again from the start."""
+    """Return a colour for each part, the same on every page: matplotlib's tab10, then tab20's pale
+    ones, then again from the start."""
     strong = matplotlib.colormaps["tab10"].colors
     both = [*strong, *matplotlib.colormaps["tab20"].colors[1::2]]
     return [tuple(round(255 * c) for c in both[i % len(both)]) for i in range(parts)]
@@ -32,7 +32,7 @@ def draw_parts(
     *,
     opacity: float = 0.6,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image in grey under the parts' colours, mixed as the pixels belong to the parts.
+    """Return the image in grey under the parts' colours, mixed as the pixels belong to the parts.
 
     Args:
       assignment: shares of each part, of any resolution; they sum to 1.
@@ -98,7 +98,7 @@ class PartsPage:
 
 
 def write_parts_page(path: Path, page: PartsPage, *, side: int = 140) -> None:
-    """Writes one self-contained HTML file; `side`: height of the pictures in it, in pixels."""
+    """Write one self-contained HTML file; `side`: height of the pictures in it, in pixels."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

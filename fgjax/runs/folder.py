@@ -35,7 +35,7 @@ CHANGED = {
 
 
 def _defaults() -> dict[str, Any]:
-    """The options of every run, as they are when nothing is said."""
+    """Return the options of every run, as they are when nothing is said."""
     return settled(json.loads(json.dumps(dataclasses.asdict(Config()))))
 
 
@@ -44,7 +44,7 @@ class ConfigChanged(ConfigError):
 
 
 def to_csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
-    """Rows as CSV text with a header line."""
+    """Return rows as CSV text with a header line."""
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
@@ -53,7 +53,7 @@ def to_csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
 
 
 def settled(plain: dict[str, Any]) -> dict[str, Any]:
-    """The options that maps depend on."""
+    """Return the options that maps depend on."""
     return {
         key: value
         for key, value in flatten(plain).items()
@@ -62,7 +62,8 @@ def settled(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 def process_folder(path: Path, process: int) -> Path:
-    """Where a process keeps run.json and failures.csv: the run's own folder, or one within."""
+    """Return where a process keeps run.json and failures.csv: the run's own folder, or one
+    within."""
     return path / f"process_{process}" if process else path
 
 
@@ -150,20 +151,20 @@ class RunFolder:
                 )
 
     def save_facts(self) -> None:
-        """Writes run.json."""
+        """Write run.json."""
         write_atomic(self._file("run.json"), json.dumps(self.facts, indent=1) + "\n")
 
     def stage(self, name: str) -> dict[str, Any]:
-        """What run.json says of a stage; empty when it has not been done."""
+        """Return what run.json says of a stage; empty when it has not been done."""
         return self.facts["stages"].get(name, {})
 
     def finish(self, name: str, **facts: Any) -> None:
-        """Records a stage as done."""
+        """Record a stage as done."""
         self.facts["stages"][name] = facts
         self.save_facts()
 
     def failures(self) -> list[dict[str, str]]:
-        """The rows of failures.csv: name, stage, reason."""
+        """Return the rows of failures.csv: name, stage, reason."""
         try:
             with self._file("failures.csv").open(encoding="utf-8", newline="") as file:
                 return list(csv.DictReader(file))
@@ -171,7 +172,7 @@ class RunFolder:
             return []
 
     def set_failures(self, stage: str, failed: dict[str, str]) -> None:
-        """Replaces the stage's rows of failures.csv by `failed` (name -> reason)."""
+        """Replace the stage's rows of failures.csv by `failed` (name -> reason)."""
         rows = [row for row in self.failures() if row["stage"] != stage]
         rows += [{"name": n, "stage": stage, "reason": r} for n, r in failed.items()]
         write_atomic(self._file("failures.csv"), to_csv(rows, ["name", "stage", "reason"]))

@@ -21,7 +21,7 @@ from fgjax.data.types import DataError
 
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """Turns tensorstore's errors into one that names the folder and says what to do."""
+    """Turn tensorstore's errors into one that names the folder and says what to do."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -69,7 +69,7 @@ class MapStore:
         return self._arrays[name]
 
     def targets(self) -> Int[np.ndarray, "n"]:
-        """The explained model output of each image; -1 where there are no maps yet."""
+        """Return the explained model output of each image; -1 where there are no maps yet."""
         with _told(self.folder / "target"):
             return self._target.read().result()
 
@@ -80,7 +80,7 @@ class MapStore:
         maps: Mapping[str, np.ndarray],
         traces: Mapping[str, np.ndarray],
     ) -> None:
-        """Writes one image's maps (`h w`) and traces (`steps`), and marks it as done."""
+        """Write one image's maps (`h w`) and traces (`steps`), and marks it as done."""
         writes = [
             self._array(name, m.shape, "float16")[index].write(m.astype(np.float16))
             for name, m in maps.items()
@@ -96,24 +96,24 @@ class MapStore:
 
 
 def map_names(folder: Path) -> list[str]:
-    """The maps in a `maps.zarr`, the heat map first."""
+    """Return the maps in a `maps.zarr`, the heat map first."""
     names = [p.parent.name for p in Path(folder).glob("*/zarr.json") if p.parent.name != "target"]
     return sorted(names, key=lambda name: (name != "heatmap", name))
 
 
 def read_maps(folder: Path, index: int | slice = slice(None)) -> dict[str, np.ndarray]:
-    """The maps of one image (`h w`) or of a slice of them (`n h w`), by name."""
+    """Return the maps of one image (`h w`) or of a slice of them (`n h w`), by name."""
     return {name: _read(Path(folder) / name, index) for name in map_names(folder)}
 
 
 def read_traces(folder: Path) -> dict[str, np.ndarray]:
-    """All traces, `n steps`, by name."""
+    """Return all traces, `n steps`, by name."""
     paths = sorted((Path(folder) / "trace").glob("*/zarr.json"))
     return {path.parent.name: _read(path.parent) for path in paths}
 
 
 def load_maps(run_dir: str | Path) -> dict[str, np.ndarray]:
-    """All maps of a run, `n h w` float16, by name: "heatmap" and what else the method made.
+    """Return all maps of a run, `n h w` float16, by name: "heatmap" and what else the method made.
 
     Rows are in the order of results.csv's `index` column; images without maps are NaN.
 

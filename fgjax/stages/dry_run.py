@@ -29,7 +29,7 @@ at most four baselines; and the prediction."""
 
 
 def dry_run(name: str, config: Config, source: Source, records: tuple[Record, ...]) -> None:
-    """Says how many images and forward passes a run takes, and about how long.
+    """Say how many images and forward passes a run takes, and about how long.
 
     Two steps are run to time them; nothing is written.
     """

@@ -53,7 +53,7 @@ def evaluate_stage(
     explained: Explained,
     run: RunFolder,
 ) -> dict[str, Any]:
-    """Writes results.csv and metrics.json; returns what metrics.json holds."""
+    """Write results.csv and metrics.json; returns what metrics.json holds."""
     began = time.monotonic()
     targets = MapStore(run.path / "maps.zarr", len(records)).targets()
     done = np.flatnonzero(targets >= 0)
@@ -111,7 +111,7 @@ def _last_steps(traces: dict[str, np.ndarray], index: int, steps: int = 3) -> di
 
 
 def _judge_chunk(config, source, chunk, names, targets, explained, run, patches):
-    """Every number for every kind of map: {"map": {metric: values}, "centre_box": …}."""
+    """Return every number for every kind of map: {"map": {metric: values}, "centre_box": …}."""
     # Always BATCH images, the last repeated: one program serves all.
     filled = [chunk[min(i, len(chunk) - 1)] for i in range(BATCH)]
     batch = stack([example for _, example in filled])
@@ -155,7 +155,7 @@ def _judge_chunk(config, source, chunk, names, targets, explained, run, patches)
 
 
 def _infill(config, images, keys):
-    """The infill the maps were made with; blur where the method has none."""
+    """Return the infill the maps were made with; blur where the method has none."""
     settings = config.explain.settings
     infill = getattr(settings, "infill", "blur")
     infill = infill if infill in INFILLS else "blur"
@@ -241,6 +241,6 @@ def _finite(value: float) -> float | None:
 
 
 def read_results(run: RunFolder) -> list[dict[str, str]]:
-    """The rows of results.csv."""
+    """Return the rows of results.csv."""
     with (run.path / "results.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

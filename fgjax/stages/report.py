@@ -32,7 +32,7 @@ def report_stage(
     run: RunFolder,
     metrics: dict[str, Any],
 ) -> None:
-    """Writes the page and the figures of a run that has been evaluated."""
+    """Write the page and the figures of a run that has been evaluated."""
     began = time.monotonic()
     rows = read_results(run)
     say(f"report: {min(len(rows), config.report.images)} images")
@@ -59,7 +59,7 @@ def report_stage(
 
 
 def report_is_done(config: Config, run: RunFolder, metrics: dict[str, Any]) -> bool:
-    """Whether the page is there, of these numbers and with these settings."""
+    """Return whether the page is there, of these numbers and with these settings."""
     about = run.stage("report")
     return (run.path / "report.html").is_file() and about | _about(config, metrics) == about
 
@@ -149,7 +149,7 @@ def _step_notes(traces: dict[str, np.ndarray], index: int) -> dict[str, str]:
 
 
 def _ordered(maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What the method made first, then the heat map, which for FIDO is the joint mask."""
+    """Return what the method made first, then the heat map, which for FIDO is the joint mask."""
     title = "joint" if "ssr" in maps and "sdr" in maps else "heatmap"
     number = lambda k: int(found[0]) if (found := re.findall(r"\d+$", k)) else 0  # noqa: E731
     order = sorted(maps, key=lambda k: (k == "heatmap", k != "ssr", number(k), k))

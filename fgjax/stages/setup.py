@@ -26,7 +26,7 @@ from fgjax.training.checkpoints import load_classifier
 
 
 def make_source(config: Config, *, margin: bool = False, whole: bool = False) -> Source:
-    """The data set of `data.*`.
+    """Return the data set of `data.*`.
 
     Args:
       margin: with what the centre crop cuts off: images of side data.size / data.crop, to be
@@ -76,7 +76,7 @@ def make_source(config: Config, *, margin: bool = False, whole: bool = False) ->
 
 
 def explained_records(source: Source, config: Config) -> tuple[Record, ...]:
-    """The test images that are explained: at most `data.limit`, spread over the classes.
+    """Return the test images that are explained: at most `data.limit`, spread over the classes.
 
     Raises:
       ConfigError: there are none.
@@ -91,7 +91,7 @@ def explained_records(source: Source, config: Config) -> tuple[Record, ...]:
 
 
 def training_records(source: Source, config: Config) -> list[Record]:
-    """The training images with a label, or with attributes where all are wanted.
+    """Return the training images with a label, or with attributes where all are wanted.
 
     Raises:
       ConfigError: there are none, or of one class only.
@@ -109,7 +109,7 @@ def training_records(source: Source, config: Config) -> list[Record]:
 
 
 def trains(config: Config) -> bool:
-    """Whether this run trains its own classifier."""
+    """Return whether this run trains its own classifier."""
     return not (config.model.weights or config.model.checkpoint)
 
 
@@ -128,17 +128,17 @@ class Explained:
     index: tuple[int | None, ...]
 
     def output_name(self, output: int) -> str:
-        """The name of an output, or its number."""
+        """Return the name of an output, or its number."""
         return self.outputs[output] or f"output {output}"
 
     def predict(self, images: np.ndarray | jax.Array, boxes: jax.Array | None = None) -> np.ndarray:
-        """Logits of images in [0, 1]; of a two-stream network, looking at these patches."""
+        """Return logits of images in [0, 1]; of a two-stream network, looking at these patches."""
         model = self.model if boxes is None else self.model.replace(boxes=boxes)
         return np.asarray(compiled(model)(images))
 
 
 def load_model(config: Config, source: Source, run: Path) -> Explained:
-    """The classifier to explain: from weights, from another run, or this run's own.
+    """Return the classifier to explain: from weights, from another run, or this run's own.
 
     Raises:
       ConfigError: it cannot be read, or its outputs cannot be told apart.
@@ -192,7 +192,7 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
 
 
 def composed_options(config: Config) -> dict[str, Any]:
-    """What a network that is built on another one takes; nothing for the others.
+    """Return what a network that is built on another one takes; nothing for the others.
 
     Raises:
       ConfigError: an unknown backbone.
@@ -236,7 +236,7 @@ def _part_options(config: Config) -> dict[str, Any]:
 
 
 def training_model(config: Config, source: Source) -> Classifier:
-    """What training starts from: `model.pretrained`, or `model.name` with fresh weights.
+    """Return what training starts from: `model.pretrained`, or `model.name` with fresh weights.
 
     Raises:
       ConfigError: there is no such architecture, or the weights cannot be read.
@@ -269,7 +269,8 @@ def training_model(config: Config, source: Source) -> Classifier:
 
 
 def model_fingerprint(config: Config) -> str:
-    """A hash of the files the classifier is read from; of nothing when the run trains its own."""
+    """Return a hash of the files the classifier is read from; of nothing when the run trains its
+    own."""
     digest = hashlib.sha256()
     settings = config.model
     checkpoint = sorted(Path(settings.checkpoint).rglob("*")) if settings.checkpoint else []
@@ -282,5 +283,5 @@ def model_fingerprint(config: Config) -> str:
 
 
 def base_key(config: Config) -> jax.Array:
-    """The key all randomness of a run comes from."""
+    """Return the key all randomness of a run comes from."""
     return jax.random.key(config.seed)

@@ -35,7 +35,7 @@ BATCH = {"cpu": 32}
 
 
 def test_stage(config: Config, source: Source, explained: Explained, run: RunFolder) -> int:
-    """Writes run/test.json and run/predictions.csv (a row per image). Returns how many failed.
+    """Write run/test.json and run/predictions.csv (a row per image). Returns how many failed.
 
     Images of classes that the classifier does not know are counted apart. An image that cannot
     be read goes to failures.csv.
@@ -92,7 +92,7 @@ def part_protocol(name: str) -> str:
 
 
 def judge(logits: np.ndarray, targets: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """The figures of `PROTOCOLS`, each with its protocol and a 95 % bootstrap interval.
+    """Return the figures of `PROTOCOLS`, each with its protocol and a 95 % bootstrap interval.
 
     Args:
       logits: `n k`.
@@ -123,7 +123,7 @@ def _figure(values: np.ndarray, protocol: str) -> dict[str, Any]:
 
 @jax.jit
 def _look(model, images):
-    """The joint logits, and the class that each stream, and each step, says by itself."""
+    """Return the joint logits, and the class that each stream, and each step, says by itself."""
     streams = model.streams(images)
     parts = {"global": streams.global_logits, "local": streams.local_logits}
     for t in range(streams.step_logits.shape[1] if model.looks_again else 0):
@@ -135,8 +135,8 @@ def _look(model, images):
 def _forward(
     config, source, records, explained, patches, failed
 ) -> Iterator[tuple[list, np.ndarray, dict[str, np.ndarray]]]:
-    """Batches of (record, example) with their logits, and what the parts of a two-stream network
-    predict; the last batch is filled up."""
+    """Yield batches of (record, example) with their logits, and what the parts of a two-stream
+    network predict; the last batch is filled up."""
     mesh = make_mesh(config.parallel)
     devices = mesh.devices.size
     size = BATCH.get(jax.default_backend(), 128) * devices

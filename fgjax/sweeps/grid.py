@@ -49,7 +49,7 @@ class Trial:
 
 
 def find_grid(words: list[str]) -> tuple[str, dict[str, Any]] | None:
-    """The name and contents of the config in `config=…`, when it is a sweep; else None.
+    """Return the name and contents of the config in `config=…`, when it is a sweep; else None.
 
     Whatever else is wrong with the words is left to `fgjax.options.resolve.resolve`.
     """
@@ -67,7 +67,7 @@ def find_grid(words: list[str]) -> tuple[str, dict[str, Any]] | None:
 
 
 def make_trials(name: str, held: dict[str, Any], words: list[str]) -> tuple[Trial, ...]:
-    """Every combination of the grid's values, the last axis changing fastest.
+    """Return every combination of the grid's values, the last axis changing fastest.
 
     Args:
       name: of the sweep's config, for messages.
@@ -127,7 +127,7 @@ def _axis(where: str, key: str, values: Any) -> Axis:
 
 
 def _change(axes: dict[str, Axis], key: str, value: str) -> None:
-    """One word `grid.KEY=VALUE` of the command line."""
+    """Return one word `grid.KEY=VALUE` of the command line."""
     try:
         given = yaml.safe_load(value if value.startswith("[") else f"[{value}]")
     except yaml.YAMLError:
@@ -152,7 +152,7 @@ def _change(axes: dict[str, Axis], key: str, value: str) -> None:
 
 
 def _text(value: Any) -> str:
-    """A value as it is written in a word."""
+    """Return a value as it is written in a word."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -167,7 +167,7 @@ def short_names(axes: list[str]) -> dict[str, str]:
 
 
 def _name(settings: dict[str, str]) -> str:
-    """A folder's name that says the settings; a long one ends in a hash of them."""
+    """Return a folder's name that says the settings; a long one ends in a hash of them."""
     short = short_names(list(settings))
     whole = ",".join(f"{short[axis]}={label}" for axis, label in settings.items())
     safe = re.sub(r"[^\w=.,+-]+", "_", whole)

@@ -26,8 +26,8 @@ Row = dict[str, Any]
 
 
 def read_trials(folder: str | Path) -> list[Row]:
-    """A row per trial: "trial", its settings by the short names of the axes, "state", "seconds",
-    and the numbers of its run.
+    """Return a row per trial: "trial", its settings by the short names of the axes, "state",
+    "seconds", and the numbers of its run.
 
     Numbers: `validation_accuracy` of the training; every metric of test.json, metrics.json and
     other files of that form, by its name; of compare.json, by METHOD.METRIC.
@@ -54,7 +54,7 @@ def read_trials(folder: str | Path) -> list[Row]:
 
 
 def read_numbers(run: Path) -> dict[str, float]:
-    """The numbers of one run, by name."""
+    """Return the numbers of one run, by name."""
     numbers: dict[str, float] = {}
     for path in sorted(run.glob("*.json"), key=lambda p: (p.name != "test.json", p.name)):
         try:
@@ -79,13 +79,13 @@ def read_numbers(run: Path) -> dict[str, float]:
 
 
 def axes(rows: list[Row]) -> list[str]:
-    """The columns that are settings: those between "trial" and "state"."""
+    """Return the columns that are settings: those between "trial" and "state"."""
     columns = list(rows[0]) if rows else []
     return columns[1 : columns.index("state")] if columns else []
 
 
 def where(rows: list[Row], conditions: str) -> list[Row]:
-    """The rows that fit every one of `column=value`, `column>=value`, … between commas.
+    """Return the rows that fit every one of `column=value`, `column>=value`, … between commas.
 
     Raises:
       ConfigError: a condition is none, or names no column.
@@ -107,7 +107,7 @@ def _fits(held: Any, sign: str, value: Any) -> bool:
 
 
 def best_first(rows: list[Row], column: str) -> list[Row]:
-    """The rows in the order of a number, the best first, those without it last."""
+    """Return the rows in the order of a number, the best first, those without it last."""
     check_column(rows, column, "best")
     metric = column.rpartition(".")[2]
     higher = metric not in LOWER and BETTER.get(metric, True) is not False
@@ -117,7 +117,7 @@ def best_first(rows: list[Row], column: str) -> list[Row]:
 
 
 def average(rows: list[Row], axis: str) -> list[Row]:
-    """One row for those that differ in `axis` alone: means of the numbers, their standard
+    """Return one row for those that differ in `axis` alone: means of the numbers, their standard
     deviations as NAME_sd (n - 1; None for a single one), and how many in "n"; done ones only."""
     if axis not in axes(rows):
         raise ConfigError(f"over={axis}: no axis of these trials.{did_you_mean(axis, axes(rows))}")
@@ -140,7 +140,7 @@ def average(rows: list[Row], axis: str) -> list[Row]:
 
 
 def check_column(rows: list[Row], column: str, word: str) -> None:
-    """Raises ConfigError for a column that the rows have not; `word` is what asked for it."""
+    """Raise ConfigError for a column that the rows have not; `word` is what asked for it."""
     known = list(rows[0]) if rows else []
     if rows and column not in known:
         raise ConfigError(
@@ -154,7 +154,7 @@ def _signs() -> str:
 
 
 def _number(text: Any) -> Any:
-    """The text as a number, where it is one."""
+    """Return the text as a number, where it is one."""
     try:
         return json.loads(text) if re.match(r"-?[\d.]", text) else text
     except (TypeError, ValueError):

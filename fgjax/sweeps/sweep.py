@@ -22,7 +22,7 @@ STATES = "trials.json"
 
 
 def sweep(name: str, held: dict[str, Any], words: list[str]) -> int:
-    """Runs what is not done yet of a grid and prints the table of all trials.
+    """Run what is not done yet of a grid and prints the table of all trials.
 
     Args:
       name: of the sweep's config.
@@ -90,7 +90,7 @@ def sweep(name: str, held: dict[str, Any], words: list[str]) -> int:
 
 
 def _run(trial: Trial, folder: Path) -> tuple[int, float]:
-    """The trial's exit code (negative: the signal that ended it) and its seconds."""
+    """Return the trial's exit code (negative: the signal that ended it) and its seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "fgjax.run", *trial.words, f"run_dir={folder}"]
     began = time.monotonic()

@@ -31,7 +31,7 @@ MAIN = ("accuracy", "validation_accuracy")
 
 
 def main(words: list[str] | None = None) -> int:
-    """Prints the table. Returns 0, or 2 for a wrong word or a folder that is no sweep's."""
+    """Print the table. Returns 0, or 2 for a wrong word or a folder that is no sweep's."""
     words = sys.argv[1:] if words is None else words
     try:
         folders = [word for word in words if not re.match(r"(where|best|over|columns)=", word)]
@@ -62,7 +62,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def to_csv(rows: list[Row]) -> str:
-    """The rows as CSV with a header; what is not known is left empty."""
+    """Return the rows as CSV with a header; what is not known is left empty."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(rows[0]) if rows else ["trial"], lineterminator="\n")
     writer.writeheader()
@@ -91,19 +91,19 @@ def table(rows: list[Row], columns: list[str] | None = None) -> tuple[list[str],
 
 
 def to_markdown(rows: list[Row], columns: list[str] | None = None) -> str:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     heads, cells = table(rows, columns)
     lines = [heads, ["---"] * len(heads), *cells]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def write_table(rows: list[Row], folder: Path, columns: list[str] | None = None) -> None:
-    """Writes trials.md."""
+    """Write trials.md."""
     write_atomic(folder / "trials.md", to_markdown(rows, columns))
 
 
 def print_trials(rows: list[Row], columns: list[str] | None = None) -> None:
-    """Prints the table."""
+    """Print the table."""
     heads, cells = table(rows, columns)
     shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for head in heads:  # long ones break between words, numbers never

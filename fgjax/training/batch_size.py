@@ -25,7 +25,7 @@ FIRST = 32
 
 
 def largest_batch(fits: Callable[[int], bool], limit: int, first: int = FIRST) -> int:
-    """The largest power of two that fits and does not exceed `limit`.
+    """Return the largest power of two that fits and does not exceed `limit`.
 
     Doubled from `first` while it fits, or halved until it does: at most log2(limit) + 1 calls.
 
@@ -51,7 +51,7 @@ def largest_batch(fits: Callable[[int], bool], limit: int, first: int = FIRST) -
 
 
 def cache_file() -> Path | None:
-    """Where a user's findings are kept; None for a user without a home."""
+    """Return where a user's findings are kept; None for a user without a home."""
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:
@@ -62,7 +62,7 @@ def cache_file() -> Path | None:
 def _shapes(
     model: Classifier, recipe: Recipe, batch: int, side: int, labels: tuple[int, ...]
 ) -> tuple[tuple, dict]:
-    """The arguments of `train_step`, without their values."""
+    """Return the arguments of `train_step`, without their values."""
     state = jax.eval_shape(lambda: start(model, recipe.optimizer))
     images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)
     classes = jax.ShapeDtypeStruct((batch, *labels), jnp.int32)
@@ -73,13 +73,14 @@ def _shapes(
 def step_bytes(
     model: Classifier, recipe: Recipe, batch: int, side: int, labels: tuple[int, ...] = ()
 ) -> int | None:
-    """What a training step on so many images of this side takes: see `program_bytes`."""
+    """Return what a training step on so many images of this side takes: see `program_bytes`."""
     shapes, static = _shapes(model, recipe, batch, side, labels)
     return program_bytes(train_step.lower(*shapes, **static).compile())
 
 
 def device_memory() -> int | None:
-    """Bytes to plan with: an accelerator's free ones, or the host's; None where it is not told."""
+    """Return bytes to plan with: an accelerator's free ones, or the host's; None where it is not
+    told."""
     device = jax.local_devices()[0]
     if device.platform != "cpu":
         return free_bytes(device)
@@ -92,7 +93,8 @@ def device_memory() -> int | None:
 def step_runs(
     model: Classifier, recipe: Recipe, batch: int, side: int, labels: tuple[int, ...] = ()
 ) -> bool:
-    """Whether a step on so many empty images runs; False when the device's memory is exhausted.
+    """Return whether a step on so many empty images runs; False when the device's memory is
+    exhausted.
 
     Raises:
       jax.errors.JaxRuntimeError: whatever else goes wrong.
@@ -119,7 +121,7 @@ def find_batch_size(
     memory: int | None = None,
     labels: tuple[int, ...] = (),
 ) -> int:
-    """The largest power of two of images that a step on one device can take.
+    """Return the largest power of two of images that a step on one device can take.
 
     A step fits when XLA's account of it stays within half of the memory (`MARGIN`); on an
     accelerator it must run, too. Where the memory is not known, `FIRST`, or less if `limit` is.
@@ -165,7 +167,7 @@ def _key(
     memory: int | None,
     labels: tuple[int, ...],
 ) -> str:
-    """Device, memory in GiB, and a hash of the step as it is before XLA compiles it."""
+    """Return device, memory in GiB, and a hash of the step as it is before XLA compiles it."""
     shapes, static = _shapes(model, recipe, 2, side, labels)
     text = train_step.lower(*shapes, **static).as_text()
     digest = hashlib.sha256(f"{jax.__version__} {limit} {text}".encode()).hexdigest()[:16]

@@ -33,7 +33,7 @@ _metadata = getattr(ocp, "metadata", None) or ocp.pytree_metadata
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Writes a pytree of JAX arrays to the folder `path`, which must not exist yet.
+    """Write a pytree of JAX arrays to the folder `path`, which must not exist yet.
 
     Every connected process calls it, and goes on once the folder is there.
     """
@@ -51,7 +51,7 @@ def save_tree(path: Path, tree: Any) -> None:
 
 
 def load_tree(path: Path, like: Any) -> Any:
-    """Reads the pytree in `path` onto the default device; `like` gives its structure and shapes."""
+    """Read the pytree in `path` onto the default device; `like` gives its structure and shapes."""
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def abstract(leaf):
@@ -66,7 +66,7 @@ def load_tree(path: Path, like: Any) -> Any:
 
 
 def _check_shapes(path: Path, like: Any) -> None:
-    """Raises ValueError when the arrays in `path` are not those of the nested dict `like`.
+    """Raise ValueError when the arrays in `path` are not those of the nested dict `like`.
 
     Orbax finds that out, too, but in the middle of its work, which it then leaves undone.
     """
@@ -79,7 +79,7 @@ def _check_shapes(path: Path, like: Any) -> None:
 
 
 def save_classifier(path: Path, model: Classifier) -> None:
-    """Writes `path`/weights (Orbax) and `path`/classifier.json (what network it is)."""
+    """Write `path`/weights (Orbax) and `path`/classifier.json (what network it is)."""
     path = Path(path)
     save_tree(path / "weights", model.variables)
     about = {
@@ -97,7 +97,7 @@ def save_classifier(path: Path, model: Classifier) -> None:
 
 
 def load_classifier(path: str | Path) -> Classifier:
-    """The classifier that a run has trained.
+    """Return the classifier that a run has trained.
 
     Args:
       path: the run's folder, or its `checkpoint` folder.
@@ -136,6 +136,6 @@ def load_classifier(path: str | Path) -> Classifier:
 
 
 def _options(about: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """What the network was made with; JSON has lists where static fields need tuples."""
+    """Return what the network was made with; JSON has lists where static fields need tuples."""
     given = about.get("options", {"padding": about.get("padding", "symmetric")})
     return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in given.items())

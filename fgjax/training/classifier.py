@@ -82,19 +82,19 @@ class Recipe:
     def loss(
         self, outputs: Any, labels: Int[Array, "n *a"], mixed: Mixed | None
     ) -> Float[Array, ""]:
-        """What a step makes smaller."""
+        """Return what a step makes smaller."""
         if self.objective is not None:
             return self.objective(outputs, labels)
         return self.mix.loss(outputs, labels, mixed, self.smoothing)
 
 
 def start(model: Classifier, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+    """Return the state before the first step."""
     return TrainState(jnp.int32(0), model.variables, optimizer.init(model.variables["params"]))
 
 
 def _fix_statistics(recipe: Recipe):
-    """Makes the BatchNorm layers of fixed or frozen modules use their running averages."""
+    """Make the BatchNorm layers of fixed or frozen modules use their running averages."""
 
     def interceptor(call, args, kwargs, context):
         if isinstance(context.module, nn.BatchNorm):
@@ -108,7 +108,7 @@ def _fix_statistics(recipe: Recipe):
 
 
 def _in_unit(values):
-    """Pixels in [0, 1]; boxes as they are."""
+    """Return pixels in [0, 1]; boxes as they are."""
     return values.astype(jnp.float32) / 255 if values.dtype == jnp.uint8 else values
 
 
@@ -129,7 +129,8 @@ def train_step(
     std: tuple[float, float, float],
     recipe: Recipe,
 ) -> tuple[TrainState, Float[Array, ""]]:
-    """One step on one batch; returns the next state (the given one is donated) and the loss."""
+    """Return one step on one batch; returns the next state (the given one is donated) and the
+    loss."""
     keys = jax.random.split(jax.random.fold_in(key, state.step))
     x = recipe.augment(keys[0], jax.tree.map(_in_unit, images))
     normalised = partial(_normalise, mean, std)
@@ -186,7 +187,7 @@ def measure(
     batch_size: int,
     place: Callable[[Any], Any] = lambda batch: batch,
 ) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy on the images' middle squares of the model's size.
+    """Return mean cross-entropy and accuracy on the images' middle squares of the model's size.
 
     Where the labels are rows of attributes (0 or 1), both are means over them. A short last
     batch is filled up and weighed 0. Of connected processes each gives its own images, and gets
@@ -224,7 +225,7 @@ def train(
     before_epoch: Callable[[int, Classifier], None] = lambda epoch, model: None,
     on_epoch: Callable[[EpochResult, TrainState], None] = lambda result, state: None,
 ) -> TrainState:
-    """Trains for `epochs`, calling `before_epoch` before each and `on_epoch` after it.
+    """Train for `epochs`, calling `before_epoch` before each and `on_epoch` after it.
 
     Connected processes all call it, and each gives its own part of every batch.
 

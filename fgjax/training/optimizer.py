@@ -16,7 +16,7 @@ HEAD = "classifier"
 
 
 def begins_with(path: str, names: Iterable[str]) -> bool:
-    """Whether a module's path, "blocks_0_1/conv1/kernel", begins with one of `names`.
+    """Return whether a module's path, "blocks_0_1/conv1/kernel", begins with one of `names`.
 
     The name "backbone" stands for everything but the last linear layer.
     """
@@ -27,7 +27,7 @@ def begins_with(path: str, names: Iterable[str]) -> bool:
 
 
 def check_modules(params: Any, names: Iterable[str]) -> None:
-    """Raises ValueError for a name that no module begins with, with the nearest one."""
+    """Raise ValueError for a name that no module begins with, with the nearest one."""
     modules = list(dict.fromkeys(path[0] for path in traverse_util.flatten_dict(params)))
     for name in names:
         if not any(begins_with("/".join(p), [name]) for p in traverse_util.flatten_dict(params)):
@@ -44,7 +44,7 @@ def learning_rates(
     warmup: float = 0.0,
     drops: tuple[float, ...] = (),
 ) -> optax.Schedule:
-    """Step -> learning rate: a linear rise from 0, then one of three ways down.
+    """Return step -> learning rate: a linear rise from 0, then one of three ways down.
 
     Args:
       steps: how many there are in all.
@@ -69,7 +69,7 @@ def learning_rates(
 
 
 def _scale_by_module(rates: tuple[tuple[str, float], ...]) -> optax.GradientTransformation:
-    """Multiplies every module's update by its rate; of several names the last fitting counts."""
+    """Multiply every module's update by its rate; of several names the last fitting counts."""
 
     def scale(updates):
         flat = traverse_util.flatten_dict(updates, sep="/")
@@ -126,10 +126,11 @@ def _change(tree: Any, names: tuple[str, ...], change: Callable) -> Any:
 
 
 def freeze(params: Any, frozen: tuple[str, ...]) -> Any:
-    """The same weights; those of `frozen` modules get no gradient, and none is computed."""
+    """Return the same weights; those of `frozen` modules get no gradient, and none is computed."""
     return _change(params, frozen, jax.lax.stop_gradient)
 
 
 def keep(updates: Any, frozen: tuple[str, ...]) -> Any:
-    """The updates, 0 for `frozen` modules: without a gradient decay would still move them."""
+    """Return the updates, 0 for `frozen` modules: without a gradient decay would still move
+    them."""
     return _change(updates, frozen, jnp.zeros_like)

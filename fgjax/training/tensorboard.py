@@ -24,7 +24,7 @@ class Curves:
             self.add(row)
 
     def add(self, row: Mapping[str, float | int]) -> None:
-        """Adds an epoch: its number as `epoch`, and its figures; written when this returns."""
+        """Add an epoch: its number as `epoch`, and its figures; written when this returns."""
         values = [
             Summary.Value(tag=name, simple_value=value)
             for name, value in row.items()
@@ -35,5 +35,5 @@ class Curves:
         self._writer.flush()
 
     def close(self) -> None:
-        """Ends the writer's thread."""
+        """End the writer's thread."""
         self._writer.close()

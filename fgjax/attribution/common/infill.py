@@ -29,7 +29,7 @@ def blur(images: Images, key: Key[Array, ""] | None = None, *, sigma: float = 11
 
 
 def mean(images: Images, key: Key[Array, ""] | None = None) -> Images:
-    """Each image's own mean colour."""
+    """Return each image's own mean colour."""
     return jnp.broadcast_to(images.mean((1, 2), keepdims=True), images.shape)
 
 
@@ -39,7 +39,7 @@ def zeros(images: Images, key: Key[Array, ""] | None = None) -> Images:
 
 
 def uniform(images: Images, key: Key[Array, ""]) -> Images:
-    """Uniform noise on [0, 1], each value by itself."""
+    """Return uniform noise on [0, 1], each value by itself."""
     return jax.random.uniform(key, images.shape, images.dtype)
 
 
@@ -52,12 +52,12 @@ def normal(images: Images, key: Key[Array, ""]) -> Images:
 
 
 def original(images: Images, key: Key[Array, ""] | None = None) -> Images:
-    """The image itself: replacing changes nothing. A control: no mask should be found."""
+    """Return the image itself: replacing changes nothing. A control: no mask should be found."""
     return images
 
 
 def knockoff(images: Images, key: Key[Array, ""], *, patch: int = 16) -> Images:
-    """Patches of the same image in another order, none in its own place.
+    """Return patches of the same image in another order, none in its own place.
 
     A knockoff must look as if drawn from the same image but carry no information about
     the place it stands in; permuting patches keeps every patch's statistics and breaks
@@ -95,7 +95,7 @@ RANDOM_INFILLS = ("uniform", "normal", "knockoff")
 
 
 def check_infill(infill: Infill) -> None:
-    """Raises ValueError when a named infill does not exist, with the nearest name."""
+    """Raise ValueError when a named infill does not exist, with the nearest name."""
     if isinstance(infill, str) and infill not in INFILLS:
         hint = did_you_mean(infill, INFILLS)
         raise ValueError(f"infill={infill!r}: must be one of {', '.join(INFILLS)}.{hint}")
@@ -104,7 +104,7 @@ def check_infill(infill: Infill) -> None:
 def make_infill(
     infill: Infill, images: Images, keys: Key[Array, "n"], *, blur_sigma: float = 11.6
 ) -> Images:
-    """The infill images x̂ for `images`.
+    """Return the infill images x̂ for `images`.
 
     Args:
       infill: a name in `INFILLS`; or an array that broadcasts to `images`; or a function
@@ -142,7 +142,7 @@ def keyed_infill(
     name: str = "infill",
     blur_sigma: float = 11.6,
 ) -> Images:
-    """The infill images of a method that draws nothing itself: a key is needed only by those
+    """Return the infill images of a method that draws nothing itself: a key is needed only by those
     made at random. A function given as infill gets keys of seed 0 where none is given.
 
     Raises:

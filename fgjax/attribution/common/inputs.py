@@ -11,13 +11,13 @@ from fgjax.core.functional import Static, output_shape
 def check_inputs(
     arrays: tuple, static: Static, images: Float[Array, "n h w c"], targets: Int[Array, "n"]
 ) -> None:
-    """Raises ValueError, in the user's words, when images, targets and model do not fit."""
+    """Raise ValueError, in the user's words, when images, targets and model do not fit."""
     check_images(images)
     check_classes(arrays, static, images, targets)
 
 
 def check_images(images: Float[Array, "n h w c"]) -> None:
-    """Raises ValueError when these are no images in [0, 1]."""
+    """Raise ValueError when these are no images in [0, 1]."""
     if images.ndim != 4 or len(images) == 0:
         raise ValueError(f"images must be n h w c with n > 0; got shape {images.shape}")
     low, high = float(images.min()), float(images.max())
@@ -35,7 +35,7 @@ def check_classes(
     targets: Int[Array, "n"],
     what: Literal["image", "volume"] = "image",
 ) -> None:
-    """Raises ValueError when the model gives no logits, or a target is none of its classes."""
+    """Raise ValueError when the model gives no logits, or a target is none of its classes."""
     if targets.shape != images.shape[:1]:
         raise ValueError(f"one target per {what}: {len(images)} {what}s, targets {targets.shape}")
     outputs = output_shape(arrays, static, images)

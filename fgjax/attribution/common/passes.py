@@ -19,7 +19,8 @@ class Passes(NamedTuple):
 
 
 def count_passes(method: str, config: Any, height: int, width: int, channels: int = 0) -> Passes:
-    """The model passes of `METHODS[method]` for one image; where it may stop early, the most.
+    """Return the model passes of `METHODS[method]` for one image; where it may stop early, the
+    most.
 
     What fills up a last, short chunk is not counted, nor is a pass through the head alone.
 

@@ -42,7 +42,7 @@ CLASS_SCORES: dict[str, Callable] = {
 
 
 def check_score(score: Score) -> None:
-    """Raises ValueError for an unknown name, with the nearest known one."""
+    """Raise ValueError for an unknown name, with the nearest known one."""
     if isinstance(score, str) and score not in CLASS_SCORES:
         hint = did_you_mean(score, CLASS_SCORES)
         raise ValueError(
@@ -52,7 +52,7 @@ def check_score(score: Score) -> None:
 
 
 def check_at_least_one(config: Any, *names: str) -> None:
-    """Raises ValueError where a setting is below 1; None is let pass."""
+    """Raise ValueError where a setting is below 1; None is let pass."""
     for name in names:
         value = getattr(config, name)
         if value is not None and value < 1:
@@ -60,7 +60,7 @@ def check_at_least_one(config: Any, *names: str) -> None:
 
 
 def check_choice(config: Any, name: str, known: tuple[str, ...]) -> None:
-    """Raises ValueError where a setting is none of the `known`."""
+    """Raise ValueError where a setting is none of the `known`."""
     value = getattr(config, name)
     if value not in known:
         hint = did_you_mean(str(value), known)
@@ -78,18 +78,18 @@ class Question:
     score: Score
 
     def chunk_size(self, given: int | None) -> int:
-        """Perturbed images per model call: as given, else chosen (`choose_chunk`)."""
+        """Return perturbed images per model call: as given, else chosen (`choose_chunk`)."""
         return given or choose_chunk(self.arrays, self.static, self.images, backward=False)
 
     def at(self, index: Any) -> "Question":
-        """The same for some of the images."""
+        """Return the same for some of the images."""
         take = lambda a: a[index]
         targets = jax.tree.map(take, self.targets)
         return Question(self.arrays, self.static, self.images[index], targets, self.score)
 
 
 def ask(model: Any, images: Any, targets: Any, score: Score, *, volumes: bool = False) -> Question:
-    """Checks model, images, targets and score against each other.
+    """Check model, images, targets and score against each other.
 
     Args:
       score: with a name, `targets` are class indices and the model returns logits; with a
@@ -136,7 +136,7 @@ def ask(model: Any, images: Any, targets: Any, score: Score, *, volumes: bool = 
 def score_perturbed(
     arrays: tuple, static: Static, perturbed: Float[Array, "g m ..."], targets: Any, score: Score
 ) -> Float[Array, "g m"]:
-    """The scores of m perturbed copies of each of g images; to be called inside `jit`."""
+    """Return the scores of m perturbed copies of each of g images; to be called inside `jit`."""
     g, m = perturbed.shape[:2]
     outputs = combine(arrays, static)(perturbed.reshape(g * m, *perturbed.shape[2:]))
     repeated = jax.tree.map(lambda a: jnp.repeat(a, m, axis=0), targets)
@@ -160,7 +160,7 @@ def perturbed_scores(
     shared: Any = (),
     chunk_size: int | None = None,
 ) -> Float[Array, "n count"]:
-    """The score of every image under every one of `count` perturbations.
+    """Return the score of every image under every one of `count` perturbations.
 
     Args:
       perturb: `(images g …, own, shared, index m) -> g m …`: the images under the

@@ -9,7 +9,7 @@ from fgjax.core.spelling import did_you_mean
 def preset(
     config: type, presets: dict[str, dict[str, Any]], name: str, changes: dict[str, Any]
 ) -> Any:
-    """A config with the settings published under `name`, and `changes` on top.
+    """Return a config with the settings published under `name`, and `changes` on top.
 
     Raises:
       ValueError: no such preset, or no such setting.

@@ -44,7 +44,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(model: Any, images: Any, targets: Any) -> Prepared:
-    """Takes the model apart and checks that images and targets fit it.
+    """Take the model apart and checks that images and targets fit it.
 
     Raises:
       ValueError, TypeError: see `check_inputs` and `partition`.
@@ -57,7 +57,7 @@ def prepare(model: Any, images: Any, targets: Any) -> Prepared:
 
 
 def chunk_for(prepared: Prepared, chunk_size: int | None, count: int, *, backward: bool) -> int:
-    """Images per call: what the user says, or what fits; never more than there are."""
+    """Return images per call: what the user says, or what fits; never more than there are."""
     arrays, static, images, _ = prepared
     chosen = chunk_size or choose_chunk(arrays, static, images, backward=backward)
     return min(chosen, count)
@@ -69,7 +69,7 @@ def _heatmap(values, reduce):
 
 
 def attribution(values: Float[Array, "n h w c"], reduce: str, name: str) -> Attribution:
-    """An attribution per channel as a heatmap, with its sum over channels as a map."""
+    """Return an attribution per channel as a heatmap, with its sum over channels as a map."""
     return Attribution(_heatmap(values, reduce), {name: values.sum(-1)})
 
 
@@ -116,7 +116,7 @@ def input_gradient(
     score: str = "logit",
     chunk_size: int | None = None,
 ) -> Float[Array, "n h w c"]:
-    """The raw gradient of each image's score by each of its values, ∂s_c(x)/∂x.
+    """Return the raw gradient of each image's score by each of its values, ∂s_c(x)/∂x.
 
     Raises:
       ValueError: inputs that do not fit the model, see `check_inputs`.

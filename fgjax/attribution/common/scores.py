@@ -19,7 +19,7 @@ def log_odds(logits: Float[Array, "n k"], targets: Int[Array, "n"]) -> Float[Arr
 
 
 def leaking_log_odds(logits: Float[Array, "n k"], targets: Int[Array, "n"]) -> Float[Array, "n"]:
-    """The score of the released FIDO code: log p(c) - log(2 - p(c)), at most 0.
+    """Return the score of the released FIDO code: log p(c) - log(2 - p(c)), at most 0.
 
     There the target is left out of the sum by multiplying its log-probability by zero, and
     exp(0) = 1 leaks in. Kept to reproduce published figures; it saturates for sure classes.

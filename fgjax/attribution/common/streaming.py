@@ -44,7 +44,7 @@ def choose_chunk(
     *,
     backward: bool,
 ) -> int:
-    """Perturbed images per model call, where the user does not say: a power of two.
+    """Return perturbed images per model call, where the user does not say: a power of two.
 
     For each device that the model is spread over: on a CPU 8 images of 224 x 224 (see
     `CPU_CHUNK`), more of smaller and fewer of larger ones, 1 to 64; on an accelerator at most 512.
@@ -77,12 +77,12 @@ def choose_chunk(
 
 
 def largest_power_of_two(limit: int | float, most: int = LARGEST_CHUNK) -> int:
-    """The largest power of two that exceeds neither; 1 where there is none."""
+    """Return the largest power of two that exceeds neither; 1 where there is none."""
     return 2 ** int(np.log2(max(1.0, min(limit, most))))
 
 
 def _devices(arrays, static) -> int:
-    """How many a call of the model is split over, see `fgjax.devices.mesh.Spread`."""
+    """Return how many a call of the model is split over, see `fgjax.devices.mesh.Spread`."""
     return getattr(combine(arrays, static), "spread_over", 1)
 
 
@@ -97,7 +97,7 @@ def _fitting(arrays, static, shape, dtype, backward) -> int:
 def bytes_per_image(
     arrays: tuple[Any, ...], static: Static, shape: tuple[int, ...], dtype: Any, backward: bool
 ) -> int | None:
-    """What one perturbed image of `shape` costs, by XLA's account of the compiled model.
+    """Return what one perturbed image of `shape` costs, by XLA's account of the compiled model.
 
     A quarter of the temporaries and outputs of a call that gives a device four images, and the
     image itself twice (as it is and perturbed). None where the compiler does not tell.
@@ -134,7 +134,7 @@ class Chunk(NamedTuple):
 
 
 def chunks(count: int, size: int) -> Iterator[Chunk]:
-    """All places, `size` to a call; every call is as long, so that one program serves all."""
+    """Yield all places, `size` to a call; every call is as long, so that one program serves all."""
     for start in range(0, count, size):
         place = np.arange(start, start + size, dtype=np.int32)
         yield Chunk(np.minimum(place, count - 1).astype(np.int32), place < count)
@@ -148,7 +148,7 @@ class Plan(NamedTuple):
 
 
 def plan(images: int, perturbations: int, chunk_size: int) -> Plan:
-    """Shares a call's `chunk_size` places between images and perturbations of each.
+    """Share a call's `chunk_size` places between images and perturbations of each.
 
     Perturbations first, and where they do not fill a call, several images. Calls are made
     equally long: 225 perturbations at 128 go as 2 x 113 rather than 128 and 97, which would

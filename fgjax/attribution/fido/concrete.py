@@ -33,7 +33,7 @@ def concrete_dropout(
     *,
     antithetic: bool = False,
 ) -> Float[Array, "samples *s"]:
-    """Samples relaxed Bernoulli masks from their rates (Eq. 5).
+    """Return samples relaxed Bernoulli masks from their rates (Eq. 5).
 
     z = σ((log(θ / (1 - θ)) + log(η / (1 - η))) / t), η uniform on (0, 1).
 
@@ -62,7 +62,7 @@ def simplified_concrete_dropout(
     *,
     antithetic: bool = False,
 ) -> Float[Array, "samples *s"]:
-    """Samples relaxed Bernoulli masks from the logits ϑ of their rates (Eq. 8).
+    """Return samples relaxed Bernoulli masks from the logits ϑ of their rates (Eq. 8).
 
     z = σ((ϑ + log(η / (1 - η))) / t). Equal to `concrete_dropout` with θ = σ(ϑ) and the
     same key, without the detour through θ. Its gradient is z(1 - z)/t.

@@ -152,7 +152,7 @@ FIDO_PRESETS: dict[str, dict[str, Any]] = {
 
 
 def fido_preset(name: str, **changes: Any) -> FidoConfig:
-    """The settings published under `name` (see `FIDO_PRESETS`), with `changes` on top.
+    """Return the settings published under `name` (see `FIDO_PRESETS`), with `changes` on top.
 
     Raises:
       ValueError: no such preset, or no such setting.

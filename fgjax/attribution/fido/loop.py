@@ -32,13 +32,14 @@ class Task:
     keys: Key[Array, "n"]
 
     def rows(self, index: Int[np.ndarray, "m"]) -> "Task":
-        """The same for some of the images."""
+        """Return the same for some of the images."""
         names = ("images", "infill", "targets", "keys")
         return replace(self, **{name: getattr(self, name)[index] for name in names})
 
 
 def step_config(config: FidoConfig) -> FidoConfig:
-    """What a step knows of the settings: another number of steps, say, is no other program."""
+    """Return what a step knows of the settings: another number of steps, say, is no other
+    program."""
     return replace(
         config, infill="blur", steps=config.steps if config.schedule == "cosine" else 1,
         images_per_step=None, steps_per_dispatch=None, stop=None, mask_size=None,
@@ -49,7 +50,7 @@ def step_config(config: FidoConfig) -> FidoConfig:
 def optimise(
     task: Task, config: FidoConfig, slots: int
 ) -> tuple[Float[Array, "n 2 mh mw"], Float[Array, "n steps 8"], Int[np.ndarray, "n"]]:
-    """Every image's masks, `slots` images at a time.
+    """Return every image's masks, `slots` images at a time.
 
     Returns:
       the mask logits; the columns of `TRACES` at each step, an image that stopped early repeating
@@ -82,7 +83,7 @@ def optimise(
 
 
 def _stages(config: FidoConfig, height: int, width: int) -> list[tuple[tuple[int, int], int]]:
-    """Sides of the masks, and for how many steps: equal shares."""
+    """Return sides of the masks, and for how many steps: equal shares."""
     last = (config.mask_size, config.mask_size) if config.mask_size else (height, width)
     sides = [*((side, side) for side in config.coarse_to_fine), last]
     shares = np.array_split(np.arange(config.steps), len(sides))
@@ -90,7 +91,7 @@ def _stages(config: FidoConfig, height: int, width: int) -> list[tuple[tuple[int
 
 
 def _chunks(task: Task, size: int) -> Iterator[tuple[Task, int]]:
-    """The last one is filled up with its last image, so that one program serves all."""
+    """Yield the last one is filled up with its last image, so that one program serves all."""
     images = len(task.targets)
     size = min(size, images)
     for start in range(0, images, size):
@@ -153,8 +154,8 @@ def _until_settled(
 
 
 def settled(trace: Float[np.ndarray, "steps 8"], config: FidoConfig) -> bool:
-    """Whether both objectives together gained less than `config.stop` from the five steps before
-    the last five to the last five. Not before the prices have ramped up."""
+    """Return whether both objectives together gained less than `config.stop` from the five steps
+    before the last five to the last five. Not before the prices have ramped up."""
     if len(trace) < config.warmup + 2 * WINDOW:
         return False
     objective = trace[:, TRACES.index("loss_ssr")] + trace[:, TRACES.index("loss_sdr")]

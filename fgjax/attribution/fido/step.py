@@ -51,19 +51,19 @@ def _optimizer(config: FidoConfig) -> optax.GradientTransformation:
 
 
 def fido_start(logits: Float[Array, "n 2 mh mw"], config: FidoConfig) -> FidoState:
-    """The state before the first step."""
+    """Return the state before the first step."""
     optimizer = jax.vmap(_optimizer(config).init)(logits)
     return FidoState(jnp.zeros(len(logits), jnp.int32), logits, optimizer)
 
 
 def finer(state: FidoState, height: int, width: int) -> FidoState:
-    """The state of masks of another size: logits and both moments of Adam, bilinearly."""
+    """Return the state of masks of another size: logits and both moments of Adam, bilinearly."""
     resize = lambda leaf: upsample(leaf, height, width) if leaf.ndim == 4 else leaf
     return jax.tree.map(resize, state)
 
 
 def _loss(logits, model, images, infill, targets, keys, step, config):
-    """Sum over images and objectives of Eqs. 2 and 3, with TV; and the traces `n 8`.
+    """Return sum over images and objectives of Eqs. 2 and 3, with TV; and the traces `n 8`.
 
     Images never mix, so the gradient of the sum is each image's own.
     """
@@ -122,8 +122,8 @@ def fido_step(
     config: FidoConfig,
     count: int = 1,
 ) -> tuple[FidoState, Float[Array, "n count 8"]]:
-    """One optimisation step (Eqs. 1-4, 10) for all images, masks and both objectives, or `count`
-    of them as one program.
+    """Return one optimisation step (Eqs. 1-4, 10) for all images, masks and both objectives, or
+    `count` of them as one program.
 
     The gradient is taken per *reference pixel* (scaled by mask pixels / 224²), so that a
     learning rate and an ε mean the same for every image and mask size.

@@ -93,11 +93,11 @@ class AircraftSource:
         self._boxes = {records[name].name: box for name, box in boxes.items()}
 
     def file(self, record: Record) -> Path:
-        """The image file of a record."""
+        """Return the image file of a record."""
         return self._images / record.name
 
     def load(self, record: Record) -> Example:
-        """Decodes one image, cuts off the banner, and fits it with its box."""
+        """Decode one image, cuts off the banner, and fits it with its box."""
         image = read_image(self.file(record))
         if len(image) < MIN_SIDE + BANNER:
             raise DataError(

@@ -62,11 +62,11 @@ class AslSource:
         return file.relative_to(self._root).as_posix()
 
     def file(self, record: Record) -> Path:
-        """The image file of a record."""
+        """Return the image file of a record."""
         return self._root / record.name
 
     def load(self, record: Record) -> Example:
-        """Decodes and fits one image."""
+        """Decode and fits one image."""
         image = read_image(self.file(record))
         shape = image.shape[:2]
         return Example(image=self.fit.image(image), label=record.label, shape=shape)

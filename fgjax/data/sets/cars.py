@@ -89,11 +89,11 @@ class CarsSource:
         self.records = tuple(records.values())
 
     def file(self, record: Record) -> Path:
-        """The image file of a record."""
+        """Return the image file of a record."""
         return self._root / record.name
 
     def load(self, record: Record) -> Example:
-        """Decodes and fits one image with its box."""
+        """Decode and fits one image with its box."""
         image = read_image(self.file(record))
         shape = image.shape[:2]
         box = self.fit.box(self._boxes[record.name], shape)
@@ -112,7 +112,7 @@ def _find_test(root: Path) -> Path:
 
 
 def _record(where: str, annotation: dict, split: Split | None, classes: int) -> Record:
-    """An image of the devkit, whose file says the split, or of cars_annos.mat."""
+    """Return an image of the devkit, whose file says the split, or of cars_annos.mat."""
     if split is None:
         name = _field(where, annotation, "relative_im_path")
         split = "test" if _field(where, annotation, "test") else "train"

@@ -121,16 +121,16 @@ class CelebaSource:
             self.identities = np.array([people[name] for name in names], np.int32)
 
     def attributes_of(self, records: Sequence[Record]) -> Int[np.ndarray, "n n_attributes"]:
-        """The attributes of these images: a row each, 1 where it holds."""
+        """Return the attributes of these images: a row each, 1 where it holds."""
         place = {record.name: i for i, record in enumerate(self.records)}
         return self.attributes[[place[record.name] for record in records]].astype(np.int32)
 
     def file(self, record: Record) -> Path:
-        """The image file of a record."""
+        """Return the image file of a record."""
         return self._images / record.name
 
     def load(self, record: Record) -> Example:
-        """Decodes and fits one image with its landmarks, and its box where it has one."""
+        """Decode and fits one image with its landmarks, and its box where it has one."""
         image = read_image(self.file(record))
         shape = image.shape[:2]
         points = np.array(self._landmarks[record.name]).reshape(5, 2)
@@ -153,7 +153,7 @@ def _edges(box: list[float] | None) -> Float[np.ndarray, "4"] | None:
 
 
 def _read_headed(path: Path, parse) -> tuple[tuple[str, ...], dict]:
-    """Column names and rows of a file that starts with a count and a header line."""
+    """Yield column names and rows of a file that starts with a count and a header line."""
     start = lines(path, HOME)
     where, count = next(start, (f"{path}, line 1: ''", ""))
     if not (count.isascii() and count.isdigit()):

@@ -60,7 +60,7 @@ class CifarSource:
         self.records = tuple(records)
 
     def file(self, record: Record) -> Path:
-        """The file that holds a record."""
+        """Return the file that holds a record."""
         return self._root / f"{record.split}.bin"
 
     def load(self, record: Record) -> Example:

@@ -86,11 +86,11 @@ class CubSource:
         self._annotations = {name: (boxes[i], landmarks[i]) for i, name in names.items()}
 
     def file(self, record: Record) -> Path:
-        """The image file of a record."""
+        """Return the image file of a record."""
         return self._images / record.name
 
     def load(self, record: Record) -> Example:
-        """Decodes and fits one image with its annotations."""
+        """Decode and fits one image with its annotations."""
         image = read_image(self.file(record))
         shape = image.shape[:2]
         box, landmarks = self._annotations[record.name]
@@ -117,7 +117,7 @@ def _find_masks(root: Path) -> Path | None:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, int, str]]:
-    """Where (for messages), id and the rest of each line `<id> <rest>`."""
+    """Yield where (for messages), id and the rest of each line `<id> <rest>`."""
     for where, line in lines(path, HOME):
         first, _, rest = line.partition(" ")
         if not (first.isascii() and first.isdigit() and rest.strip()):
@@ -167,7 +167,7 @@ def _box(where: str, rest: str) -> Float[np.ndarray, "4"]:
 def _read_landmarks(
     path: Path, names: dict[int, str], parts: dict[int, str]
 ) -> dict[int, Float[np.ndarray, "parts 3"]]:
-    """Lines `<image id> <part id> <x> <y> <visible>`, every part of every image once."""
+    """Return lines `<image id> <part id> <x> <y> <visible>`, every part of every image once."""
     position = {part: i for i, part in enumerate(parts)}
     parse_part = _one_of(parts, "part")
     landmarks = {i: np.full((len(parts), 3), np.nan) for i in names}

@@ -85,11 +85,11 @@ class DogsSource:
         self.records = tuple(records.values())
 
     def file(self, record: Record) -> Path:
-        """The image file of a record."""
+        """Return the image file of a record."""
         return self._images / record.name
 
     def load(self, record: Record) -> Example:
-        """Decodes and fits one image with its box."""
+        """Decode and fits one image with its box."""
         image = read_image(self.file(record))
         shape, box = image.shape[:2], None
         if self._annotations is not None:
@@ -99,7 +99,7 @@ class DogsSource:
 
 
 def _read_list(path: Path, split: Split) -> Iterator[tuple[str, Record]]:
-    """Where (for messages) and record of each image."""
+    """Yield where (for messages) and record of each image."""
     files, annotations, labels = read_mat(path, HOME, "file_list", "annotation_list", "labels")
     if not files or not len(files) == len(annotations) == len(labels):
         raise DataError(
@@ -118,7 +118,7 @@ def _read_list(path: Path, split: Split) -> Iterator[tuple[str, Record]]:
 
 
 def _read_box(path: Path) -> Float[np.ndarray, "4"]:
-    """The smallest box around all objects of a Pascal VOC annotation."""
+    """Return the smallest box around all objects of a Pascal VOC annotation."""
     text = read_text(path)
     if "<!DOCTYPE" in text:  # where entities would be declared; no annotation has any
         raise DataError(f"{path}: declares a document type; it is refused")

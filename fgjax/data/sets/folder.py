@@ -96,11 +96,11 @@ class FolderSource:
         self.records = take(records, limit)
 
     def file(self, record: Record) -> Path:
-        """The image file of a record."""
+        """Return the image file of a record."""
         return self._root / record.name
 
     def load(self, record: Record) -> Example:
-        """Decodes and fits one image, and its mask where there is one."""
+        """Decode and fits one image, and its mask where there is one."""
         image = read_image(self.file(record), orient=True)
         shape, mask = image.shape[:2], None
         if self._masks is not None and (mask_file := self._mask_file(record)).exists():
@@ -154,7 +154,7 @@ def _find_images(root: Path, masks: Path | None) -> list[_File]:
 
 
 def _walk(root: Path, folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
-    """Names of all images below a folder, each real folder once: links may form loops."""
+    """Yield names of all images below a folder, each real folder once: links may form loops."""
     identity = _identity(root / folder)
     if identity in seen:
         return

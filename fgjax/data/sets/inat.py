@@ -78,11 +78,11 @@ class InatSource:
         self.records = tuple(records.values())
 
     def file(self, record: Record) -> Path:
-        """The image file of a record."""
+        """Return the image file of a record."""
         return self._root / record.name
 
     def load(self, record: Record) -> Example:
-        """Decodes and fits one image, with its box where it has one."""
+        """Decode and fits one image, with its box where it has one."""
         image = read_image(self.file(record))
         shape = image.shape[:2]
         box = self._boxes.get(record.name)
@@ -144,7 +144,7 @@ def _labels(file, index, names, place) -> dict[int, int]:
 
 
 def _boxes(file: Path, names: dict[int, str], records) -> dict[str, Float[np.ndarray, "4"]]:
-    """Name -> x0, y0, x1, y1; the smallest box around all of an image."""
+    """Return name -> x0, y0, x1, y1; the smallest box around all of an image."""
     index = _read(file)
     own = _table(file, index, "images", "file_name") if index.get("images") else names
     boxes: dict[str, np.ndarray] = {}

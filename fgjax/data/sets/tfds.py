@@ -113,7 +113,7 @@ class TfdsSource:
         self.records = tuple(records)
 
     def load(self, record: Record) -> Example:
-        """Reads, decodes and fits one image with its box and mask where it has them."""
+        """Read, decodes and fits one image with its box and mask where it has them."""
         examples, i = self._places[record.name]
         example = examples[i]
         try:
@@ -146,7 +146,7 @@ def _import(name: str):
 
 
 def _find_prepared(name: str, data_dir: Path) -> Path | None:
-    """The folder of the set's version; None when it is not prepared.
+    """Return the folder of the set's version; None when it is not prepared.
 
     Looks on the disk only: the builders of TFDS ask the network, and retry for minutes.
     """
@@ -217,7 +217,7 @@ def _default_splits(folder: Path, present: Mapping[str, Any]) -> dict[str, Split
 
 
 def _read_index(examples, labelled: bool) -> tuple[list[int | None], list[str]]:
-    """The label and the name of each example; the images are passed over."""
+    """Return the label and the name of each example; the images are passed over."""
     labels: list[int | None] = []
     files = []
     for i in range(len(examples)):

@@ -243,7 +243,8 @@ CLASSES = tuple(species.title for species in SPECIES)
 
 
 def species_named(name: str | int) -> Species:
-    """The species of that title ("Reedwing/fan-crested") or label. ValueError: there is none."""
+    """Return the species of that title ("Reedwing/fan-crested") or label. ValueError: there is
+    none."""
     if isinstance(name, int | np.integer) and 0 <= name < len(SPECIES):
         return SPECIES[name]
     if name in CLASSES:

@@ -37,7 +37,7 @@ class Cone:
     def distance(
         self, x: Float[np.ndarray, "*s"], y: Float[np.ndarray, "*s"]
     ) -> Float[np.ndarray, "*s"]:
-        """Exact: min over t in [0, 1] of |p - c(t)| - r(t), which is convex in t.
+        """Return exact: min over t in [0, 1] of |p - c(t)| - r(t), which is convex in t.
 
         Its derivative vanishes where (x - t l) / |p - c(t)| = k = (r0 - r1) / l, in
         coordinates along and across the axis; clipping t gives the two end caps.
@@ -57,7 +57,7 @@ class Cone:
         return np.sqrt(along * along + across * across) + reach * k - self.start_radius
 
     def circles(self) -> tuple[tuple[float, float, float], ...]:
-        """Circles (x, y, radius) whose convex hull is the stroke."""
+        """Return circles (x, y, radius) whose convex hull is the stroke."""
         return ((*self.start, self.start_radius), (*self.end, self.end_radius))
 
 
@@ -74,7 +74,7 @@ class Polygon:
     def distance(
         self, x: Float[np.ndarray, "*s"], y: Float[np.ndarray, "*s"]
     ) -> Float[np.ndarray, "*s"]:
-        """Largest distance to a side's line: exact but for the outside of a corner."""
+        """Return largest distance to a side's line: exact but for the outside of a corner."""
         result = None
         for (x0, y0), (x1, y1) in self.sides():
             length = hypot(x1 - x0, y1 - y0)
@@ -112,7 +112,8 @@ class Frame:
         return hypot(self.xx, self.yx)
 
     def joint(self, pivot: Point, angle: float) -> "Frame":
-        """The frame of a part hung at `pivot` of this one and turned by `angle` (radians)."""
+        """Return the frame of a part hung at `pivot` of this one and turned by `angle`
+        (radians)."""
         c, s = cos(angle), sin(angle)
         return Frame(
             self.xx * c + self.xy * s,
@@ -123,16 +124,16 @@ class Frame:
         )
 
     def place_point(self, point: Point) -> Point:
-        """Own coordinates -> image coordinates."""
+        """Return own coordinates -> image coordinates."""
         x, y = point
         return self.x + self.xx * x + self.xy * y, self.y + self.yx * x + self.yy * y
 
     def place(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
-        """Own coordinates -> image coordinates, of many points."""
+        """Return own coordinates -> image coordinates, of many points."""
         return points @ np.array([[self.xx, self.yx], [self.xy, self.yy]]) + (self.x, self.y)
 
     def locate(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Image coordinates (broadcast against each other) -> own coordinates."""
+        """Return image coordinates (broadcast against each other) -> own coordinates."""
         # the inverse of a similarity is its transpose over scale²
         area = self.scale**2
         x, y = x - self.x, y - self.y
@@ -143,7 +144,7 @@ class Frame:
 
 
 def frame(x: float, y: float, scale: float, angle: float = 0.0, flip: bool = False) -> Frame:
-    """A frame at (x, y); `flip` mirrors left and right before the rotation by `angle`."""
+    """Return a frame at (x, y); `flip` mirrors left and right before the rotation by `angle`."""
     c, s, m = scale * cos(angle), scale * sin(angle), -1.0 if flip else 1.0
     return Frame(m * c, -s, m * s, c, x, y)
 
@@ -175,14 +176,14 @@ class Look:
 
 @lru_cache(maxsize=1024)
 def bounding_circles(strokes: tuple[Stroke, ...]) -> Float[np.ndarray, "n 3"]:
-    """Circles (x, y, radius) whose convex hull holds the shape."""
+    """Return circles (x, y, radius) whose convex hull holds the shape."""
     return np.array(sorted({circle for stroke in strokes for circle in stroke.circles()}))
 
 
 def shape_distance(
     strokes: tuple[Stroke, ...], x: Float[np.ndarray, "*s"], y: Float[np.ndarray, "*s"]
 ) -> Float[np.ndarray, "*s"]:
-    """Signed distance to the union of `strokes` (exact outside it), in the part's units."""
+    """Return signed distance to the union of `strokes` (exact outside it), in the part's units."""
     result = strokes[0].distance(x, y)
     for stroke in strokes[1:]:
         result = np.minimum(result, stroke.distance(x, y))
@@ -201,7 +202,7 @@ class Patch:
 
 
 def rasterise(strokes: tuple[Stroke, ...], at: Frame, size: int) -> Patch:
-    """The shape on a `size` x `size` grid; an empty window when it lies outside."""
+    """Return the shape on a `size` x `size` grid; an empty window when it lies outside."""
     circles = bounding_circles(strokes)
     centres, radius = at.place(circles[:, :2]) * size, circles[:, 2] * (at.scale * size) + 1.0
     x0, y0 = (int(v) for v in np.clip((centres - radius[:, None]).min(0), 0, size))
@@ -261,7 +262,8 @@ class Texture:
 
 @lru_cache(maxsize=256)
 def _upsampling(cells: int, size: int) -> Float[np.ndarray, "size knots"]:
-    """Weights that take `cells + 1` knots to `size` pixels, with a smoothstep between knots."""
+    """Return weights that take `cells + 1` knots to `size` pixels, with a smoothstep between
+    knots."""
     position = (np.arange(size) + 0.5) / size * cells
     left = np.floor(position).astype(int)
     step = position - left
@@ -275,7 +277,8 @@ def _upsampling(cells: int, size: int) -> Float[np.ndarray, "size knots"]:
 def paint_texture(
     texture: Texture, rng: np.random.Generator, size: int
 ) -> Float[np.ndarray, "size size 3"]:
-    """A new image filled with `texture`; the same `rng` gives the same pattern at any size."""
+    """Return a new image filled with `texture`; the same `rng` gives the same pattern at any
+    size."""
     noise = np.zeros((size, size), np.float32)
     for rows, columns, weight in texture.grids:
         knots = rng.uniform(-weight, weight, (rows + 1, columns + 1)).astype(np.float32)

@@ -94,7 +94,7 @@ class Scene:
     seed: int
 
     def part_frame(self, part: str) -> Frame:
-        """Where `part`'s own coordinates lie in the image."""
+        """Return where `part`'s own coordinates lie in the image."""
         joint = JOINT_OF[part]
         return self.frame.joint(PIVOTS[joint], self.angles.get(joint, 0.0))
 
@@ -104,7 +104,7 @@ class Scene:
 
 @cache
 def _looks_at() -> dict[str, tuple[Look, ...]]:
-    """All looks that hang on each joint."""
+    """Return all looks that hang on each joint."""
     parts = [(JOINT_OF[part], look) for s in SPECIES for part, look in s.looks.items()]
     return {name: tuple(dict.fromkeys(k for j, k in parts if j == name)) for name in PIVOTS}
 
@@ -139,7 +139,7 @@ def _animal_points() -> dict[str, Float[np.ndarray, "n 2"]]:
 
 @cache
 def _cue_points() -> tuple[tuple[str, Float[np.ndarray, "n 2"]], ...]:
-    """The joint and grid points of every species' cue."""
+    """Return the joint and grid points of every species' cue."""
     return tuple((JOINT_OF[s.cue], _grid((s.looks[s.cue],), CUE_SPACING, 0.0)) for s in SPECIES)
 
 

@@ -244,7 +244,7 @@ class SpeciesSource:
         )
 
     def scene(self, record: Record) -> Scene:
-        """The scene of `record`. DataError: it is not one of this data set."""
+        """Return the scene of `record`. DataError: it is not one of this data set."""
         split, index = _split_and_index(record.name)
         count = {"train": self.train, "test": self.test}[split]
         if index >= count:

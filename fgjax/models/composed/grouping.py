@@ -14,7 +14,7 @@ def group_pixels(
     dictionary: Float[Array, "k d"],
     smoothing: Float[Array, "k"],
 ) -> tuple[Float[Array, "n h w k"], Float[Array, "n k d"]]:
-    """How much each pixel belongs to each part, and what each part looks like in the image.
+    """Return how much each pixel belongs to each part, and what each part looks like in the image.
 
       q_ijk = softmax_k( −‖(x_ij − d_k)/σ_k‖² / 2 )              (Eq. 1)
       z'_k = Σ_ij q_ijk (x_ij − d_k)/σ_k / Σ_ij q_ijk,
@@ -50,7 +50,7 @@ def group_pixels(
 
 
 def soft_centroids(assignment: Float[Array, "n h w k"]) -> Float[Array, "n k 2"]:
-    """Where each part lies: the mean place x, y of its assignment, in cells of the map.
+    """Return where each part lies: the mean place x, y of its assignment, in cells of the map.
 
     The middle of the first cell lies at 0.5. NaN for a part whose assignment is 0 everywhere.
     """

@@ -28,7 +28,8 @@ class Patches(NamedTuple):
 
 
 def inside(boxes: Float[Array, "n p 4"], height: int, width: int) -> Float[Array, "n p 4"]:
-    """The boxes clipped to the image; what is left is at least `SMALLEST` pixels both ways."""
+    """Return the boxes clipped to the image; what is left is at least `SMALLEST` pixels both
+    ways."""
     most = jnp.asarray([width, height], boxes.dtype)[None, None]
     least = jnp.minimum(most, SMALLEST)
     low = jnp.clip(boxes[..., :2], 0, most - least)
@@ -39,7 +40,7 @@ def inside(boxes: Float[Array, "n p 4"], height: int, width: int) -> Float[Array
 def crop_patches(
     images: Float[Array, "n h w c"], boxes: Float[Array, "n p 4"], size: int
 ) -> Float[Array, "n p size size c"]:
-    """Eq. 3.1: the boxes cut out and resized to `size` x `size` (antialiased, bilinear)."""
+    """Compute Eq. 3.1: the boxes cut out and resized to `size` x `size` (antialiased, bilinear)."""
     boxes = inside(boxes, *images.shape[1:3])
 
     def cut(image, box):
@@ -54,7 +55,7 @@ def crop_patches(
 def peak_boxes(
     cam: Float[Array, "n H W"], count: int, side: float, height: int, width: int
 ) -> Patches:
-    """Squares around the highest cells of a coarse map, one after the other.
+    """Return squares around the highest cells of a coarse map, one after the other.
 
     A cell inside an earlier square's inner half is not chosen while there are others. The
     squares are moved to lie within the image.
@@ -98,7 +99,7 @@ def peak_boxes(
 def percentile_boxes(
     maps: Float[Array, "n m H W"], percentile: float, height: int, width: int
 ) -> Float[Array, "n m 4"]:
-    """The smallest box around all pixels at or above each map's percentile.
+    """Return the smallest box around all pixels at or above each map's percentile.
 
     The maps are first enlarged to the image (bilinearly, pixel centres at +0.5).
 
@@ -146,7 +147,8 @@ def extract_patches(
     side: float = 0.5,
     percentile: float = 95.0,
 ) -> Patches:
-    """The n parts of each image that the model's decision rests on most; labels are not needed.
+    """Return the n parts of each image that the model's decision rests on most; labels are not
+    needed.
 
     Of a model with prototypes (`activations(images) -> n H W m`): the 95th-percentile boxes of
     the n prototypes that are most active in the image. Of any other with `features` and `head`:

@@ -42,7 +42,7 @@ def log_similarity(distances: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
 
 def prototype_classes(num_classes: int, per_class: int) -> Int[np.ndarray, "m"]:
-    """The class of every prototype: 0 0 … 1 1 …"""
+    """Return the class of every prototype: 0 0 … 1 1 …"""
     return np.repeat(np.arange(num_classes), per_class)
 
 
@@ -54,7 +54,7 @@ class Comparison(NamedTuple):
 
 
 def _own_class(key, shape, dtype=jnp.float32):
-    """Weights of the last layer: 1 from a class's own prototypes, -0.5 from the others'."""
+    """Return weights of the last layer: 1 from a class's own prototypes, -0.5 from the others'."""
     prototypes, classes = shape
     own = np.repeat(np.eye(classes), prototypes // classes, axis=0)
     return jnp.asarray(np.where(own == 1, 1.0, -0.5), dtype)
@@ -91,7 +91,7 @@ class PrototypeNet(nn.Module):
         )
 
     def features(self, x: Float[Array, "n h w 3"], train: bool = False) -> Float[Array, "n H W d"]:
-        """The map in the prototypes' space, in (0, 1)."""
+        """Return the map in the prototypes' space, in (0, 1)."""
         return self._adapt(self.trunk.features(x, train))
 
     def _adapt(self, x):
@@ -100,7 +100,7 @@ class PrototypeNet(nn.Module):
     def intermediates(
         self, x: Float[Array, "n h w 3"], train: bool = False
     ) -> dict[str, Float[Array, "n ..."]]:
-        """Every stage's output by name: those of the backbone, then "features"."""
+        """Return every stage's output by name: those of the backbone, then "features"."""
         stages = self.trunk.intermediates(x, train)
         return stages | {"features": self._adapt(stages["features"])}
 
@@ -109,15 +109,15 @@ class PrototypeNet(nn.Module):
         return Comparison(self.classifier(log_similarity(nearest)), nearest)
 
     def head(self, features: Float[Array, "n H W d"], train: bool = False) -> Float[Array, "n k"]:
-        """Logits of a map: the nearest place to every prototype, weighed."""
+        """Return logits of a map: the nearest place to every prototype, weighed."""
         return self._compare(features).logits
 
     def activations(self, x: Float[Array, "n h w 3"]) -> Float[Array, "n H W m"]:
-        """The log similarity of every place to every prototype."""
+        """Return the log similarity of every place to every prototype."""
         return log_similarity(squared_distances(self.features(x), self.prototypes))
 
     def compare(self, x: Float[Array, "n h w 3"], train: bool = False) -> Comparison:
-        """Logits and distances."""
+        """Return logits and distances."""
         return self._compare(jax.lax.optimization_barrier(self.features(x, train)))
 
     def __call__(self, x: Float[Array, "n h w 3"], train: bool = False) -> Float[Array, "n k"]:
@@ -139,7 +139,8 @@ def _nearest(model, images, labels, classes):
 
 
 def project(model: Any, batches: Iterable[tuple[Array | np.ndarray, np.ndarray]]) -> Any:
-    """The classifier with every prototype moved onto the nearest patch of an image of its class.
+    """Return the classifier with every prototype moved onto the nearest patch of an image of its
+    class.
 
     After this each prototype is a part of a training image that can be shown.
 

@@ -25,14 +25,14 @@ Readout = Literal["cnn", "last", "sum", "attention"]
 def attention_weights(
     steps: Float[Array | np.ndarray, "n t d"], weights: Float[Array | np.ndarray, "t d"]
 ) -> Float[Array, "n t"]:
-    """Eq. 3.6: α^t = exp(W^t · φ^t) / Σ_t exp(W^t · φ^t); each image's sum to 1."""
+    """Compute Eq. 3.6: α^t = exp(W^t · φ^t) / Σ_t exp(W^t · φ^t); each image's sum to 1."""
     return jax.nn.softmax(jnp.einsum("ntd,td->nt", steps, weights))
 
 
 def soft_attention(
     steps: Float[Array | np.ndarray, "n t d"], weights: Float[Array | np.ndarray, "t d"]
 ) -> Float[Array, "n d"]:
-    """Eqs. 3.5 and 3.6: A = Σ_t α^t φ^t, with α the softmax over the steps of W^t · φ^t.
+    """Compute Eqs. 3.5 and 3.6: A = Σ_t α^t φ^t, with α the softmax over the steps of W^t · φ^t.
 
     Args:
       steps: φ^t, the recurrence's output at every time step.
@@ -44,7 +44,7 @@ def soft_attention(
 
 
 def spatial_basis(height: int, width: int, waves: int) -> Float[np.ndarray, "h w c"]:
-    """A fixed description of where a cell lies: cosines of 0 to `waves` - 1 half periods.
+    """Return a fixed description of where a cell lies: cosines of 0 to `waves` - 1 half periods.
 
       S_ij,uv = cos(π u y_i) cos(π v x_j), y and x the cell's centre in (0, 1); c = waves².
 
@@ -63,7 +63,7 @@ def attend(
     keys: Float[Array | np.ndarray, "n h w q"],
     values: Float[Array | np.ndarray, "n h w v"],
 ) -> tuple[Float[Array, "n v"], Float[Array, "n h w"]]:
-    """Eq. 7.1: softmax over the places of Q · K / √q, times V; and the softmax itself."""
+    """Compute Eq. 7.1: softmax over the places of Q · K / √q, times V; and the softmax itself."""
     scores = jnp.einsum("nq,nhwq->nhw", query, keys) / np.sqrt(query.shape[-1])
     where = jax.nn.softmax(scores.reshape(len(scores), -1)).reshape(scores.shape)
     return jnp.einsum("nhw,nhwv->nv", where, values), where
@@ -72,7 +72,8 @@ def attend(
 def split_map(
     features: Float[Array, "n h w c"], key_share: float, waves: int
 ) -> tuple[Float[Array, "n h w q"], Float[Array, "n h w v"]]:
-    """Keys and values: the map's first and last channels, each with the spatial basis added on."""
+    """Return keys and values: the map's first and last channels, each with the spatial basis added
+    on."""
     n, height, width, channels = features.shape
     basis = jnp.asarray(spatial_basis(height, width, waves), features.dtype)
     basis = jnp.broadcast_to(basis[None], (n, *basis.shape))

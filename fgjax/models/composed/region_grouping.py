@@ -184,13 +184,14 @@ class RegionGrouping(nn.Module):
     def intermediates(
         self, x: Float[Array, "n h w 3"], train: bool = False
     ) -> dict[str, Float[Array, "n ..."]]:
-        """Every stage's output by name, to the one that is grouped, which is "features" too."""
+        """Return every stage's output by name, to the one that is grouped, which is "features"
+        too."""
         stage = TRUNKS[self.backbone][0]
         found = self.trunk.intermediates(x, train, last=stage)
         return found | {"features": found[stage]}
 
     def features(self, x: Float[Array, "n h w 3"], train: bool = False) -> Float[Array, "n H W d"]:
-        """The map whose pixels are grouped."""
+        """Return the map whose pixels are grouped."""
         return self.intermediates(x, train)["features"]
 
     def _regions(self, features: Float[Array, "n H W d"], train: bool) -> Regions:
@@ -210,11 +211,11 @@ class RegionGrouping(nn.Module):
         return Regions(logits, assignment, attention, pixel_attribution(assignment, attention))
 
     def regions(self, x: Float[Array, "n h w 3"], train: bool = False) -> Regions:
-        """Logits, assignment maps, part attention and pixel attribution."""
+        """Return logits, assignment maps, part attention and pixel attribution."""
         return self._regions(self.features(x, train), train)
 
     def head(self, features: Float[Array, "n H W d"], train: bool = False) -> Float[Array, "n c"]:
-        """The logits of a map."""
+        """Return the logits of a map."""
         return self._regions(features, train).logits
 
     def __call__(self, x: Float[Array, "n h w 3"], train: bool = False) -> Float[Array, "n c"]:
@@ -222,7 +223,7 @@ class RegionGrouping(nn.Module):
 
 
 def region_grouping(num_classes: int, **options: Any) -> RegionGrouping:
-    """The network with these options (see `RegionGrouping`).
+    """Return the network with these options (see `RegionGrouping`).
 
     Raises:
       ValueError: an unknown backbone, with the nearest known one, or no part.

@@ -24,7 +24,7 @@ from fgjax.models.networks.layers import Padding
 
 
 def make_backbone(name: str, num_classes: int, padding: Padding, dtype: Any) -> nn.Module:
-    """A network for a stream: it ends in global average pooling and one linear layer.
+    """Return a network for a stream: it ends in global average pooling and one linear layer.
 
     Args:
       name: a key of `BACKBONES`; of a VGG the dense layers are left out.
@@ -113,22 +113,22 @@ class TwoStream(nn.Module):
         return self.readout not in ("none", "cnn")
 
     def features(self, x: Float[Array, "n h w 3"], train: bool = False) -> Float[Array, "n H W d"]:
-        """The global stream's last feature map."""
+        """Return the global stream's last feature map."""
         return self.global_stream.features(x, train)
 
     def head(self, features: Float[Array, "n H W d"], train: bool = False) -> Float[Array, "n k"]:
-        """The global stream's logits. So methods that ask for a last map and its head, as CAM
-        does, explain the global stream alone; `step_cam` explains the local one."""
+        """Return the global stream's logits. So methods that ask for a last map and its head, as
+        CAM does, explain the global stream alone; `step_cam` explains the local one."""
         return self.global_stream.head(features, train)
 
     def intermediates(
         self, x: Float[Array, "n h w 3"], train: bool = False
     ) -> dict[str, Float[Array, "n ..."]]:
-        """Every stage's output of the global stream, by name."""
+        """Return every stage's output of the global stream, by name."""
         return self.global_stream.intermediates(x, train)
 
     def find_patches(self, x: Float[Array, "n h w 3"]) -> Patches:
-        """Squares around the peaks of the global stream's class activation map."""
+        """Return squares around the peaks of the global stream's class activation map."""
         return self._find(self.features(x), *x.shape[1:3])
 
     def _find(self, features, height, width):
@@ -141,14 +141,15 @@ class TwoStream(nn.Module):
     def patch_features(
         self, patches: Float[Array, "n p s s 3"], train: bool = False
     ) -> Float[Array, "n p H W d"]:
-        """Eq. 3.3: the local stream's last feature map of every patch, each computed once."""
+        """Compute Eq. 3.3: the local stream's last feature map of every patch, each computed
+        once."""
         flat = self.local_stream.features(patches.reshape(-1, *patches.shape[2:]), train)
         return flat.reshape(*patches.shape[:2], *flat.shape[1:])
 
     def classify_patches(
         self, features: Float[Array, "n p H W d"]
     ) -> tuple[Float[Array, "n p k"], Float[Array, "n p t k"] | None]:
-        """Eq. 3.7: logits of every patch, and of every time step by itself."""
+        """Compute Eq. 3.7: logits of every patch, and of every time step by itself."""
         n, p = features.shape[:2]
         flat = features.reshape(n * p, *features.shape[2:]).astype(jnp.float32)
         if not self.looks_again:
@@ -163,7 +164,7 @@ class TwoStream(nn.Module):
         inputs: tuple[Float[Array, "n h w 3"], Float[Array, "n p s s 3"]],
         train: bool = False,
     ) -> Streams:
-        """Both streams' logits of images and of patches that are cut out already."""
+        """Return both streams' logits of images and of patches that are cut out already."""
         x, patches = inputs
         return self._both(self.features(x, train), patches, train)
 
@@ -177,7 +178,7 @@ class TwoStream(nn.Module):
         return Streams(logits, local.mean(1), None if each is None else each.mean(1))
 
     def joint(self, outputs: Streams) -> Float[Array, "n k"]:
-        """Section 3.1.5: the logits, weighed as the losses are: (G + λ' L) / (1 + λ')."""
+        """Return section 3.1.5: the logits, weighed as the losses are: (G + λ' L) / (1 + λ')."""
         if outputs.local_logits is None:
             return outputs.global_logits
         weight = self.local_weight
@@ -186,7 +187,7 @@ class TwoStream(nn.Module):
     def look(
         self, x: Float[Array, "n h w 3"], boxes: Float[Array, "n p 4"] | None = None
     ) -> Streams:
-        """Both streams' logits of images; the boxes are found where none are given."""
+        """Return both streams' logits of images; the boxes are found where none are given."""
         features = self.features(x)
         if boxes is None:
             boxes = self._find(features, *x.shape[1:3]).boxes
@@ -198,7 +199,7 @@ class TwoStream(nn.Module):
         boxes: Float[Array, "n p 4"] | None = None,
         train: bool = False,
     ) -> Float[Array, "n k"]:
-        """The joint logits. A training with patches calls `streams`."""
+        """Return the joint logits. A training with patches calls `streams`."""
         if self.readout == "none":
             return self._both(self.features(x, train), None, train).global_logits
         return self.joint(self.look(x, boxes))

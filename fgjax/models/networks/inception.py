@@ -32,7 +32,7 @@ class Unit(nn.Module):
 
 
 def _average(x):
-    """The mean over 3x3 pixels; outside the map they count as 0."""
+    """Return the mean over 3x3 pixels; outside the map they count as 0."""
     edges = ((0, 0), (1, 1), (1, 1), (0, 0))
     zero = np.zeros((), x.dtype)  # not traced, else it has no gradient
     return jax.lax.reduce_window(x, zero, jax.lax.add, (1, 3, 3, 1), (1, 1, 1, 1), edges) / 9
@@ -140,7 +140,7 @@ class InceptionV3(nn.Module):
     def intermediates(
         self, x: Float[Array, "n h w 3"], train: bool = False
     ) -> dict[str, Float[Array, "n ..."]]:
-        """Every block's output by torchvision's name, and "stem" and "features"."""
+        """Return every block's output by torchvision's name, and "stem" and "features"."""
         for part in STEM:
             x = _halve(x) if part == "pool" else getattr(self, part[0])(x, train)
         out = {"stem": x}
@@ -152,13 +152,13 @@ class InceptionV3(nn.Module):
     def features(
         self, x: Float[Array, "n h w 3"], train: bool = False
     ) -> Float[Array, "n H W 2048"]:
-        """The last feature map."""
+        """Return the last feature map."""
         return self.intermediates(x, train)["features"]
 
     def head(
         self, features: Float[Array, "n H W 2048"], train: bool = False
     ) -> Float[Array, "n k"]:
-        """Average pooling, dropout when training, and the linear classifier."""
+        """Return average pooling, dropout when training, and the linear classifier."""
         pooled = features.astype(jnp.float32).mean((1, 2))
         return self.classifier(self.drop(pooled, deterministic=not train))
 

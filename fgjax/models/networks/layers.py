@@ -14,7 +14,7 @@ TensorFlow does, so that with stride 2 the odd pixel goes to the right and below
 
 
 def pads(size: int, kernel: int, stride: int, padding: Padding | int) -> tuple[int, int]:
-    """Pixels to add before and after a line of `size` pixels; a number is taken as it is."""
+    """Return pixels to add before and after a line of `size` pixels; a number is taken as it is."""
     if isinstance(padding, int):
         return padding, padding
     if padding == "symmetric":
@@ -66,7 +66,7 @@ class Conv(nn.Module):
 
 
 def _windows(x, kernel: int, height: int, width: int, stride: int):
-    """The k² views of a padded map that a depthwise kernel multiplies, row by row."""
+    """Yield the k² views of a padded map that a depthwise kernel multiplies, row by row."""
     down, across = (height - 1) * stride + 1, (width - 1) * stride + 1
     for i in range(kernel):
         for j in range(kernel):
@@ -134,8 +134,8 @@ def _kernel_gradient(x, grad, size, stride, edge):
 
 
 def _input_gradient(x, grad, kernel, stride, edge):
-    """The transposed convolution: the gradient is spread to the stride, and the flipped kernel
-    slid over it."""
+    """Return the transposed convolution: the gradient is spread to the stride, and the flipped
+    kernel slid over it."""
     size, spread = kernel.shape[0], []
     for length, out, (before, _) in zip(x.shape[1:3], grad.shape[1:3], edge, strict=True):
         low = size - 1 - before
@@ -189,7 +189,7 @@ class DepthwiseConv(nn.Module):
 def max_pool(
     x: Float[Array, "n h w c"], window: int, stride: int, padding: Padding | int = 0
 ) -> Float[Array, "n H W c"]:
-    """The maximum over windows; its gradient goes to the first of equal maxima.
+    """Return the maximum over windows; its gradient goes to the first of equal maxima.
 
     Written as pairwise maxima of shifted slices, rows first: the gradient of XLA's own
     window operation is some twenty times slower on a CPU.

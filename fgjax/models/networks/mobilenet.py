@@ -48,7 +48,7 @@ LAST_STRIDE = 5
 
 
 def _apart(x: Float[Array, "n h w c"]) -> Float[Array, "m H W c"]:
-    """Every second cell by itself, as an image of its own: (0, 0), (0, 1), (1, 0), (1, 1).
+    """Return every second cell by itself, as an image of its own: (0, 0), (0, 1), (1, 0), (1, 1).
 
     A convolution of these is a convolution of the map with dilation 2. Odd sides get a line of
     zeros, which is what a convolution finds outside.
@@ -60,7 +60,7 @@ def _apart(x: Float[Array, "n h w c"]) -> Float[Array, "m H W c"]:
 
 
 def _together(x: Float[Array, "m H W c"], height: int, width: int) -> Float[Array, "n h w c"]:
-    """The map whose cells were taken apart."""
+    """Return the map whose cells were taken apart."""
     m, down, across, c = x.shape
     x = x.reshape(2, 2, m // 4, down, across, c).transpose(2, 3, 0, 4, 1, 5)
     return x.reshape(m // 4, 2 * down, 2 * across, c)[:, :height, :width]
@@ -101,7 +101,7 @@ class MobileNetV2(nn.Module):
     def intermediates(
         self, x: Float[Array, "n h w 3"], train: bool = False, last: str = "features"
     ) -> dict[str, Float[Array, "n ..."]]:
-        """Every stage's output by name: "stem", "stage_0" … "stage_6", "features".
+        """Return every stage's output by name: "stem", "stage_0" … "stage_6", "features".
 
         Those after `last` are left out; a network that is only used so has no weights for them.
         """
@@ -121,13 +121,13 @@ class MobileNetV2(nn.Module):
     def features(
         self, x: Float[Array, "n h w 3"], train: bool = False
     ) -> Float[Array, "n H W 1280"]:
-        """The last feature map."""
+        """Return the last feature map."""
         return self.intermediates(x, train)["features"]
 
     def head(
         self, features: Float[Array, "n H W 1280"], train: bool = False
     ) -> Float[Array, "n k"]:
-        """Average pooling, dropout when training, and the linear classifier."""
+        """Return average pooling, dropout when training, and the linear classifier."""
         pooled = features.astype(jnp.float32).mean((1, 2))
         return self.classifier(self.drop(pooled, deterministic=not train))
 

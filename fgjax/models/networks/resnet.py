@@ -80,7 +80,7 @@ class ResNet(nn.Module):
     def intermediates(
         self, x: Float[Array, "n h w 3"], train: bool = False, last: str = "features"
     ) -> dict[str, Float[Array, "n ..."]]:
-        """Every stage's output by name: "stem", "stage_0" … "stage_3", "features".
+        """Return every stage's output by name: "stem", "stage_0" … "stage_3", "features".
 
         Those after `last` are left out; a network that is only used so has no weights for them.
         """
@@ -98,11 +98,11 @@ class ResNet(nn.Module):
         return out
 
     def features(self, x: Float[Array, "n h w 3"], train: bool = False) -> Float[Array, "n H W d"]:
-        """The last feature map."""
+        """Return the last feature map."""
         return self.intermediates(x, train)["features"]
 
     def head(self, features: Float[Array, "n H W d"], train: bool = False) -> Float[Array, "n k"]:
-        """Average pooling and the linear classifier."""
+        """Return average pooling and the linear classifier."""
         return self.classifier(features.astype(jnp.float32).mean((1, 2)))
 
     def __call__(self, x: Float[Array, "n h w 3"], train: bool = False) -> Float[Array, "n k"]:

@@ -16,7 +16,8 @@ WIDTHS = (64, 128, 256, 512, 512)
 
 
 def _bins(size: int, bins: int) -> Float[np.ndarray, "bins size"]:
-    """The matrix that averages `size` pixels into `bins` equal, possibly overlapping, parts."""
+    """Return the matrix that averages `size` pixels into `bins` equal, possibly overlapping,
+    parts."""
     matrix = np.zeros((bins, size), np.float32)
     for i in range(bins):
         low, high = i * size // bins, -(-(i + 1) * size // bins)
@@ -25,7 +26,7 @@ def _bins(size: int, bins: int) -> Float[np.ndarray, "bins size"]:
 
 
 def adaptive_average_pool(x: Float[Array, "n h w c"], bins: int) -> Float[Array, "n bins bins c"]:
-    """The mean over `bins` x `bins` parts of a map of any size."""
+    """Return the mean over `bins` x `bins` parts of a map of any size."""
     if x.shape[1:3] == (bins, bins):
         return x
     x = x.astype(np.promote_types(x.dtype, np.float32))
@@ -75,7 +76,7 @@ class VGG(nn.Module):
     def intermediates(
         self, x: Float[Array, "n h w 3"], train: bool = False
     ) -> dict[str, Float[Array, "n ..."]]:
-        """Every stage's output after pooling: "stage_0" … "stage_4", "features"."""
+        """Return every stage's output after pooling: "stage_0" … "stage_4", "features"."""
         out = {}
         for stage, depth in enumerate(self.depths):
             for i in range(depth):
@@ -89,7 +90,7 @@ class VGG(nn.Module):
     def features(
         self, x: Float[Array, "n h w 3"], train: bool = False
     ) -> Float[Array, "n H W 512"]:
-        """The last feature map."""
+        """Return the last feature map."""
         return self.intermediates(x, train)["features"]
 
     def head(self, features: Float[Array, "n H W 512"], train: bool = False) -> Float[Array, "n k"]:

@@ -52,7 +52,7 @@ Scores = dict[str, dict[str, Summary]]
 
 
 def sentences(task: Task) -> dict[str, str]:
-    """How each number was measured."""
+    """Return how each number was measured."""
     compare, level = task.config.compare, task.config.evaluate.threshold
     found = protocols(threshold=level) | model_protocols(
         steps=compare.steps, samples=max(1, compare.sensitivity)
@@ -66,12 +66,12 @@ def sentences(task: Task) -> dict[str, str]:
 
 
 def better(metric: str) -> bool | None:
-    """Whether higher is better."""
+    """Return whether higher is better."""
     return True if metric.startswith("pointing_15px") else BETTER[metric]
 
 
 def collect(task: Task, methods: list[str]) -> Scores:
-    """Method -> metric -> mean with its interval over the images."""
+    """Return method -> metric -> mean with its interval over the images."""
     scores: Scores = {}
     for method in methods:
         rows = read_scores(task.folder / method / "scores.csv")
@@ -84,7 +84,7 @@ def collect(task: Task, methods: list[str]) -> Scores:
 
 
 def shown_metrics(scores: Scores) -> list[str]:
-    """The metrics of `SHOWN` that some method has a value of."""
+    """Return the metrics of `SHOWN` that some method has a value of."""
 
     def has(metric):
         return any(np.isfinite(_mean(values, metric)) for values in scores.values())
@@ -93,7 +93,7 @@ def shown_metrics(scores: Scores) -> list[str]:
 
 
 def mean_ranks(scores: Scores) -> dict[str, float]:
-    """Each method's mean place, 1 the best, over the shown metrics that have a direction and
+    """Return each method's mean place, 1 the best, over the shown metrics that have a direction and
     that all ranked methods have; maps that know nothing of the image take no place."""
     ranked = [method for method in scores if method not in BASELINES]
     places: dict[str, list[float]] = {method: [] for method in ranked}
@@ -115,7 +115,7 @@ def _mean(scores: dict[str, Summary], metric: str) -> float:
 
 
 def cost(task: Task, method: str) -> dict[str, Any]:
-    """Passes, seconds per image without compiling, seconds to compile, and peak memory."""
+    """Return passes, seconds per image without compiling, seconds to compile, and peak memory."""
     forward, backward = passes(task, method)
     path = task.folder / method / "calls.jsonl"
     calls = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -135,7 +135,7 @@ def cost(task: Task, method: str) -> dict[str, Any]:
 def write_comparison(
     task: Task, methods: list[str], refused: dict[str, str], run: RunFolder
 ) -> None:
-    """Writes compare.csv, compare.md, compare.json and compare.html, and prints the table."""
+    """Write compare.csv, compare.md, compare.json and compare.html, and prints the table."""
     scores = collect(task, methods)
     ranks = mean_ranks(scores)
     costs = {method: cost(task, method) for method in methods}
@@ -169,7 +169,7 @@ def _number(value: float) -> float | None:
 
 
 def _long_csv(scores: Scores, about: dict[str, str]) -> str:
-    """A row per method and metric: for spreadsheets and data frames."""
+    """Return a row per method and metric: for spreadsheets and data frames."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["method", "metric", "mean", "low_95", "high_95", "images", "protocol"])
@@ -181,7 +181,7 @@ def _long_csv(scores: Scores, about: dict[str, str]) -> str:
 
 
 def make_table(task: Task, scores: Scores, ranks, costs, about) -> Table:
-    """The methods in the order of their mean rank, what knows nothing of the image last."""
+    """Return the methods in the order of their mean rank, what knows nothing of the image last."""
     shown = shown_metrics(scores)
     columns = [Column(m, SHOWN[m], better(m), about[m]) for m in shown]
     order = sorted(scores, key=lambda m: (m in BASELINES, ranks.get(m, np.inf)))
@@ -209,7 +209,7 @@ def _picture(task: Task, methods: list[str], index: int) -> Picture:
 
 
 def to_markdown(table: Table) -> str:
-    """The table, its best values in bold, and below it how each column was measured."""
+    """Return the table, its best values in bold, and below it how each column was measured."""
     arrows = {True: " ↑", False: " ↓", None: ""}
     heads = ["method", "mean rank", *(c.head + arrows[c.higher] for c in table.columns),
              "passes", "s / image", "peak GiB"]  # fmt: skip
@@ -231,7 +231,7 @@ def to_markdown(table: Table) -> str:
 
 
 def cost_cells(cost: dict[str, Any]) -> list[str]:
-    """Passes, seconds per image and peak memory as text."""
+    """Return passes, seconds per image and peak memory as text."""
     parts = [f"{cost['forward_passes']}"] if cost["forward_passes"] else []
     parts += [f"{cost['backward_passes']} ↔"] if cost["backward_passes"] else []
     peak = cost["peak_bytes"]
@@ -243,7 +243,7 @@ def cost_cells(cost: dict[str, Any]) -> list[str]:
 
 
 def _print(table: Table) -> None:
-    """What fits a terminal: the ranks and a few columns; all are in compare.md."""
+    """Return what fits a terminal: the ranks and a few columns; all are in compare.md."""
     heads = {c.name: i for i, c in enumerate(table.columns)}
     first = next((n for n in ("cue", "object", "box") if f"energy_in_{n}" in heads), None)
     chosen = [f"pointing_{first}", f"energy_in_{first}", "insertion", "deletion", "road_gap"]

@@ -55,7 +55,7 @@ def compare_stage(
     explained: Explained,
     run: RunFolder,
 ) -> int:
-    """Explains, measures and ranks. Returns how many images could not be read.
+    """Explain, measures and ranks. Returns how many images could not be read.
 
     Raises:
       ConfigError: a method's maps are there, made with other settings; or no image can be read.
@@ -119,7 +119,7 @@ def _task(config, source, records, explained, run) -> tuple[Task, dict[str, str]
 
 
 def _check_settings(task: Task, method: str) -> None:
-    """Maps made with other settings are not mixed with these."""
+    """Return maps made with other settings are not mixed with these."""
     settings = task.settings(method)
     now = {
         name: value
@@ -148,7 +148,7 @@ def _check_settings(task: Task, method: str) -> None:
 
 
 def _explain(task: Task, method: str) -> None:
-    """Makes the maps that are not there yet, an image at a time: that is what is timed."""
+    """Make the maps that are not there yet, an image at a time: that is what is timed."""
     _check_settings(task, method)
     folder = task.folder / method
     store = MapStore(folder / "maps.zarr", len(task.records))
@@ -191,7 +191,7 @@ def _baseline(kind: str, images: jax.Array, keys: jax.Array) -> jax.Array:
 
 
 def _measure(task: Task, method: str) -> None:
-    """Writes the rows of scores.csv that are not there yet."""
+    """Write the rows of scores.csv that are not there yet."""
     path = task.folder / method / "scores.csv"
     rows = read_scores(path)
     pending = [i for i in range(len(task.records)) if i not in rows]
@@ -209,7 +209,7 @@ def _measure(task: Task, method: str) -> None:
 
 
 def _measure_one(task: Task, method: str, index: int) -> dict[str, float]:
-    """Every number of one image's map."""
+    """Return every number of one image's map."""
     compare, one = task.config.compare, slice(index, index + 1)
     batch, images, targets = task.batch, task.images[one], jnp.asarray(task.targets[one])
     heat = read_maps(task.folder / method / "maps.zarr", index)["heatmap"]
@@ -241,7 +241,7 @@ def _measure_one(task: Task, method: str, index: int) -> dict[str, float]:
 
 
 def _explained_again(task: Task, method: str, index: int) -> dict[str, jax.Array]:
-    """The numbers that need more maps of the method than the one it is judged by."""
+    """Return the numbers that need more maps of the method than the one it is judged by."""
     compare, one = task.config.compare, slice(index, index + 1)
     if method in BASELINES or sum(passes(task, method)) > compare.again:
         return {}
@@ -269,6 +269,7 @@ def _explained_again(task: Task, method: str, index: int) -> dict[str, jax.Array
 
 
 def randomised_layers(model: Any, images: jax.Array) -> tuple[str, ...]:
-    """The last layer, one in the middle and the first: down to where layers are randomised."""
+    """Return the last layer, one in the middle and the first: down to where layers are
+    randomised."""
     order = layers_top_down(model, images)
     return tuple(dict.fromkeys((order[0], order[len(order) // 2], order[-1])))

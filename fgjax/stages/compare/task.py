@@ -32,7 +32,7 @@ class Task:
     folder: Path
 
     def settings(self, method: str) -> Any:
-        """The method's settings; None of a baseline."""
+        """Return the method's settings; None of a baseline."""
         return self.config.compare.settings.get(method)
 
     def explain(self, method: str) -> Callable:
@@ -43,7 +43,7 @@ class Task:
 
 
 def read_scores(path: Path) -> dict[int, dict[str, str]]:
-    """Image -> its row of scores.csv, without index and name."""
+    """Return image -> its row of scores.csv, without index and name."""
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
@@ -55,7 +55,7 @@ def read_scores(path: Path) -> dict[int, dict[str, str]]:
 
 
 def passes(task: Task, method: str) -> tuple[int, int]:
-    """Forward passes, and passes forward and back, per image; none of a baseline."""
+    """Return forward passes, and passes forward and back, per image; none of a baseline."""
     if method in BASELINES:
         return 0, 0
     height, width = task.images.shape[1:3]

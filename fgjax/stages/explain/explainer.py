@@ -40,12 +40,14 @@ Item = tuple[int, Example]
 
 
 def image_key(key: jax.Array, name: str) -> jax.Array:
-    """An image's own key: a function of the seed and its name, so no neighbour changes it."""
+    """Return an image's own key: a function of the seed and its name, so no neighbour changes
+    it."""
     return jax.random.fold_in(key, zlib.crc32(name.encode("utf-8", "surrogateescape")))
 
 
 def choose_target(explained: Explained, label: int | None, logits: np.ndarray, how: str) -> int:
-    """The output to explain: the label's where it is wanted and known, else the predicted."""
+    """Return the output to explain: the label's where it is wanted and known, else the
+    predicted."""
     known = explained.index[label] if label is not None and how == "label" else None
     return int(logits.argmax()) if known is None else known
 
@@ -117,7 +119,7 @@ class Explainer:
         return TURNS * self.size if stops else self.size
 
     def answers(self, chunks: Iterator[list[Item]]) -> Iterator[Answer]:
-        """Explains chunks of at most `handed` images, in their order.
+        """Explain chunks of at most `handed` images, in their order.
 
         Where a device's memory is exhausted, what was asked of it is halved, and the chunk goes on
         in pieces.
@@ -175,7 +177,7 @@ class Explainer:
         return Answer([place for place, _ in chunk], logits, targets, maps)
 
     def _halve(self, example: Example) -> None:
-        """Half as many images at a time, and half as many to a model call.
+        """Return half as many images at a time, and half as many to a model call.
 
         Raises:
           ConfigError: it is one already.
@@ -206,7 +208,7 @@ class Explainer:
 
 
 def in_chunks(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    """The items, `size` at a time; the last may be fewer."""
+    """Yield the items, `size` at a time; the last may be fewer."""
     chunk: list[Any] = []
     for item in items:
         chunk.append(item)

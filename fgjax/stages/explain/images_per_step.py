@@ -28,7 +28,7 @@ step itself, not the model alone."""
 
 
 def given_or_usual(settings: Any, devices: int) -> int:
-    """Images at a time without a look at the memory: as set, else 1 on a CPU and 16 on an
+    """Return images at a time without a look at the memory: as set, else 1 on a CPU and 16 on an
     accelerator, per device."""
     given = getattr(settings, "images_per_step", None)
     each = given or (1 if jax.default_backend() == "cpu" else UNKNOWN)
@@ -36,7 +36,7 @@ def given_or_usual(settings: Any, devices: int) -> int:
 
 
 def images_per_step(config: Config, model: Any, mesh: Mesh, pending: int, split: bool) -> int:
-    """Images that are explained at a time, a multiple of the mesh's devices.
+    """Return images that are explained at a time, a multiple of the mesh's devices.
 
     As explain.images_per_step says; else one a device on a CPU, where masks are optimised fastest
     one image at a time. Else a power of two a device, at most the images there are:
@@ -80,7 +80,7 @@ def images_per_step(config: Config, model: Any, mesh: Mesh, pending: int, split:
 def fido_bytes(
     model: Any, settings: FidoConfig, each: int, side: int, mesh: Mesh, split: bool
 ) -> int | None:
-    """What the step of FIDO for `each` images a device takes on every device; None where the
+    """Return what the step of FIDO for `each` images a device takes on every device; None where the
     compiler does not tell. It is compiled, not run."""
     count = each * mesh.devices.size
     sharding = NamedSharding(mesh, PartitionSpec("batch")) if split else None
@@ -99,7 +99,8 @@ def fido_bytes(
 
 
 def halved(settings: Any, images: int, chunk: int | None, devices: int) -> tuple[Any, int] | None:
-    """Settings and number of images at a time for half the memory; None: nothing is left to halve.
+    """Return settings and number of images at a time for half the memory; None: nothing is left to
+    halve.
 
     Args:
       settings: of the method.

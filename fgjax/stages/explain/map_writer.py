@@ -25,7 +25,7 @@ class MapWriter:
         return self
 
     def put(self, *chunk: Any) -> None:
-        """Hands over one chunk.
+        """Hand over one chunk.
 
         Raises:
           What `write` raised for an earlier one.

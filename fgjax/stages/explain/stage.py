@@ -31,7 +31,8 @@ __all__ = ["REWRITTEN", "choose_target", "chunk_size", "explain_stage", "image_k
 
 
 def chunk_size(config: Config, devices: int) -> int:
-    """Images per compiled step: as set, else 1 on a CPU and 16 on an accelerator, per device."""
+    """Return images per compiled step: as set, else 1 on a CPU and 16 on an accelerator, per
+    device."""
     return given_or_usual(config.explain.settings, devices)
 
 
@@ -43,7 +44,7 @@ def explain_stage(
     run: RunFolder,
     share: Share = ALONE,
 ) -> int:
-    """Explains what has no maps yet, of several processes this one's share. Returns how many
+    """Explain what has no maps yet, of several processes this one's share. Returns how many
     images failed.
 
     An image that cannot be read, or for which the model returns NaN, goes to failures.csv;

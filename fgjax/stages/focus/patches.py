@@ -40,7 +40,7 @@ Train = Callable[[Config, Source, RunFolder], None]
 
 
 def patch_file(config: Config, run: Path) -> Path:
-    """Where the patches are, or will be: focus.file, or patches.csv in focus.folder, in the
+    """Return where the patches are, or will be: focus.file, or patches.csv in focus.folder, in the
     folder of the run that model.checkpoint is of, or in the run's own."""
     if config.focus.file:
         return Path(config.focus.file)
@@ -50,7 +50,7 @@ def patch_file(config: Config, run: Path) -> Path:
 
 
 def known_patches(config: Config, source: Source, run: Path, model: Classifier) -> Table | None:
-    """The patches of the images, for a network that looks at them; None for another one, or
+    """Return the patches of the images, for a network that looks at them; None for another one, or
     where no file holds any: then the network finds them itself.
 
     Raises:
@@ -66,8 +66,8 @@ def known_patches(config: Config, source: Source, run: Path, model: Classifier) 
 
 
 def found_patches(config: Config, source: Source, run: RunFolder, train: Train) -> Table:
-    """The patches to train with; when there are none yet, their extractor is trained (a run of
-    its own, in extractor/ beside patches.csv) and looks at every image.
+    """Return the patches to train with; when there are none yet, their extractor is trained (a run
+    of its own, in extractor/ beside patches.csv) and looks at every image.
 
     Connected processes train it together, then the first one looks.
 
@@ -94,7 +94,7 @@ def boxes_of(
     names: Sequence[str],
     examples: Sequence[Example],
 ) -> Float[jax.Array, "n p 4"]:
-    """The boxes of some images' patches, in pixels of the fitted images.
+    """Return the boxes of some images' patches, in pixels of the fitted images.
 
     Raises:
       DataError: there is no patch of one of them.
@@ -174,8 +174,8 @@ def _extract(config: Config, source: Source, extractor: Classifier) -> Table:
 def whole_images(
     images: TrainingImages, order: Int[np.ndarray, "m"], size: int
 ) -> Iterator[tuple[Float[jax.Array, "b s s 3"], Int[np.ndarray, "b"]]]:
-    """Training images in [0, 1], their middle squares, and labels; a last short batch is filled
-    up with its last image."""
+    """Yield training images in [0, 1], their middle squares, and labels; a last short batch is
+    filled up with its last image."""
     for i in range(0, len(order), BATCH):
         part = order[np.minimum(np.arange(i, i + BATCH), len(order) - 1)]
         pixels, labels = next(images.batches(part, BATCH))

@@ -27,7 +27,7 @@ VIEWS = {
 def figures(
     config: Config, source: Source, explained: Explained, train: list[Look], test: list[Look]
 ) -> dict[str, Any]:
-    """What parts.json holds; a figure that the data cannot give is null."""
+    """Return what parts.json holds; a figure that the data cannot give is null."""
     return {
         "images": len(test),
         "fitted_on": len(train),
@@ -89,7 +89,7 @@ def _attributes(explained, test) -> dict[str, Any] | None:
 
 
 def _arrays(looks: list[Look], names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
-    """Centres as the protocol has them, landmarks and boxes."""
+    """Return centres as the protocol has them, landmarks and boxes."""
     nothing = np.zeros((len(names), 3), np.float64)
     nowhere = np.full(4, np.nan)
     # The protocol counts cells from 1 and multiplies by their size: half a cell further than
@@ -136,7 +136,7 @@ def _landmark_error(config, source, train, test) -> dict[str, Any] | None:
 
 
 def _class_errors(source, train, test, distances) -> dict[str, Any]:
-    """Table 4: regressions of one species each, on its own training images."""
+    """Return table 4: regressions of one species each, on its own training images."""
     errors = {}
     for label, name in enumerate(source.classes):
         own = [[x for x in looks if x.label == label] for looks in (train, test)]
@@ -152,7 +152,7 @@ def _class_errors(source, train, test, distances) -> dict[str, Any]:
 
 
 def _steadiness(test: list[Look]) -> dict[str, Any]:
-    """How steady the parts' places are on the animal."""
+    """Return how steady the parts' places are on the animal."""
     about: dict[str, Any] = {"consistency": None, "spread": None}
     boxed = [own for own in test if own.box is not None]
     if boxed:
@@ -195,7 +195,7 @@ def _pointing(test: list[Look]) -> dict[str, Any] | None:
 
 
 def _attention(source, explained, test) -> dict[str, list[float | None]]:
-    """Class (or attribute) -> the mean attention of each part in its test images."""
+    """Return class (or attribute) -> the mean attention of each part in its test images."""
     if test[0].attributes is not None:
         mean = np.mean([own.attention for own in test], axis=0)
         return {explained.output_name(i): _list(row) for i, row in enumerate(mean)}

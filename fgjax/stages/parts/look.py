@@ -86,7 +86,7 @@ def look(
     radius: int = 2,
     std: float = 0.4,
 ) -> Iterator[Look]:
-    """Looks at images of one shape; they are filled up to `size`, so that one program serves.
+    """Look at images of one shape; they are filled up to `size`, so that one program serves.
 
     `radius` and `std` are those of `part_occurrence`.
     """

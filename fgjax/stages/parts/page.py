@@ -17,7 +17,7 @@ from fgjax.stages.setup import Explained
 def part_pages(
     config: Config, source: Source, explained: Explained, test: list[Look], found: dict[str, Any]
 ) -> PartsPage:
-    """The page of these figures, with pictures of images spread over the classes."""
+    """Return the page of these figures, with pictures of images spread over the classes."""
     error = found["landmark_error"] or {}
     steadiness, occurrence = found["steadiness"], found["occurrence"]
     about_parts = {"occurrence": occurrence["parts"]}

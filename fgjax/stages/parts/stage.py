@@ -35,7 +35,7 @@ BATCH = {"cpu": 8}
 
 
 def parts_stage(config: Config, source: Source, explained: Explained, run: RunFolder) -> int:
-    """Writes parts.json, parts.csv and parts.html. Returns how many images could not be read.
+    """Write parts.json, parts.csv and parts.html. Returns how many images could not be read.
 
     Raises:
       ConfigError: the classifier has no parts, or there is no test image that can be read.
@@ -80,7 +80,7 @@ def parts_stage(config: Config, source: Source, explained: Explained, run: RunFo
 
 
 def _look_at(config, source, records, explained, failed, split) -> Iterator[Look]:
-    """The network's view of every image that can be read, in batches of one shape each."""
+    """Yield the network's view of every image that can be read, in batches of one shape each."""
     size = BATCH.get(jax.default_backend(), 64)
     attributes = config.data.attribute == ALL_ATTRIBUTES
     waiting: dict[tuple[int, ...], list[tuple[Record, Example]]] = {}

@@ -50,8 +50,8 @@ class TrainingImages:
     def batches(
         self, order: Int[np.ndarray, "m"], size: int
     ) -> Iterator[tuple[Inputs, Int[np.ndarray, "b *a"]]]:
-        """Images (with boxes, where there are any) and labels in this order, `size` at a time;
-        the last batch may be shorter.
+        """Yield images (with boxes, where there are any) and labels in this order, `size` at a
+        time; the last batch may be shorter.
 
         Images that are decoded on the way are decoded ahead, while the batch before is used.
 
@@ -82,7 +82,7 @@ class TrainingImages:
 def load_training_images(
     source: Source, records: list[Record], config: Config, patches: Table | None = None
 ) -> tuple[TrainingImages, dict[str, str]]:
-    """The images that can be read, and why the others cannot (name -> reason).
+    """Return the images that can be read, and why the others cannot (name -> reason).
 
     Args:
       patches: of every image, where the network looks at patches.
@@ -122,7 +122,8 @@ def load_training_images(
 
 
 def _free_memory() -> float:
-    """Bytes free on an accelerator; a CPU device's memory is the host's: nothing to move to."""
+    """Return bytes free on an accelerator; a CPU device's memory is the host's: nothing to move
+    to."""
     device = jax.local_devices()[0]
     about = device.memory_stats() if device.platform != "cpu" else None
     return about["bytes_limit"] - about["bytes_in_use"] if about else 0.0

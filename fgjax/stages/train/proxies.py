@@ -74,7 +74,7 @@ class ProxyKeeper:
             self.now, _ = self._read(before[-1])
 
     def begin(self, epoch: int, model: Classifier) -> None:
-        """What comes before an epoch: the proxy step, when the schedule has one."""
+        """Return what comes before an epoch: the proxy step, when the schedule has one."""
         self.wrong = None
         if epoch >= self._stop:
             self.now = NONE

@@ -15,12 +15,12 @@ from fgjax.training.objectives.ranking import StreamLoss
 
 
 def looks_at_patches(model: Classifier) -> bool:
-    """Whether the network wants boxes of patches beside images."""
+    """Return whether the network wants boxes of patches beside images."""
     return isinstance(model.network, TwoStream) and model.network.readout != "none"
 
 
 def special_recipe(config: Config, model: Classifier, recipe: Recipe) -> Recipe:
-    """The recipe with what this network's kind needs; of an ordinary classifier, as it is.
+    """Return the recipe with what this network's kind needs; of an ordinary classifier, as it is.
 
     Raises:
       ConfigError: labels are to be mixed, and the network trains with a loss of its own.

@@ -46,7 +46,7 @@ from fgjax.training.tensorboard import Curves
 def split_validation(
     labels: Int[np.ndarray, "n *a"], share: float, seed: int
 ) -> tuple[Int[np.ndarray, "a"], Int[np.ndarray, "b"]]:
-    """Places for training and for validation: about `share` of every class, at least one
+    """Return places for training and for validation: about `share` of every class, at least one
     image of a class that has two or more. Of images with attributes: about `share` of all."""
     if labels.ndim == 2:
         labels = np.zeros(len(labels), np.int32)
@@ -61,7 +61,7 @@ def split_validation(
 
 
 def make_recipe(config: Config, model: Classifier, steps: int) -> Recipe:
-    """The recipe of `train.*` for a training of so many steps.
+    """Return the recipe of `train.*` for a training of so many steps.
 
     Raises:
       ConfigError: train.rates or train.freeze names no module of the network.
@@ -111,8 +111,8 @@ def make_recipe(config: Config, model: Classifier, steps: int) -> Recipe:
 
 
 def statistics_are_folded(model: Classifier, modules: tuple[str, ...] = ("",)) -> bool:
-    """Whether every BatchNorm of these modules has mean 0 and variance 1: then its work is done
-    by the convolution before it, and the statistics of a batch would undo that."""
+    """Return whether every BatchNorm of these modules has mean 0 and variance 1: then its work is
+    done by the convolution before it, and the statistics of a batch would undo that."""
     flat = traverse_util.flatten_dict(model.variables.get("batch_stats", {}), sep="/")
     own = {path: value for path, value in flat.items() if begins_with(path, modules)}
     unit = [bool((value == float(path.endswith("/var"))).all()) for path, value in own.items()]
@@ -120,7 +120,7 @@ def statistics_are_folded(model: Classifier, modules: tuple[str, ...] = ("",)) -
 
 
 def train_stage(config: Config, source: Source, run: RunFolder) -> None:
-    """Trains, or goes on training, and writes run/checkpoint.
+    """Train, or goes on training, and writes run/checkpoint.
 
     Connected processes all call it: they train together, process 0 decides and writes.
 
@@ -349,7 +349,7 @@ def _state(epoch: int) -> str:
 
 
 def _finished_epochs(folder: Path) -> int:
-    """Where an interrupted training left off: the number of finished epochs."""
+    """Return where an interrupted training left off: the number of finished epochs."""
     rows = _read_rows(folder.parent / "metrics.jsonl")
     saved = sorted(folder.glob("epoch_[0-9][0-9][0-9][0-9]"), reverse=True)
     for path in saved:

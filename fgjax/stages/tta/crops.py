@@ -36,7 +36,8 @@ def heat_map(
     predicted: Int[np.ndarray, "n"],
     keys: Key[Array, "n"],
 ) -> Float[Array, "n h w"]:
-    """The map of one of `MAPS`, explaining the output with the highest logit of each image."""
+    """Return the map of one of `MAPS`, explaining the output with the highest logit of each
+    image."""
     if method == "gradient":
         return gradient(model, images, predicted, config=GradientConfig()).heatmap
     if method == "glas":
@@ -54,7 +55,7 @@ def crop_boxes(
     heat: Float[Array, "n h w"] | None = None,
     given: Float[np.ndarray, "n 4"] | None = None,
 ) -> Float[Array, "n 4"]:
-    """Where the crop of this name lies in each image: x0, y0, x1, y1 in its pixels.
+    """Return where the crop of this name lies in each image: x0, y0, x1, y1 in its pixels.
 
     Args:
       crop: a name of `CROPS`.

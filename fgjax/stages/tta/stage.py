@@ -72,7 +72,7 @@ class Chunk(NamedTuple):
 
 
 def tta_stage(config: Config, source: Source, explained: Explained, run: RunFolder) -> int:
-    """Writes run/tta.csv (a row per image and crop), tta.json and tta.md. Returns how many failed.
+    """Write run/tta.csv (a row per image and crop), tta.json and tta.md. Returns how many failed.
 
     Of the test images (at most data.limit) those without a label or of a class that the model
     does not know are left out and counted; those that cannot be read, or for which the model
@@ -129,7 +129,7 @@ def tta_stage(config: Config, source: Source, explained: Explained, run: RunFold
 
 
 def read_detections(config: Config, source: Source) -> dict[str, Float[np.ndarray, "4"]]:
-    """The boxes of tta.boxes by image name; none where no crop asks for them.
+    """Return the boxes of tta.boxes by image name; none where no crop asks for them.
 
     Raises:
       ConfigError: tta.crops has `detector`, and tta.boxes is missing.
@@ -161,7 +161,7 @@ def _refuse_other_boxes(config: Config, run: RunFolder, rows: dict) -> None:
 
 
 def _augment(config, source, explained, run, known, todo, wanted, detections, rows, failed) -> None:
-    """Fills `rows` and `failed`, and writes tta.csv now and then."""
+    """Fill `rows` and `failed`, and writes tta.csv now and then."""
     last = time.monotonic()
     try:
         with progress("tta", len(todo)) as counter:
@@ -182,7 +182,7 @@ def _augment(config, source, explained, run, known, todo, wanted, detections, ro
 
 
 def _chunks(config, source, records, detections, failed) -> Iterator[Chunk]:
-    """The images of these records, so many at a time as one call of the model takes."""
+    """Yield the images of these records, so many at a time as one call of the model takes."""
     size = min(chunk_size(config, 1), len(records))
     finer = finer_source(config, source)
     workers = config.data.workers
@@ -225,7 +225,8 @@ def _chunks(config, source, records, detections, failed) -> Iterator[Chunk]:
 
 
 def finer_source(config: Config, source: Source) -> Source | None:
-    """The same images with `DETAIL` times the pixels along each side; None: there are none."""
+    """Return the same images with `DETAIL` times the pixels along each side; None: there are
+    none."""
     if config.data.source == "species":
         return None
     data = replace(config.data, size=DETAIL * config.data.size)
@@ -233,7 +234,7 @@ def finer_source(config: Config, source: Source) -> Source | None:
 
 
 def _look_again(config, source, explained, chunk: Chunk, crops, failed) -> list[dict[str, str]]:
-    """A row of tta.csv for each image of the chunk and each of these crops."""
+    """Return a row of tta.csv for each image of the chunk and each of these crops."""
     images, count = jnp.asarray(chunk.images), len(chunk.records)
     began = time.monotonic()
     logits = explained.predict(chunk.images)
@@ -279,7 +280,7 @@ def _look_again(config, source, explained, chunk: Chunk, crops, failed) -> list[
 
 
 def softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-    """Class probabilities, float64."""
+    """Return class probabilities, float64."""
     logits = logits.astype(np.float64)
     powers = np.exp(logits - logits.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
@@ -304,7 +305,7 @@ def _results(mean, alone, box, record, explained) -> dict[str, str]:
 
 
 def _name(record: Record) -> str:
-    """The record's name as it stands in a file: what is no UTF-8 is escaped."""
+    """Return the record's name as it stands in a file: what is no UTF-8 is escaped."""
     return record.name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -42,7 +42,8 @@ PROTOCOL = (
 def summary(
     rows: list[dict[str, str]], wanted: list[str], sentences: dict[str, str]
 ) -> dict[str, Any]:
-    """The table from the rows of tta.csv: per row accuracy, difference to the baseline, time.
+    """Return the table from the rows of tta.csv: per row accuracy, difference to the baseline,
+    time.
 
     Args:
       rows: of the crops `wanted`, in any order.
@@ -91,7 +92,7 @@ def _finite(value: float) -> float | None:
 
 
 def protocols(config: Config) -> dict[str, str]:
-    """What each row of the table is, in a sentence."""
+    """Return what each row of the table is, in a sentence."""
     tta = config.tta
     padded = f"padded by {tta.padding:.0%} of its side"
     marked = f"the square around the values above {tta.threshold:g} of"
@@ -158,7 +159,7 @@ HEADS = ["", "accuracy in %", "minus BL", "crop alone", "side in px", "s per ima
 
 
 def to_markdown(about: dict[str, Any]) -> str:
-    """The table with what its rows are."""
+    """Return the table with what its rows are."""
     rows = [_cells(row) for row in about["rows"].values()]
     lines = [
         f"# Test-time augmentation: {about['model'] or 'a classifier'}, {about['images']} images",
@@ -176,7 +177,7 @@ def to_markdown(about: dict[str, Any]) -> str:
 
 
 def print_table(about: dict[str, Any]) -> None:
-    """The table on the console, without its last columns, and who is left out of it."""
+    """Return the table on the console, without its last columns, and who is left out of it."""
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i, head in enumerate(("", "accuracy in %", "minus BL", "s/image", "n")):
         table.add_column(head, justify="right" if i else "left", no_wrap=True)

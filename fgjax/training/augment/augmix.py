@@ -27,14 +27,14 @@ DEPTH = 3
 
 
 def autocontrast(image: Image) -> Image:
-    """Each channel stretched to [0, 1]; one of a single value stays."""
+    """Return each channel stretched to [0, 1]; one of a single value stays."""
     low, high = image.min((0, 1), keepdims=True), image.max((0, 1), keepdims=True)
     spread = high - low
     return jnp.where(spread > 0, (image - low) / jnp.where(spread > 0, spread, 1), image)
 
 
 def equalize(image: Image) -> Image:
-    """Each channel through the table that makes its histogram flat (Pillow's)."""
+    """Return each channel through the table that makes its histogram flat (Pillow's)."""
     values = jnp.round(image * 255).astype(jnp.int32)
 
     def channel(values):
@@ -50,18 +50,18 @@ def equalize(image: Image) -> Image:
 
 
 def posterize(image: Image, bits: Int[Array, ""]) -> Image:
-    """Only the highest `bits` of the eight of each value."""
+    """Return only the highest `bits` of the eight of each value."""
     values = jnp.round(image * 255).astype(jnp.int32)
     return ((values >> (8 - bits)) << (8 - bits)).astype(image.dtype) / 255
 
 
 def solarize(image: Image, threshold: Float[Array, ""]) -> Image:
-    """Values from `threshold` on, in [0, 1], become 1 - value."""
+    """Return values from `threshold` on, in [0, 1], become 1 - value."""
     return jnp.where(image < threshold, image, 1 - image)
 
 
 def warp(image: Image, matrix: Float[Array, "2 3"]) -> Image:
-    """The pixel at (x, y) comes from `matrix` · (x, y, 1), bilinearly; black from outside.
+    """Return the pixel at (x, y) comes from `matrix` · (x, y, 1), bilinearly; black from outside.
 
     Coordinates are in pixels from the image's corner; the middle of the first lies at 0.5.
     """
@@ -97,7 +97,7 @@ def warp_matrix(
 
 
 def _change(key: Key[Array, ""], image: Image, severity: float) -> Image:
-    """One operation, drawn with its strength."""
+    """Return one operation, drawn with its strength."""
     keys = jax.random.split(key, 3)
     operation = jax.random.randint(keys[0], (), 0, len(OPERATIONS))
     level = jax.random.uniform(keys[1], (), minval=0.1, maxval=severity)
@@ -121,7 +121,7 @@ def augmix(
     width: int = 3,
     alpha: float = 1.0,
 ) -> Float[Array, "n h w c"]:
-    """One augmented version of each image.
+    """Return one augmented version of each image.
 
     Args:
       images: square ones.

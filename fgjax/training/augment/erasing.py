@@ -30,7 +30,8 @@ def rectangles(
     width: Float[Array, "n"],
     shape: tuple[int, int],
 ) -> Bool[Array, "n h w"]:
-    """Which pixels' centres lie inside each rectangle, in pixels; parts outside are cut off."""
+    """Return which pixels' centres lie inside each rectangle, in pixels; parts outside are cut
+    off."""
     y = jnp.arange(shape[0], dtype=jnp.float32)[None] + 0.5
     x = jnp.arange(shape[1], dtype=jnp.float32)[None] + 0.5
     rows = (y >= top[:, None]) & (y < (top + height)[:, None])
@@ -39,7 +40,8 @@ def rectangles(
 
 
 def cutout(key: Key[Array, ""], images: Images, side: float = 0.5, fill: Colour = BLACK) -> Images:
-    """A square is taken out of each image; its centre is any pixel, so part of it may be outside.
+    """Return a square is taken out of each image; its centre is any pixel, so part of it may be
+    outside.
 
     Args:
       side: of the square, as a share of the image's shorter side (CIFAR-10: 0.5).
@@ -96,7 +98,8 @@ def hide_and_seek(
     probability: float = 0.5,
     fill: Colour = BLACK,
 ) -> Images:
-    """Each cell of a `grid` x `grid` is hidden with this probability, whatever the others are.
+    """Return each cell of a `grid` x `grid` is hidden with this probability, whatever the others
+    are.
 
     The paper fills with the mean pixel of the training set.
 
@@ -115,7 +118,7 @@ def grid_mask(
     ratio: float = 0.6,
     fill: Colour = BLACK,
 ) -> Images:
-    """A grid of squares is taken out: one in each d x d unit, of side (1 - `ratio`) d.
+    """Return a grid of squares is taken out: one in each d x d unit, of side (1 - `ratio`) d.
 
     Args:
       units: d as a share of the shorter side, uniform between these (the paper's 96 to 224 px of
@@ -163,7 +166,7 @@ class Erasing:
     fill: Colour = BLACK
 
     def __call__(self, key: Key[Array, ""], images: Images) -> Images:
-        """The changed images; a function of the key."""
+        """Return the changed images; a function of the key."""
         if self.name == "none":
             return images
         method = ERASING[self.name]

@@ -13,13 +13,13 @@ Images = Float[Array, "n h w c"]
 
 
 def random_flip(key: Key[Array, ""], images: Images) -> Images:
-    """Left and right swapped in half of the images."""
+    """Return left and right swapped in half of the images."""
     flip = jax.random.bernoulli(key, 0.5, (len(images),))
     return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
 
 
 def random_shift(key: Key[Array, ""], images: Images, share: float) -> Images:
-    """Each image moved by up to `share` of its side both ways; the edge is mirrored in."""
+    """Return each image moved by up to `share` of its side both ways; the edge is mirrored in."""
     height, width = images.shape[1:3]
     down, across = round(share * height), round(share * width)
     if down == 0 and across == 0:
@@ -37,7 +37,8 @@ def random_shift(key: Key[Array, ""], images: Images, share: float) -> Images:
 
 
 def random_light(key: Key[Array, ""], images: Images, strength: float) -> Images:
-    """Contrast about each image's mean, and brightness, both times 1 ± `strength`; clipped."""
+    """Return contrast about each image's mean, and brightness, both times 1 ± `strength`;
+    clipped."""
     factors = jax.random.uniform(
         key, (2, len(images), 1, 1, 1), images.dtype, 1 - strength, 1 + strength
     )
@@ -46,7 +47,7 @@ def random_light(key: Key[Array, ""], images: Images, strength: float) -> Images
 
 
 def random_saturation(key: Key[Array, ""], images: Images, strength: float) -> Images:
-    """Distance from grey (Rec. 601 luma) times 1 ± `strength`; clipped."""
+    """Return distance from grey (Rec. 601 luma) times 1 ± `strength`; clipped."""
     factor = jax.random.uniform(
         key, (len(images), 1, 1, 1), images.dtype, 1 - strength, 1 + strength
     )
@@ -58,7 +59,7 @@ def random_saturation(key: Key[Array, ""], images: Images, strength: float) -> I
 def random_crop(
     key: Key[Array, ""], images: Images, size: int, smallest: float
 ) -> Float[Array, "n size size c"]:
-    """A random rectangle of each image, resized to `size` x `size` (antialiased, bilinear).
+    """Return a random rectangle of each image, resized to `size` x `size` (antialiased, bilinear).
 
     Its area is uniform in [`smallest`, 1] of the image's, its aspect log-uniform in
     [3/4, 4/3] as far as it fits, its place uniform.
@@ -96,7 +97,7 @@ def random_window(key: Key[Array, ""], images: Images, size: int) -> Float[Array
 
 
 def center_crop(images: Num[Array, "n h w c"], size: int) -> Num[Array, "n size size c"]:
-    """The middle `size` x `size` pixels."""
+    """Return the middle `size` x `size` pixels."""
     top, left = (images.shape[1] - size) // 2, (images.shape[2] - size) // 2
     return images[:, top : top + size, left : left + size]
 
@@ -126,7 +127,7 @@ class Augmentation:
     erase: Erasing = Erasing()
 
     def __call__(self, key: Key[Array, ""], images: Images) -> Float[Array, "n H W c"]:
-        """The changed images, `size` x `size`; a function of the key."""
+        """Return the changed images, `size` x `size`; a function of the key."""
         keys = jax.random.split(key, 5)
         if self.crop < 1:
             images = random_crop(keys[0], images, self.size or images.shape[1], self.crop)

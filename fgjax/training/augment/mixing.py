@@ -47,13 +47,13 @@ def mixup(key: Key[Array, ""], images: Images, alpha: float = 0.2) -> Mixed:
 
 
 def _paste(images: Images, partner, inside) -> Mixed:
-    """The partner's pixels where `inside`; the share is that of the pixels that are left."""
+    """Return the partner's pixels where `inside`; the share is that of the pixels that are left."""
     mixed = jnp.where(inside[..., None], images[partner], images)
     return Mixed(mixed, partner, 1 - inside.astype(jnp.float32).mean((1, 2)))
 
 
 def _sides(key, n: int, alpha: float, height: int, width: int):
-    """Height and width of boxes of area 1 - λ, λ from Beta(α, α)."""
+    """Return height and width of boxes of area 1 - λ, λ from Beta(α, α)."""
     root = jnp.sqrt(1 - jax.random.beta(key, alpha, alpha, (n,)))
     return jnp.floor(root * height), jnp.floor(root * width)
 
@@ -82,7 +82,7 @@ def attentive_cutmix(
     patches: int = 6,
     grid: int = 7,
 ) -> Mixed:
-    """The partner's most attended cells of a `grid` x `grid` are pasted where they lie.
+    """Return the partner's most attended cells of a `grid` x `grid` are pasted where they lie.
 
     Args:
       attention: where a network looks in each image, of any resolution; averaged over the cells.
@@ -101,7 +101,8 @@ def attentive_cutmix(
 
 
 def saliency(images: Images) -> Float[Array, "n h w"]:
-    """What differs from its surroundings: Σ over scales of |I - mean of I around|, I the luma.
+    """Return what differs from its surroundings: Σ over scales of |I - mean of I around|, I the
+    luma.
 
     On- and off-centre differences with surrounds of 1/4, 1/8 and 1/16 of the shorter side, as in
     OpenCV's fine-grained static saliency, which the paper uses.
@@ -161,7 +162,7 @@ class Mixing:
     def __call__(
         self, key: Key[Array, ""], images: Images, attention: Float[Array, "n H W"] | None = None
     ) -> Mixed:
-        """The mixed images; a function of the key. `attention` is that of attentive_cutmix.
+        """Return the mixed images; a function of the key. `attention` is that of attentive_cutmix.
 
         AugMix returns 3 n images: each as it is, then all in one version, and all in another.
         """
@@ -186,7 +187,7 @@ class Mixing:
     def loss(
         self, logits: Float[Array, "m k"], labels: Int[Array, "n"], mixed: Mixed, smoothing: float
     ) -> Float[Array, ""]:
-        """The mean loss of a mixed batch; with "none", cross-entropy."""
+        """Return the mean loss of a mixed batch; with "none", cross-entropy."""
         n = len(labels)
         own = cross_entropy(logits[:n], labels, smoothing)
         if self.name == "augmix":

@@ -30,7 +30,7 @@ class PatchAugmentation:
         key: Key[Array, ""],
         inputs: tuple[Float[Array, "n h w c"], Float[Array, "n p 4"]],
     ) -> tuple[Float[Array, "n H W c"], Float[Array, "n q s s c"]]:
-        """Images, and boxes in their pixels -> the changed images, and patches."""
+        """Return images, and boxes in their pixels -> the changed images, and patches."""
         images, boxes = inputs
         keys = jax.random.split(key, 3)
         if self.random_patch:

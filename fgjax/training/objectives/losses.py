@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 def cross_entropy(
     logits: Float[Array, "n k"], labels: Int[Array, "n"], smoothing: float = 0.0
 ) -> Float[Array, "n"]:
-    """Cross-entropy with label smoothing, per image, in nats.
+    """Return cross-entropy with label smoothing, per image, in nats.
 
     The target is (1 - ε) on the label plus ε/k on every class.
 
@@ -22,13 +22,14 @@ def cross_entropy(
 def binary_cross_entropy(
     logits: Float[Array, "n a"], labels: Int[Array, "n a"]
 ) -> Float[Array, "n"]:
-    """Cross-entropy of attributes that are there (1) or not (0), their mean per image, in nats."""
+    """Return cross-entropy of attributes that are there (1) or not (0), their mean per image, in
+    nats."""
     there = labels.astype(logits.dtype)
     return (jax.nn.softplus(logits) - there * logits).mean(1)
 
 
 def jensen_shannon(logits: Float[Array, "v n k"]) -> Float[Array, "n"]:
-    """How unlike the v predictions of each image are, in nats: 0 when equal, at most log v.
+    """Return how unlike the v predictions of each image are, in nats: 0 when equal, at most log v.
 
       JS(P_1; …; P_v) = 1/v Σ_i KL(P_i ‖ M),   M = 1/v Σ_i P_i
 

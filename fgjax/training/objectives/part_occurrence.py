@@ -14,7 +14,7 @@ from scipy.stats import beta as beta_distribution
 def part_occurrence(
     assignment: Float[Array, "n h w k"], *, radius: int = 2, std: float = 0.4
 ) -> Float[Array, "n k"]:
-    """How clearly each part is somewhere in the image, in (0, 1): t_k = max_ij (G * Q^k)_ij.
+    """Return how clearly each part is somewhere in the image, in (0, 1): t_k = max_ij (G * Q^k)_ij.
 
     Args:
       assignment: q, see `fgjax.group_pixels`.
@@ -42,7 +42,7 @@ def part_occurrence(
 
 
 def prior_quantiles(n: int, alpha: float, beta: float) -> Float[np.ndarray, "n"]:
-    """The quantiles (2i − 1)/2n, i = 1 … n, of Beta(α, β)."""
+    """Return the quantiles (2i − 1)/2n, i = 1 … n, of Beta(α, β)."""
     places = (2 * np.arange(1, n + 1) - 1) / (2 * n)
     return beta_distribution.ppf(places, alpha, beta).astype(np.float32)
 
@@ -50,7 +50,7 @@ def prior_quantiles(n: int, alpha: float, beta: float) -> Float[np.ndarray, "n"]
 def wasserstein_distance(
     values: Float[Array, "n k"], quantiles: Float[Array | np.ndarray, "n"]
 ) -> Float[Array, "k"]:
-    """The 1D Wasserstein distance of each column to the n ascending quantiles of another
+    """Return the 1D Wasserstein distance of each column to the n ascending quantiles of another
     distribution: the mean of |sorted values − quantiles|."""
     return jnp.abs(jnp.sort(values, axis=0) - jnp.asarray(quantiles)[:, None]).mean(0)
 
@@ -64,7 +64,7 @@ def part_occurrence_loss(
     std: float = 0.4,
     eps: float = 1e-5,
 ) -> Float[Array, ""]:
-    """How far the parts' occurrence in a batch is from the prior Beta(α, β), 0 or more.
+    """Return how far the parts' occurrence in a batch is from the prior Beta(α, β), 0 or more.
 
       1/N Σ_i | log(t*_ik + ε) − log(F⁻¹((2i − 1)/2N) + ε) |, averaged over the parts k   (Eq. 2)
 

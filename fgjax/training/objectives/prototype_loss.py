@@ -15,8 +15,8 @@ from fgjax.training.objectives.losses import cross_entropy
 def cluster_and_separation(
     distances: Float[Array, "n m"], labels: Int[Array, "n"], num_classes: int
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Eq. 2: the mean squared distance to the nearest prototype of the image's own class, which
-    is to be small, and to the nearest of any other class, which is to be large.
+    """Compute Eq. 2: the mean squared distance to the nearest prototype of the image's own class,
+    which is to be small, and to the nearest of any other class, which is to be large.
 
     Args:
       distances: each image's smallest squared distance to every prototype; the prototypes of
@@ -44,7 +44,7 @@ class PrototypeLoss:
     smoothing: float = 0.0
 
     def __call__(self, outputs: Comparison, labels: Int[Array, "n"]) -> Float[Array, ""]:
-        """The mean loss of a batch."""
+        """Return the mean loss of a batch."""
         near, far = cluster_and_separation(outputs.distances, labels, outputs.logits.shape[1])
         entropy = cross_entropy(outputs.logits, labels, self.smoothing).mean()
         return entropy + self.cluster * near - self.separation * far

@@ -20,7 +20,7 @@ def ranking_loss(
     p_local: Float[Array | np.ndarray, "n"],
     margin: float,
 ) -> Float[Array, ""]:
-    """Eq. 3.11: max(0, p^g - p^l + margin), averaged over the images.
+    """Compute Eq. 3.11: max(0, p^g - p^l + margin), averaged over the images.
 
     Args:
       p_global, p_local: each stream's probability of the right class, in [0, 1].
@@ -51,7 +51,7 @@ class StreamLoss:
     smoothing: float = 0.0
 
     def __call__(self, outputs: Streams, labels: Int[Array, "n"]) -> Float[Array, ""]:
-        """The mean loss of a batch."""
+        """Return the mean loss of a batch."""
         total = cross_entropy(outputs.global_logits, labels, self.smoothing).mean()
         if outputs.local_logits is None:
             return total

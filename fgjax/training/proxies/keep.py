@@ -14,7 +14,7 @@ from fgjax.data.pipeline import epoch_order
 
 
 def proxy_epochs(epochs: int, start: float, stop: float, every: int) -> tuple[int, ...]:
-    """The epochs, counted from 0, that begin with a proxy step.
+    """Return the epochs, counted from 0, that begin with a proxy step.
 
     Args:
       epochs: of the training.
@@ -27,8 +27,8 @@ def proxy_epochs(epochs: int, start: float, stop: float, every: int) -> tuple[in
 
 
 def clears(step: int, every: int) -> bool:
-    """Whether the step with this number, from 0, takes all earlier proxies back: every `every`-th
-    does. 1: no proxy outlives the next step."""
+    """Return whether the step with this number, from 0, takes all earlier proxies back: every
+    `every`-th does. 1: no proxy outlives the next step."""
     return step % every == 0
 
 
@@ -56,7 +56,8 @@ class Proxies:
     def put(
         self, images: UInt8[Array | np.ndarray, "n h w c"], places: Int[np.ndarray, "n"]
     ) -> UInt8[Array | np.ndarray, "n h w c"]:
-        """A batch of images of these places, with those that have a proxy exchanged for it."""
+        """Return a batch of images of these places, with those that have a proxy exchanged for
+        it."""
         slots = np.searchsorted(self.places, places)
         slots = np.minimum(slots, max(0, len(self.places) - 1))
         has = self.places[slots] == places if len(self.places) else np.zeros(len(places), bool)
@@ -65,7 +66,7 @@ class Proxies:
         return _exchange(images, self.pixels, slots, has)
 
     def replace(self, places: Int[np.ndarray, "k"], pixels: Array) -> "Proxies":
-        """These and new ones; an image that has one already gets the new one."""
+        """Return these and new ones; an image that has one already gets the new one."""
         if self.pixels is None or len(self.places) == 0:
             return Proxies(places, pixels)
         stay = ~np.isin(self.places, places)

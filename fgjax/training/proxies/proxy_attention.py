@@ -42,7 +42,7 @@ def proxy_images(
     weight: float | Float[Array, ""],
     rule: str = "attention",
 ) -> Float[Array, "n h w c"]:
-    """The images with their most attended pixels replaced (Algorithm 1).
+    """Return the images with their most attended pixels replaced (Algorithm 1).
 
       x' = (1 - w) · cam · x   where cam ≥ τ,   x elsewhere
 
@@ -81,7 +81,7 @@ Batches = Callable[[np.ndarray], Iterable[tuple[Any, np.ndarray]]]
 def predictions(
     model: Any, batches: Batches, places: Int[np.ndarray, "n"], batch_size: int
 ) -> Int[np.ndarray, "n"]:
-    """The class of each image as it is: its middle square, nothing at random."""
+    """Return the class of each image as it is: its middle square, nothing at random."""
     found = []
     for images, labels in batches(places):
         index = np.minimum(np.arange(batch_size), len(labels) - 1)  # one compiled shape
@@ -118,7 +118,7 @@ def attention(
     key: Key[Array, ""],
     settings: ProxySettings,
 ) -> Float[Array, "n h w"]:
-    """The method's heat map in [0, 1] with a maximum of 1, smoothed if asked.
+    """Return the method's heat map in [0, 1] with a maximum of 1, smoothed if asked.
 
     A map without any evidence is 0 everywhere.
     """
@@ -133,7 +133,7 @@ def attention(
 
 @partial(jax.jit, static_argnames="rule")
 def _paste(images, cam, threshold, weight, rule):
-    """Proxies of whole uint8 images, of which `cam` covers the middle; the margin stays."""
+    """Return proxies of whole uint8 images, of which `cam` covers the middle; the margin stays."""
     height, width = cam.shape[1:]
     top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
     middle = images[:, top : top + height, left : left + width]
@@ -160,7 +160,7 @@ def proxy_step(
     key: Key[Array, ""],
     before: Proxies = NONE,
 ) -> tuple[Proxies, int]:
-    """The proxies after a step: a pure function of its arguments.
+    """Return the proxies after a step: a pure function of its arguments.
 
     One forward pass over the images, and the method's passes over those that are replaced.
 
