@@ -20,7 +20,7 @@ PROTOCOL = "argmax"
 
 
 @dataclass(frozen=True)
-class Look:
+class PartLook:
     """One image.
 
     Attributes:
@@ -85,7 +85,7 @@ def look(
     *,
     radius: int = 2,
     std: float = 0.4,
-) -> Iterator[Look]:
+) -> Iterator[PartLook]:
     """Look at images of one shape; they are filled up to `size`, so that one program serves.
 
     `radius` and `std` are those of `part_occurrence`.
@@ -98,7 +98,7 @@ def look(
     found = {name: np.asarray(value) for name, value in found.items()}
     for i, (record, example) in enumerate(part):
         own = {name: value[i] for name, value in found.items()}
-        yield Look(
+        yield PartLook(
             name=record.name,
             label=record.label,
             attributes=None if attributes is None else attributes[i],
