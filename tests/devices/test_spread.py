@@ -53,7 +53,7 @@ def test_every_method_gives_the_same_maps():
         import fgjax
         from fgjax.attribution import CONFIGS
         from fgjax.devices.mesh import spread
-        from fgjax.stages.explain.stage import REWRITTEN
+        from fgjax.stages.explain.explainer import REWRITTEN
 
         settings = dict(fido=dict(steps=3, batch_size=3), glas=dict(grid=3), lime=dict(samples=20),
                         recursive_glas=dict(grid=3), rise=dict(masks=21, chunk_size=10),
