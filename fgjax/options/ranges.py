@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fgjax.attribution import METHODS
+from fgjax.attribution.registry import that_need
 from fgjax.core.spelling import did_you_mean
 from fgjax.options.schema import BASELINES, CROPS, STAGES, Config, ConfigError, DistributedConfig
 
@@ -76,6 +77,10 @@ def check_ranges(config: Config, flat: dict[str, Any]) -> None:
             if name not in known:
                 hint = did_you_mean(name, known)
                 raise ConfigError(f"{option}: {name!r} is none of {', '.join(known)}.{hint}")
+    proxies = ("none", *that_need("features", "gradient"))
+    if config.proxy.method not in proxies:
+        hint = did_you_mean(config.proxy.method, proxies)
+        raise ConfigError(f"proxy.method={config.proxy.method}: one of {', '.join(proxies)}.{hint}")
     if not config.stages:
         raise ConfigError(f"stages: none given; {', '.join(STAGES)}")
     if "tta" in config.stages and not config.tta.crops:

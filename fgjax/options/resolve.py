@@ -40,7 +40,7 @@ EXAMPLES = {
 
 def config_folder() -> Path:
     """Return where the named configs lie: inside the wheel, or beside the package in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 

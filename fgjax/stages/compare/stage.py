@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fgjax.attribution import METHODS
+from fgjax.attribution.registry import needs
 from fgjax.core.files import write_atomic
 from fgjax.core.functional import compiled
 from fgjax.core.progress import progress, say
@@ -63,7 +64,8 @@ def compare_stage(
     began = time.monotonic()
     task, failed = _task(config, source, records, explained, run)
     run.set_failures("compare", failed)
-    every = [m for m in METHODS if m != "step_cam" or explained.model.looks_again]
+    steps = getattr(explained.model, "looks_again", False)
+    every = [m for m in METHODS if steps or "steps" not in needs(m)]
     methods = config.compare.methods or (*every, *BASELINES)
     refused = {}
     for method in methods:

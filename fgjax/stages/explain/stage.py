@@ -14,7 +14,6 @@ from fgjax.processes.shares import ALONE, Share
 from fgjax.runs.folder import RunFolder
 from fgjax.runs.maps import MapStore, read_traces
 from fgjax.stages.explain.explainer import (
-    REWRITTEN,
     Answer,
     Explainer,
     Item,
@@ -27,7 +26,7 @@ from fgjax.stages.explain.map_writer import MapWriter
 from fgjax.stages.focus.patches import known_patches
 from fgjax.stages.setup import Explained
 
-__all__ = ["REWRITTEN", "choose_target", "chunk_size", "explain_stage", "image_key"]
+__all__ = ["choose_target", "chunk_size", "explain_stage", "image_key"]
 
 
 def chunk_size(config: Config, devices: int) -> int:
