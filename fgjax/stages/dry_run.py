@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fgjax.attribution.common.passes import Passes, count_passes
 from fgjax.attribution.common.streaming import choose_chunk
+from fgjax.attribution.registry import Passes, count_passes
 from fgjax.core.functional import combine, compiled, partition
 from fgjax.core.progress import say
 from fgjax.models.folding import fold_batch_norm

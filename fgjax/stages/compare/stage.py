@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fgjax.attribution import METHODS
+from fgjax.attribution.registry import needs
 from fgjax.core.files import write_atomic
 from fgjax.core.functional import compiled
 from fgjax.core.keys import image_key
@@ -74,7 +75,8 @@ def compare_methods(job: Job) -> int:
     config, run = job.config, job.run
     task, failed = _task(job)
     run.set_failures("compare", failed)
-    every = [m for m in METHODS if m != "step_cam" or job.explained.model.looks_again]
+    steps = getattr(job.explained.model, "looks_again", False)
+    every = [m for m in METHODS if steps or "steps" not in needs(m)]
     methods = config.compare.methods or (*every, *BASELINES)
     refused = {}
     for method in methods:

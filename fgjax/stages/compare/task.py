@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from fgjax.attribution import METHODS
-from fgjax.attribution.common.passes import count_passes
+from fgjax.attribution.registry import count_passes
 from fgjax.data.pipeline import Batch
 from fgjax.data.types import Record, Source
 from fgjax.options.schema import BASELINES, Config

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from fgjax.attribution.common.streaming import choose_chunk
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import needs
 from fgjax.core.functional import partition
 from fgjax.core.keys import image_key
 from fgjax.core.progress import say
@@ -25,12 +26,6 @@ from fgjax.options.schema import ConfigError
 from fgjax.stages.explain.images_per_step import halved, images_per_step
 from fgjax.stages.focus.patches import boxes_of
 from fgjax.stages.job import Job
-
-REWRITTEN = ("guided_backprop", "deconvnet", "guided_grad_cam")
-"""Methods that replace the model's ReLUs: inside a pmap they could not find them."""
-WITH_PATCHES = ("step_cam",)
-"""Methods that call the model with the images as they are, so that each image's own patches can
-be given. For any other a two-stream network finds the patches of what it is shown."""
 
 TURNS = 4
 """How many times as many images as are optimised at a time wait for their turn."""
@@ -80,13 +75,18 @@ class Explainer:
         self._key = jax.random.fold_in(job.key, 3)
         self._mesh = make_mesh(config.parallel)
         self._settings = config.explain.settings
-        way = "jit" if config.explain.method in REWRITTEN else config.parallel
+        wants = needs(config.explain.method)
+        # Inside a pmap a method would not find the ReLUs that it rewrites.
+        way = "jit" if "relus" in wants else config.parallel
         # A method that takes a step for all images at once has them split, not its calls alone.
         stepwise = hasattr(self._settings, "images_per_step")
         self._split = self._mesh.devices.size > 1 and stepwise and way != "pmap"
         model = job.explained.model
-        if config.explain.method in WITH_PATCHES:  # they need the model as it is, on one device
-            if not model.looks_again:
+        # Of steps each image's own patches are given, to the model as it is, on one device. For
+        # any other method a two-stream network finds the patches of what it is shown.
+        self._own_patches = "steps" in wants
+        if self._own_patches:
+            if not getattr(model, "looks_again", False):
                 raise ConfigError(
                     f"explain.method={config.explain.method}: the classifier has no time steps to "
                     "explain; model.name=two_stream has, with focus.readout=attention, last or sum"
@@ -151,7 +151,7 @@ class Explainer:
         batch = (images, jax.numpy.asarray(targets), keys)
         if self._split:
             batch = shard(self._mesh, batch)
-        if boxes is not None and config.explain.method in WITH_PATCHES:
+        if boxes is not None and self._own_patches:
             model = model.replace(boxes=boxes)
         settings = self._settings
         if hasattr(settings, "images_per_step"):

@@ -27,12 +27,6 @@ from fgjax.training.proxies.keep import NONE, Proxies, chosen
 
 Rule = Literal["attention", "mean", "max", "min", "black", "white"]
 
-PROXY_METHODS = (
-    "grad_cam", "grad_cam_plus_plus", "score_cam", "guided_grad_cam", "gradient",
-    "smooth_gradient", "integrated_gradients", "guided_backprop", "deconvnet",
-)  # fmt: skip
-"""The methods of `fgjax.METHODS` that read feature maps or gradients."""
-
 
 @partial(jax.jit, static_argnames="rule")
 def proxy_images(
@@ -95,7 +89,7 @@ class ProxySettings:
     """How proxies are made.
 
     Attributes:
-      method: one of `PROXY_METHODS`.
+      method: one that reads feature maps or gradients, see `fgjax.attribution.registry.that_need`.
       target: whose evidence is dimmed: that of the "predicted", or of the "true" class.
       threshold, weight, rule: see `proxy_images`.
       smooth: σ of a Gaussian blur of the map, in pixels of a 224 px image; 0: none.
