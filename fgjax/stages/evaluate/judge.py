@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from fgjax.attribution.common.infill import INFILLS, make_infill
+from fgjax.core.batching import fill_up
 from fgjax.core.functional import compiled
 from fgjax.core.keys import image_key
 from fgjax.data.patch_table import PatchTable
@@ -41,7 +42,7 @@ def judge_chunk(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Return every number for every kind of map: {"map": {metric: values}, "centre_box": …}."""
     # Always BATCH images, the last repeated: one program serves all.
-    filled = [chunk[min(i, len(chunk) - 1)] for i in range(BATCH)]
+    filled = fill_up(chunk, BATCH)
     batch = stack([example for _, example in filled])
     images = jnp.asarray(batch.images.astype(np.float32) / 255)
     heat = np.stack([read_maps(job.run.path / "maps.zarr", i)["heatmap"] for i, _ in filled])

@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from fgjax.attribution.common.streaming import choose_chunk
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import needs
+from fgjax.core.batching import fill_up
 from fgjax.core.functional import partition
 from fgjax.core.keys import image_key
 from fgjax.core.progress import say
@@ -133,7 +134,7 @@ class Explainer:
         config, explained = self._job.config, self._job.explained
         # A short chunk is filled up with its last image: one program serves all.
         count = -(-len(chunk) // self.size) * self.size
-        filled = [chunk[min(i, len(chunk) - 1)] for i in range(count)]
+        filled = fill_up(chunk, count)
         examples, names = [e for _, e in filled], [self._names[place] for place, _ in filled]
         images = np.stack([e.image for e in examples]).astype(np.float32) / 255
         images, model, boxes = jax.numpy.asarray(images), self._model, None
@@ -190,15 +191,3 @@ class Explainer:
             "explain: the device's memory is exhausted; it goes on with "
             f"{self.size} {'image' if self.size == 1 else 'images'} at a time{calls}"
         )
-
-
-def in_chunks(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    """Yield the items, `size` at a time; the last may be fewer."""
-    chunk: list[Any] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from fgjax.attribution import METHODS
+from fgjax.core.batching import in_chunks
 from fgjax.core.progress import progress, say
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError
 from fgjax.processes.waiting import join_maps
 from fgjax.runs.maps import MapStore, read_traces
-from fgjax.stages.explain.explainer import Answer, Explainer, Item, in_chunks
+from fgjax.stages.explain.explainer import Answer, Explainer, Item
 from fgjax.stages.explain.map_writer import MapWriter
 from fgjax.stages.focus.patches import known_patches
 from fgjax.stages.job import Job
