@@ -33,6 +33,7 @@ from fgjax.attribution.common.perturbation import (
 )
 from fgjax.attribution.common.presets import preset
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.filters import REFERENCE_SIDE
 
 LAMBDA = 1e-5
@@ -357,3 +358,12 @@ def glas_volume(
             "fusion": scores.light * scores.shadow,
         },
     )
+
+
+GLAS = Method(
+    glas,
+    GlasConfig,
+    passes=lambda config, *_: Passes(1 + 2 * config.grid**2, 0),
+    presets=GLAS_PRESETS,
+    order=20,
+)

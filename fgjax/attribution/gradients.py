@@ -40,6 +40,7 @@ from fgjax.attribution.common.score_gradient import (
     score_gradient,
 )
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.keys import image_keys
 
 
@@ -204,3 +205,20 @@ def smooth_gradient(
         return attribution(first, config.reduce, "signed")
     values = second if kind == "squared" else jnp.maximum(second - first**2, 0)
     return attribution(values, config.reduce, kind)
+
+
+GRADIENT = Method(
+    gradient,
+    GradientConfig,
+    passes=lambda *_: Passes(0, 1),
+    needs=("gradient",),
+    order=80,
+)
+SMOOTH_GRADIENT = Method(
+    smooth_gradient,
+    SmoothGradientConfig,
+    passes=lambda config, *_: Passes(0, config.samples),
+    presets=SMOOTH_GRADIENT_PRESETS,
+    needs=("gradient",),
+    order=90,
+)

@@ -23,6 +23,7 @@ from fgjax.attribution.common.perturbation import (
 )
 from fgjax.attribution.common.presets import preset
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.extras import extra
 from fgjax.core.keys import image_keys
 
@@ -225,3 +226,12 @@ def lime(
         heatmap=positive_part(signed),
         maps={"signed": signed, "segments": jnp.asarray(labels, jnp.float32)},
     )
+
+
+LIME = Method(
+    lime,
+    LimeConfig,
+    passes=lambda config, *_: Passes(config.samples, 0),
+    presets=LIME_PRESETS,
+    order=70,
+)

@@ -25,6 +25,7 @@ from fgjax.attribution.common.perturbation import (
 from fgjax.attribution.common.presets import preset
 from fgjax.attribution.common.streaming import choose_chunk, chunks, plan
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.filters import REFERENCE_SIDE, gaussian_matrix
 from fgjax.core.functional import Static
 from fgjax.core.keys import image_keys
@@ -274,3 +275,13 @@ def mask_perturbation(
         heatmap=jnp.concatenate(maps),
         traces={name: trace[:, :, i] for i, name in enumerate(TRACES)},
     )
+
+
+MASK_PERTURBATION = Method(
+    mask_perturbation,
+    MaskPerturbationConfig,
+    passes=lambda config, *_: Passes(0, config.steps),
+    presets=MASK_PERTURBATION_PRESETS,
+    needs=("descent",),
+    order=60,
+)

@@ -24,6 +24,7 @@ from fgjax.attribution.common.perturbation import (
 )
 from fgjax.attribution.common.presets import preset
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.filters import REFERENCE_SIDE
 
 
@@ -148,3 +149,19 @@ def _average(scores, down, across):
     lost = (scores[:, :1] - scores[:, 1:]).reshape(len(scores), len(down), len(across))
     sums = jnp.einsum("nrc,rh,cw->nhw", lost, down, across, precision="highest")
     return sums / (down.sum(0)[:, None] * across.sum(0)[None])[None]
+
+
+def _passes(config: OcclusionConfig, height: int, width: int, channels: int) -> Passes:
+    scale = min(height, width) / REFERENCE_SIDE
+    window, stride = (max(1, round(n * scale)) for n in (config.window, config.stride))
+    down, across = (len(windows(side, window, stride)) for side in (height, width))
+    return Passes(1 + down * across, 0)
+
+
+OCCLUSION = Method(
+    occlusion,
+    OcclusionConfig,
+    passes=_passes,
+    presets=OCCLUSION_PRESETS,
+    order=50,
+)

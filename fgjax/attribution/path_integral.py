@@ -28,6 +28,7 @@ from fgjax.attribution.common.score_gradient import (
 )
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.gradients import GradientConfig
+from fgjax.attribution.registry import Method, Passes
 
 Rule = Literal["gausslegendre", "midpoint", "trapezoid", "left", "right"]
 
@@ -170,3 +171,13 @@ def integrated_gradients(
         prepared, baselines, config.steps, config.rule, config.score, config.chunk_size
     )
     return attribution(values, config.reduce, "signed")
+
+
+INTEGRATED_GRADIENTS = Method(
+    integrated_gradients,
+    IntegratedGradientsConfig,
+    passes=lambda config, *_: Passes(0, config.steps),
+    presets=INTEGRATED_GRADIENTS_PRESETS,
+    needs=("gradient",),
+    order=100,
+)

@@ -31,6 +31,7 @@ from fgjax.attribution.glas import (
     search_points,
     sigmas_in_pixels,
 )
+from fgjax.attribution.registry import Method, Passes
 
 
 @dataclass(frozen=True)
@@ -145,3 +146,12 @@ def _one_image(
 
 def _as_it_is(images, own, shared, index):
     return jnp.broadcast_to(images[:, None], (len(images), len(index), *images.shape[1:]))
+
+
+RECURSIVE_GLAS = Method(
+    recursive_glas,
+    RecursiveGlasConfig,
+    passes=lambda config, *_: Passes(config.rounds * (2 + 2 * config.grid**2), 0),
+    presets=RECURSIVE_GLAS_PRESETS,
+    order=30,
+)

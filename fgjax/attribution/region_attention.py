@@ -14,6 +14,7 @@ from fgjax.attribution.common.perturbation import check_at_least_one, positive_p
 from fgjax.attribution.common.score_gradient import chunk_for, prepare
 from fgjax.attribution.common.streaming import chunks
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import combine
 
 
@@ -94,3 +95,12 @@ def region_attention(
     attribution = jnp.concatenate(found)
     maps = {f"part_{k}": jnp.concatenate(p) for k, p in enumerate(zip(*shares), start=1)}
     return Attribution(positive_part(attribution), {"attribution": attribution, **maps})
+
+
+REGION_ATTENTION = Method(
+    region_attention,
+    RegionAttentionConfig,
+    passes=lambda *_: Passes(1, 0),
+    needs=("regions",),
+    order=170,
+)

@@ -28,6 +28,7 @@ from fgjax.attribution.common.perturbation import (
 from fgjax.attribution.common.presets import preset
 from fgjax.attribution.common.streaming import chunks, plan
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.keys import image_keys
 
 
@@ -276,3 +277,12 @@ def jackknife_error(blocks: list[Sums], config: RiseConfig) -> float:
     count = len(blocks)
     variance = (count - 1) / count * ((scaled - scaled.mean(0)) ** 2).sum(0)
     return float(np.sqrt(variance).mean() * math.sqrt(2 / math.pi))
+
+
+RISE = Method(
+    rise,
+    RiseConfig,
+    passes=lambda config, *_: Passes(config.masks, 0),
+    presets=RISE_PRESETS,
+    order=40,
+)

@@ -23,6 +23,7 @@ from fgjax.attribution.common.perturbation import (
 from fgjax.attribution.common.score_gradient import Score, chunk_for
 from fgjax.attribution.common.streaming import chunks
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import combine
 
 
@@ -169,3 +170,18 @@ def _chosen_channels(features, channels):
         _, order = jax.lax.top_k(features.std((1, 2)), channels)
         features = jnp.take_along_axis(features, order[:, None, None, :], axis=-1)
     return features, features.max((1, 2)) == features.min((1, 2))
+
+
+def _passes(config: ScoreCamConfig, height: int, width: int, channels: int) -> Passes:
+    masked = min(config.channels or channels, channels)
+    return Passes(1 + masked + (config.weights == "increase"), 0)
+
+
+SCORE_CAM = Method(
+    score_cam,
+    ScoreCamConfig,
+    passes=_passes,
+    presets=SCORE_CAM_PRESETS,
+    needs=("features",),
+    order=160,
+)

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from fgjax.attribution import METHODS
+from fgjax.attribution.registry import that_need
 from fgjax.core.spelling import did_you_mean
+from fgjax.data.registry import SOURCES
 from fgjax.options.schema import BASELINES, CROPS, STAGES, Config, ConfigError, DistributedConfig
 
 ABOVE_ZERO = (
@@ -76,13 +78,20 @@ def check_ranges(config: Config, flat: dict[str, Any]) -> None:
             if name not in known:
                 hint = did_you_mean(name, known)
                 raise ConfigError(f"{option}: {name!r} is none of {', '.join(known)}.{hint}")
+    proxies = ("none", *that_need("features", "gradient"))
+    if config.proxy.method not in proxies:
+        hint = did_you_mean(config.proxy.method, proxies)
+        raise ConfigError(f"proxy.method={config.proxy.method}: one of {', '.join(proxies)}.{hint}")
     if not config.stages:
         raise ConfigError(f"stages: none given; {', '.join(STAGES)}")
     if "tta" in config.stages and not config.tta.crops:
         raise ConfigError(f"tta.crops: none given; {', '.join(CROPS)}")
     if config.data.attribute == "all":
-        if config.data.source != "celeba":
-            raise ConfigError("data.attribute=all: only data.source=celeba has attributes")
+        able = [name for name, set in SOURCES.items() if "data.attribute" in set.options.values()]
+        if config.data.source not in able:
+            raise ConfigError(
+                f"data.attribute=all: only data.source={' or '.join(able)} has attributes"
+            )
         if "test" in config.stages:
             raise ConfigError("stages: test judges classes; attributes are judged by parts")
     given = config.model.checkpoint or config.model.weights
@@ -91,6 +100,10 @@ def check_ranges(config: Config, flat: dict[str, Any]) -> None:
             f"stages: parts: {config.model.name or 'resnet18'} groups no pixels into parts; "
             "model.name=region_grouping does"
         )
+    try:
+        SOURCES.find(config.data.source)
+    except ValueError as error:
+        raise ConfigError(f"data.source={config.data.source}: {error}") from None
     for share in config.train.drops:
         if not 0 < share < 1:
             raise ConfigError(f"train.drops: {share} is not a share of the training, in (0, 1)")

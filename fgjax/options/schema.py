@@ -57,10 +57,7 @@ class DataConfig:
       workers: threads that decode.
     """
 
-    source: Literal[
-        "species", "folder", "cub", "dogs", "cars", "aircraft", "celeba", "cifar100", "food101",
-        "imagenette", "inat2017", "asl", "plantvillage", "tfds",
-    ] = "species"  # fmt: skip
+    source: str = "species"
     path: str | None = None
     name: str | None = None
     level: Literal["variant", "family", "manufacturer"] = "variant"

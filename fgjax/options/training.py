@@ -96,10 +96,7 @@ class ProxyConfig:
       clear: every so many proxy steps all proxies are taken back; 1: none outlives the next step.
     """
 
-    method: Literal[
-        "none", "grad_cam", "grad_cam_plus_plus", "score_cam", "guided_grad_cam", "gradient",
-        "smooth_gradient", "integrated_gradients", "guided_backprop", "deconvnet",
-    ] = "none"  # fmt: skip
+    method: str = "none"
     target: Literal["predicted", "true"] = "predicted"
     threshold: float = 0.5
     weight: float = 0.8

@@ -2,19 +2,21 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from fgjax.core.functional import compiled
 from fgjax.core.progress import say
 from fgjax.core.spelling import did_you_mean
 from fgjax.data.labels import read_labels
 from fgjax.data.pipeline import take
+from fgjax.data.registry import SOURCES
 from fgjax.data.sets.celeba import ALL_ATTRIBUTES
-from fgjax.data.sources import HOMES, SOURCES
 from fgjax.data.types import DataError, Record, Source
 from fgjax.models.backbones import BACKBONES
 from fgjax.models.classifier import Classifier, create_model
@@ -23,6 +25,11 @@ from fgjax.models.pretrained import load_pretrained
 from fgjax.models.pretrained_trunk import load_trunk
 from fgjax.options.schema import Config, ConfigError
 from fgjax.training.checkpoints import load_classifier
+
+
+def option_value(config: Config, option: str) -> Any:
+    """Return the value of an option by its name, such as data.size."""
+    return reduce(getattr, option.split("."), config)
 
 
 def make_source(config: Config, *, margin: bool = False, whole: bool = False) -> Source:
@@ -38,34 +45,16 @@ def make_source(config: Config, *, margin: bool = False, whole: bool = False) ->
       ConfigError: an option that the source needs is missing or wrong.
       DataError: the path does not hold what it should.
     """
-    data = config.data
-    own = {
-        "species": dict(
-            train=data.train_images,
-            test=data.test_images,
-            seed=config.seed,
-            background_follows_class=data.shortcut,
-            follow_share=data.shortcut_share,
-        ),
-        "folder": dict(masks=data.masks, test_share=data.test_share, seed=config.seed),
-        "plantvillage": dict(test_share=data.test_share, seed=config.seed),
-        "aircraft": dict(level=data.level),
-        "celeba": dict(target=data.attribute, aligned=data.aligned),
-        "tfds": dict(name=data.name, data_dir=data.path),
-    }
-    options = dict(size=data.size, **own.get(data.source, {}))
-    if margin:
-        options["size"] = round(data.size / data.crop)
-    if data.source != "species":
+    data, about = config.data, SOURCES.find(config.data.source)
+    for option, wanted in about.wants.items():
+        if option_value(config, option) is None:
+            raise ConfigError(f"{option} is missing; {wanted}")
+    options = {name: option_value(config, option) for name, option in about.options.items()}
+    options["size"] = round(data.size / data.crop) if margin else data.size
+    if about.crops:
         options["crop"] = 1.0 if margin else data.crop
-    if data.source not in ("species", "tfds"):
-        if data.path is None:
-            raise ConfigError(f"data.path is missing; {HOMES[data.source]}")
-        options["path"] = data.path
-    if data.source == "tfds" and data.name is None:
-        raise ConfigError("data.name is missing: the set's name, such as caltech_birds2011")
     try:
-        source = SOURCES[data.source](**options)
+        source = about.make(**options)
         if whole and hasattr(source, "fit"):
             source.fit = replace(source.fit, mode="whole")
         return source
@@ -130,6 +119,18 @@ class Explained:
     def output_name(self, output: int) -> str:
         """Return the name of an output, or its number."""
         return self.outputs[output] or f"output {output}"
+
+    def target(self, label: int | None, logits: Float[np.ndarray, "k"], how: str) -> int:
+        """Return the output to explain: the label's where it is wanted and known, else the
+        predicted.
+
+        Args:
+          label: the image's class; None: not known.
+          logits: of the image.
+          how: "label" or "predicted", as `explain.target` has it.
+        """
+        known = self.index[label] if label is not None and how == "label" else None
+        return int(logits.argmax()) if known is None else known
 
     def predict(self, images: np.ndarray | jax.Array, boxes: jax.Array | None = None) -> np.ndarray:
         """Return logits of images in [0, 1]; of a two-stream network, looking at these patches."""

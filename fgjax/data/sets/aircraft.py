@@ -18,6 +18,7 @@ from fgjax.data.index import (
     read_table,
     rows,
 )
+from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record
 
 HOME = (
@@ -118,3 +119,6 @@ def _read_classes(path: Path, classes: Collection[str]) -> dict[str, str]:
 
     checked = ((where, inside(where, name, "images/"), of) for where, name, of in rows(path, HOME))
     return read_table(path, HOME, checked, known)
+
+
+AIRCRAFT = DataSet("aircraft", AircraftSource, HOME, options={"level": "data.level"}, order=60)

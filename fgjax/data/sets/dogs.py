@@ -14,6 +14,7 @@ from jaxtyping import Float
 from fgjax.data.images import Fit, read_image
 from fgjax.data.index import find_folder, find_root, inside, label_of, numbers, read_mat
 from fgjax.data.labels import read_text
+from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record, Split
 
 HOME = (
@@ -138,3 +139,6 @@ def _read_box(path: Path) -> Float[np.ndarray, "4"]:
         raise DataError(f"{path}: has no object/bndbox; get Annotation/ anew; {HOME}")
     boxes = np.array(boxes)
     return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
+
+
+DOGS = DataSet("dogs", DogsSource, HOME, order=40)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from fgjax.data.images import Fit, read_image, read_mask
 from fgjax.data.pipeline import take
+from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record, Split
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
@@ -208,3 +209,12 @@ def _hash_split(files: list[_File], test_share: float, seed: int) -> dict[str, S
         for rank, name in enumerate(names):
             split[name] = "test" if rank < tests else "train"
     return split
+
+
+FOLDER = DataSet(
+    "folder",
+    FolderSource,
+    "wanted: a folder of class folders of images, or a flat one of images",
+    options={"masks": "data.masks", "test_share": "data.test_share", "seed": "seed"},
+    order=20,
+)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from fgjax.data.images import Fit, read_image
 from fgjax.data.index import find_root, inside, some
 from fgjax.data.labels import read_text
+from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record
 
 HOME = (
@@ -171,3 +172,6 @@ def _edges(file: Path, name: str, box: Any) -> Float[np.ndarray, "4"]:
     if width <= 0 or height <= 0:
         raise DataError(f"{file}: the box of {name} needs a positive width and height: {box}")
     return np.array([x, y, x + width, y + height], np.float64)
+
+
+INAT = DataSet("inat2017", InatSource, HOME, order=110)

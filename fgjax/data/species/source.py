@@ -22,6 +22,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from fgjax.data.registry import DataSet
 from fgjax.data.species.catalogue import (
     CLASSES,
     PARTS,
@@ -278,3 +279,20 @@ def _split_and_index(name: str) -> tuple[Split, int]:
     if split not in ("train", "test") or not number.isdecimal():
         raise DataError(f"{name!r} is no record of the drawn birds: they are called test/000012")
     return split, int(number)
+
+
+DRAWN = DataSet(
+    "species",
+    SpeciesSource,
+    "wanted: nothing, the images are drawn",
+    options={
+        "train": "data.train_images",
+        "test": "data.test_images",
+        "seed": "seed",
+        "background_follows_class": "data.shortcut",
+        "follow_share": "data.shortcut_share",
+    },
+    wants={},
+    crops=False,
+    order=10,
+)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fgjax.attribution import CONFIGS, METHODS
-from fgjax.attribution.common.passes import count_passes
+from fgjax.attribution.registry import count_passes
 from fgjax.models.composed.region_grouping import Regions
 
 SIDE = 24
