@@ -24,6 +24,7 @@ from fgjax.attribution.common.perturbation import (
 from fgjax.attribution.common.presets import preset
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
+from fgjax.core.extras import extra
 from fgjax.core.keys import image_keys
 from fgjax.core.option import option
 
@@ -88,7 +89,8 @@ def superpixels(
     image: Float[np.ndarray, "h w c"], segments: int, compactness: float = 10.0
 ) -> Int[np.ndarray, "h w"]:
     """SLIC superpixels numbered 0, 1, …; about `segments` of them."""
-    from skimage.segmentation import slic  # slow to import, and of use only here
+    with extra("lime", "LIME's superpixels"):
+        from skimage.segmentation import slic  # slow to import, and of use only here
 
     labels = slic(
         image.astype(np.float64),

@@ -20,7 +20,7 @@ from fgjax.data.types import DataError, Example, Source
 
 COLUMNS = ("image", "rank", "x0", "y0", "x1", "y1", "score")
 
-Table = dict[str, Float[np.ndarray, "p 5"]]
+PatchTable = dict[str, Float[np.ndarray, "p 5"]]
 """Image name -> x0, y0, x1, y1, score of its patches, the best first."""
 
 
@@ -35,7 +35,7 @@ def write_patches(path: Path, table: Mapping[str, Float[np.ndarray, "p 5"]]) -> 
     write_atomic(Path(path), out.getvalue())
 
 
-def read_patches(path: str | Path, names: Collection[str]) -> Table:
+def read_patches(path: str | Path, names: Collection[str]) -> PatchTable:
     """Read such a file. The score may be left out, further columns are left alone, and so are
     images that are not in the data set.
 
@@ -104,7 +104,7 @@ def _numbers(where: str, fields: dict[str, str]) -> tuple[int, list[float]]:
 def fitted_patches(
     source: Source,
     example: Example,
-    table: Table,
+    table: PatchTable,
     name: str,
     count: int,
     drawn: int | None = None,

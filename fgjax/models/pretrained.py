@@ -19,6 +19,7 @@ from flax import traverse_util
 from jaxtyping import Array, Key
 from safetensors import SafetensorError, safe_open
 
+from fgjax.core.extras import extra
 from fgjax.models.classifier import (
     Classifier,
     make_network,
@@ -77,14 +78,14 @@ def find_weights(source: str | Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _from_hub(name: str) -> tuple[Path, dict[str, Any]]:
-    # Slow to import, and of use only here.
-    from huggingface_hub import (
-        get_hf_file_metadata,
-        hf_hub_download,
-        hf_hub_url,
-        try_to_load_from_cache,
-    )
-    from huggingface_hub.errors import HfHubHTTPError
+    with extra("hub", f"{name}: a model of the Hugging Face hub"):  # slow to import
+        from huggingface_hub import (
+            get_hf_file_metadata,
+            hf_hub_download,
+            hf_hub_url,
+            try_to_load_from_cache,
+        )
+        from huggingface_hub.errors import HfHubHTTPError
 
     weights = try_to_load_from_cache(name, "model.safetensors")
     if not isinstance(weights, str):

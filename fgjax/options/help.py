@@ -2,8 +2,13 @@
 
 import dataclasses
 
-from fgjax.attribution import CONFIGS
+import rich.table
+import rich.text
+
+from fgjax.attribution import CONFIGS, METHODS
 from fgjax.core.option import option_of
+from fgjax.core.progress import console, say
+from fgjax.options.resolve import list_configs
 from fgjax.options.schema import Config, ExplainConfig
 
 
@@ -33,3 +38,35 @@ def describe(method: str = ExplainConfig.method) -> list[tuple[str, str, str]]:
             if f.name == "explain":
                 add(CONFIGS[method], "explain.")
     return rows
+
+
+USAGE = "python -m fgjax.run config=NAME key=value …"
+
+
+def print_help(method: str = "fido") -> None:
+    """Return the configs with a line each, and every option with its default; of `method`, its
+    own."""
+    say(f"usage: {USAGE}\n")
+    say("configs (a name, or the path of a YAML file):")
+    configs = list_configs()
+    width = max(map(len, configs))
+    for name, line in configs.items():
+        say(f"  config={name:<{width}}  {line}")
+    say("\noptions (name=default, or the default in brackets):")
+    table = rich.table.Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, default, about in describe(method):
+        short = len(default) < 16
+        listed = default.replace(",", ", ")  # a long list is wrapped, not cut off
+        table.add_row(
+            rich.text.Text(f"{name}={default}" if short else name),
+            rich.text.Text(about if short else f"{about} [{listed}]"),
+        )
+    console.print(table, soft_wrap=False)
+    say(
+        f"\nexplain.* lists the settings of {method}; of another method: "
+        "python -m fgjax.run explain.method=NAME --help\n"
+        f"methods: {', '.join(METHODS)}"
+    )
+    say("\nThe same command again goes on where it stopped. Results: RUN_DIR/report.html")

@@ -5,9 +5,7 @@ run.json       versions, device, data fingerprint, seconds per stage
 failures.csv   images that could not be used, with stage and reason
 """
 
-import csv
 import dataclasses
-import io
 import json
 import platform
 from importlib.metadata import version
@@ -17,6 +15,7 @@ from typing import Any
 import yaml
 
 from fgjax.core.files import write_atomic
+from fgjax.core.tables import read_csv, to_csv
 from fgjax.options.resolve import flatten
 from fgjax.options.schema import Config, ConfigError, may_change
 
@@ -36,15 +35,6 @@ def _defaults() -> dict[str, Any]:
 
 class ConfigChanged(ConfigError):
     """The folder holds results of another config. The message names the keys that differ."""
-
-
-def to_csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
-    """Return rows as CSV text with a header line."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
 
 
 def settled(plain: dict[str, Any]) -> dict[str, Any]:
@@ -156,13 +146,14 @@ class RunFolder:
         self.facts["stages"][name] = facts
         self.save_facts()
 
+    def forget(self, name: str) -> None:
+        """Take back that a stage is done."""
+        if self.facts["stages"].pop(name, None) is not None:
+            self.save_facts()
+
     def failures(self) -> list[dict[str, str]]:
         """Return the rows of failures.csv: name, stage, reason."""
-        try:
-            with self._file("failures.csv").open(encoding="utf-8", newline="") as file:
-                return list(csv.DictReader(file))
-        except FileNotFoundError:
-            return []
+        return read_csv(self._file("failures.csv"))
 
     def set_failures(self, stage: str, failed: dict[str, str]) -> None:
         """Replace the stage's rows of failures.csv by `failed` (name -> reason)."""

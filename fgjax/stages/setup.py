@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from fgjax.core.functional import compiled
 from fgjax.core.progress import say
@@ -116,6 +117,18 @@ class Explained:
     def output_name(self, output: int) -> str:
         """Return the name of an output, or its number."""
         return self.outputs[output] or f"output {output}"
+
+    def target(self, label: int | None, logits: Float[np.ndarray, "k"], how: str) -> int:
+        """Return the output to explain: the label's where it is wanted and known, else the
+        predicted.
+
+        Args:
+          label: the image's class; None: not known.
+          logits: of the image.
+          how: "label" or "predicted", as `explain.target` has it.
+        """
+        known = self.index[label] if label is not None and how == "label" else None
+        return int(logits.argmax()) if known is None else known
 
     def predict(self, images: np.ndarray | jax.Array, boxes: jax.Array | None = None) -> np.ndarray:
         """Return logits of images in [0, 1]; of a two-stream network, looking at these patches."""

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_parallel import on_eight_devices
+from test_mesh import on_eight_devices
 
 import fgjax
 from fgjax.devices.mesh import make_mesh, spread

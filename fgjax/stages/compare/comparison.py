@@ -11,6 +11,7 @@ import rich.table
 
 from fgjax.core.files import write_atomic
 from fgjax.core.progress import console, say
+from fgjax.core.tables import finite
 from fgjax.evaluation import Summary, summarise
 from fgjax.evaluation.localization import POINTING_PROTOCOLS
 from fgjax.evaluation.summary import BETTER, model_protocols, protocols
@@ -18,7 +19,7 @@ from fgjax.options.schema import BASELINES
 from fgjax.report.comparison import Column, Picture, Row, Table, write_comparison_page
 from fgjax.runs.folder import RunFolder
 from fgjax.runs.maps import read_maps
-from fgjax.stages.compare.task import Task, passes, read_scores
+from fgjax.stages.compare.task import Comparison, passes, read_scores
 
 SHOWN = {
     "pointing_cue": "points at cue",
@@ -51,7 +52,7 @@ INSTEAD = {
 Scores = dict[str, dict[str, Summary]]
 
 
-def sentences(task: Task) -> dict[str, str]:
+def sentences(task: Comparison) -> dict[str, str]:
     """Return how each number was measured."""
     compare, level = task.config.compare, task.config.evaluate.threshold
     found = protocols(threshold=level) | model_protocols(
@@ -70,7 +71,7 @@ def better(metric: str) -> bool | None:
     return True if metric.startswith("pointing_15px") else BETTER[metric]
 
 
-def collect(task: Task, methods: list[str]) -> Scores:
+def collect(task: Comparison, methods: list[str]) -> Scores:
     """Return method -> metric -> mean with its interval over the images."""
     scores: Scores = {}
     for method in methods:
@@ -114,7 +115,7 @@ def _mean(scores: dict[str, Summary], metric: str) -> float:
     return scores[metric].mean if metric in scores else float("nan")
 
 
-def cost(task: Task, method: str) -> dict[str, Any]:
+def cost(task: Comparison, method: str) -> dict[str, Any]:
     """Return passes, seconds per image without compiling, seconds to compile, and peak memory."""
     forward, backward = passes(task, method)
     path = task.folder / method / "calls.jsonl"
@@ -133,7 +134,7 @@ def cost(task: Task, method: str) -> dict[str, Any]:
 
 
 def write_comparison(
-    task: Task, methods: list[str], refused: dict[str, str], run: RunFolder
+    task: Comparison, methods: list[str], refused: dict[str, str], run: RunFolder
 ) -> None:
     """Write compare.csv, compare.md, compare.json and compare.html, and prints the table."""
     scores = collect(task, methods)
@@ -148,7 +149,7 @@ def write_comparison(
             "mean_rank": ranks.get(method),
             **costs[method],
             "metrics": {
-                name: {"mean": _number(s.mean), "interval_95": [_number(s.low), _number(s.high)],
+                name: {"mean": finite(s.mean), "interval_95": [finite(s.low), finite(s.high)],
                        "images": s.n_defined, "protocol": about[name]}
                 for name, s in scores[method].items()
             },
@@ -164,10 +165,6 @@ def write_comparison(
     say(f"comparison: {run.path / 'compare.html'}")
 
 
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
 def _long_csv(scores: Scores, about: dict[str, str]) -> str:
     """Return a row per method and metric: for spreadsheets and data frames."""
     out = io.StringIO()
@@ -180,7 +177,7 @@ def _long_csv(scores: Scores, about: dict[str, str]) -> str:
     return out.getvalue()
 
 
-def make_table(task: Task, scores: Scores, ranks, costs, about) -> Table:
+def make_table(task: Comparison, scores: Scores, ranks, costs, about) -> Table:
     """Return the methods in the order of their mean rank, what knows nothing of the image last."""
     shown = shown_metrics(scores)
     columns = [Column(m, SHOWN[m], better(m), about[m]) for m in shown]
@@ -195,7 +192,7 @@ def make_table(task: Task, scores: Scores, ranks, costs, about) -> Table:
     return Table(title, tuple(columns), tuple(rows), images)
 
 
-def _picture(task: Task, methods: list[str], index: int) -> Picture:
+def _picture(task: Comparison, methods: list[str], index: int) -> Picture:
     batch = task.batch
     maps = {
         method: read_maps(task.folder / method / "maps.zarr", index)["heatmap"].astype(np.float32)

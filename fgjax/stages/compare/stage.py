@@ -23,9 +23,11 @@ from fgjax.attribution import METHODS
 from fgjax.attribution.registry import needs
 from fgjax.core.files import write_atomic
 from fgjax.core.functional import compiled
+from fgjax.core.keys import image_key
 from fgjax.core.progress import progress, say
+from fgjax.core.tables import to_csv
 from fgjax.data.pipeline import load_examples, stack
-from fgjax.data.types import DataError, Record, Source
+from fgjax.data.types import DataError
 from fgjax.devices.memory import PeakMemory
 from fgjax.evaluation import (
     box_mask,
@@ -40,31 +42,40 @@ from fgjax.evaluation import (
     single_part_deletion,
 )
 from fgjax.evaluation.randomisation import layers_top_down
-from fgjax.options.schema import BASELINES, Config, ConfigError
-from fgjax.runs.folder import RunFolder, to_csv
+from fgjax.options.schema import BASELINES, ConfigError
 from fgjax.runs.maps import MapStore, read_maps
 from fgjax.stages.compare.comparison import write_comparison
-from fgjax.stages.compare.task import Task, passes, read_scores
-from fgjax.stages.explain.stage import choose_target, image_key
-from fgjax.stages.setup import Explained, base_key
+from fgjax.stages.compare.task import Comparison, passes, read_scores
+from fgjax.stages.job import Job
+from fgjax.stages.setup import base_key
+from fgjax.stages.stage import Stage
 
 
-def compare_stage(
-    config: Config,
-    source: Source,
-    records: tuple[Record, ...],
-    explained: Explained,
-    run: RunFolder,
-) -> int:
-    """Explain, measures and ranks. Returns how many images could not be read.
+class Compare(Stage):
+    """Explain the same images with many methods, and rank them."""
+
+    name = "compare"
+
+    def missing(self, job: Job) -> None:
+        """Tell that there is nothing to explain."""
+        _ = job.records
+
+    def run(self, job: Job) -> int:
+        """Do what is not done yet, and make the table."""
+        return compare_methods(job)
+
+
+def compare_methods(job: Job) -> int:
+    """Explain, measure and rank. Return how many images could not be read.
 
     Raises:
       ConfigError: a method's maps are there, made with other settings; or no image can be read.
     """
     began = time.monotonic()
-    task, failed = _task(config, source, records, explained, run)
+    config, run = job.config, job.run
+    task, failed = _task(job)
     run.set_failures("compare", failed)
-    steps = getattr(explained.model, "looks_again", False)
+    steps = getattr(job.explained.model, "looks_again", False)
     every = [m for m in METHODS if steps or "steps" not in needs(m)]
     methods = config.compare.methods or (*every, *BASELINES)
     refused = {}
@@ -91,9 +102,10 @@ def compare_stage(
     return len(failed)
 
 
-def _task(config, source, records, explained, run) -> tuple[Task, dict[str, str]]:
+def _task(job: Job) -> tuple[Comparison, dict[str, str]]:
+    config, records, explained = job.config, job.records, job.explained
     failed, good, examples = {}, [], []
-    for place, example in load_examples(source, records, workers=config.data.workers):
+    for place, example in load_examples(job.source, records, workers=config.data.workers):
         if isinstance(example, DataError):
             failed[records[place].name] = str(example)
         else:
@@ -105,22 +117,22 @@ def _task(config, source, records, explained, run) -> tuple[Task, dict[str, str]
     images = jnp.asarray(batch.images.astype(np.float32) / 255)
     logits = np.concatenate([explained.predict(np.asarray(image)[None]) for image in images])
     targets = [
-        choose_target(explained, example.label, row, config.explain.target)
+        explained.target(example.label, row, config.explain.target)
         for example, row in zip(examples, logits, strict=True)
     ]
-    key = jax.random.fold_in(base_key(config), 5)
+    key = jax.random.fold_in(job.key, 5)
     keys = jnp.stack([image_key(key, record.name) for record in good])
     targets = np.array(targets, np.int32)
     return (
-        Task(
-            config, source, explained, tuple(good), batch, images, targets, keys,
-            run.path / "compare",
+        Comparison(
+            config, job.source, explained, tuple(good), batch, images, targets, keys,
+            job.run.path / "compare",
         ),
         failed,
     )  # fmt: skip
 
 
-def _check_settings(task: Task, method: str) -> None:
+def _check_settings(task: Comparison, method: str) -> None:
     """Return maps made with other settings are not mixed with these."""
     settings = task.settings(method)
     now = {
@@ -149,7 +161,7 @@ def _check_settings(task: Task, method: str) -> None:
         )
 
 
-def _explain(task: Task, method: str) -> None:
+def _explain(task: Comparison, method: str) -> None:
     """Make the maps that are not there yet, an image at a time: that is what is timed."""
     _check_settings(task, method)
     folder = task.folder / method
@@ -168,7 +180,9 @@ def _explain(task: Task, method: str) -> None:
             counter.advance()
 
 
-def _timed(task: Task, method: str, one: slice) -> tuple[dict[str, np.ndarray], float, int | None]:
+def _timed(
+    task: Comparison, method: str, one: slice
+) -> tuple[dict[str, np.ndarray], float, int | None]:
     images, keys = task.images[one], task.keys[one]
     with PeakMemory() as memory:
         began = time.perf_counter()
@@ -192,7 +206,7 @@ def _baseline(kind: str, images: jax.Array, keys: jax.Array) -> jax.Array:
     return jnp.broadcast_to(bell, (n, height, width))
 
 
-def _measure(task: Task, method: str) -> None:
+def _measure(task: Comparison, method: str) -> None:
     """Write the rows of scores.csv that are not there yet."""
     path = task.folder / method / "scores.csv"
     rows = read_scores(path)
@@ -210,7 +224,7 @@ def _measure(task: Task, method: str) -> None:
             counter.advance()
 
 
-def _measure_one(task: Task, method: str, index: int) -> dict[str, float]:
+def _measure_one(task: Comparison, method: str, index: int) -> dict[str, float]:
     """Return every number of one image's map."""
     compare, one = task.config.compare, slice(index, index + 1)
     batch, images, targets = task.batch, task.images[one], jnp.asarray(task.targets[one])
@@ -242,7 +256,7 @@ def _measure_one(task: Task, method: str, index: int) -> dict[str, float]:
     return {name: float(np.asarray(value)[0]) for name, value in values.items()}
 
 
-def _explained_again(task: Task, method: str, index: int) -> dict[str, jax.Array]:
+def _explained_again(task: Comparison, method: str, index: int) -> dict[str, jax.Array]:
     """Return the numbers that need more maps of the method than the one it is judged by."""
     compare, one = task.config.compare, slice(index, index + 1)
     if method in BASELINES or sum(passes(task, method)) > compare.again:

@@ -18,7 +18,7 @@ from fgjax.stages.setup import Explained
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class Comparison:
     """What every method is asked: the images that could be read, and their targets."""
 
     config: Config
@@ -56,7 +56,7 @@ def read_scores(path: Path) -> dict[int, dict[str, str]]:
     }
 
 
-def passes(task: Task, method: str) -> tuple[int, int]:
+def passes(task: Comparison, method: str) -> tuple[int, int]:
     """Return forward passes, and passes forward and back, per image; none of a baseline."""
     if method in BASELINES:
         return 0, 0

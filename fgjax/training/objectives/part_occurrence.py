@@ -8,7 +8,7 @@ Grouping, CVPR 2020, section 3.1.
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy.stats import beta as beta_distribution
+from scipy.special import betaincinv
 
 
 def part_occurrence(
@@ -44,7 +44,7 @@ def part_occurrence(
 def prior_quantiles(n: int, alpha: float, beta: float) -> Float[np.ndarray, "n"]:
     """Return the quantiles (2i − 1)/2n, i = 1 … n, of Beta(α, β)."""
     places = (2 * np.arange(1, n + 1) - 1) / (2 * n)
-    return beta_distribution.ppf(places, alpha, beta).astype(np.float32)
+    return betaincinv(alpha, beta, places).astype(np.float32)
 
 
 def wasserstein_distance(
