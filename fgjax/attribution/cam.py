@@ -39,20 +39,23 @@ from fgjax.attribution.gradients import GradientConfig
 from fgjax.attribution.guided import rectified_gradient
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import combine
+from fgjax.core.option import option
 
 
 @dataclass(frozen=True)
 class GradCamConfig:
-    """Settings of Grad-CAM.
+    """Settings of Grad-CAM."""
 
-    Attributes:
-      score: what is differentiated: the target's "logit", its "log_odds", "probability",
-        or another name of `CLASS_SCORES`.
-      chunk_size: images per model call; None: as memory allows.
-    """
-
-    score: Score = "logit"
-    chunk_size: int | None = None
+    score: Score = option(
+        "logit",
+        'what is differentiated: the target\'s "logit", its "log_odds", "probability", or '
+        "another name of `CLASS_SCORES`.",
+    )
+    chunk_size: int | None = option(
+        None,
+        "images per model call; None: as memory allows.",
+        free=True,
+    )
 
     def __post_init__(self):
         check_choice(self, "score", get_args(Score))

@@ -32,21 +32,19 @@ from fgjax.attribution.glas import (
     sigmas_in_pixels,
 )
 from fgjax.attribution.registry import Method, Passes
+from fgjax.core.option import option
 
 
 @dataclass(frozen=True)
 class RecursiveGlasConfig(GlasConfig):
-    """Settings of recursive GLAS: those of `GlasConfig`, and
+    """Settings of recursive GLAS: those of `GlasConfig`, and"""
 
-    Attributes:
-      rounds: at most so many; the stop condition may end it before.
-      threshold: t1: search points where the scaled map exceeds it are not visited again.
-      stop: t2: the search ends when mean(S) / P(y|I) reaches it.
-    """
-
-    rounds: int = 4
-    threshold: float = 0.8
-    stop: float = 5.0
+    rounds: int = option(4, "at most so many; the stop condition may end it before.")
+    threshold: float = option(
+        0.8,
+        "t1: search points where the scaled map exceeds it are not visited again.",
+    )
+    stop: float = option(5.0, "t2: the search ends when mean(S) / P(y|I) reaches it.")
 
     def __post_init__(self):
         super().__post_init__()

@@ -16,17 +16,18 @@ from fgjax.attribution.common.streaming import chunks
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import combine
+from fgjax.core.option import option
 
 
 @dataclass(frozen=True)
 class RegionAttentionConfig:
-    """Settings of region attention.
+    """Settings of region attention."""
 
-    Attributes:
-      chunk_size: images per model call; None: as memory allows.
-    """
-
-    chunk_size: int | None = None
+    chunk_size: int | None = option(
+        None,
+        "images per model call; None: as memory allows.",
+        free=True,
+    )
 
     def __post_init__(self):
         check_at_least_one(self, "chunk_size")
@@ -76,10 +77,7 @@ def region_attention(
       ValueError: a model without parts; shapes that do not fit, a target outside the model's
         classes, or images outside [0, 1].
     """
-    network = getattr(model, "network", None)
-    if not callable(getattr(model, "regions", None)) or (
-        network is not None and not hasattr(network, "regions")
-    ):
+    if not callable(getattr(model, "regions", None)):
         raise ValueError(
             "region_attention needs a model that groups pixels into parts, with regions(images); "
             f"{getattr(model, 'name', '') or type(model).__name__} has none. "

@@ -1,7 +1,7 @@
 """What there is of a kind, by name: in our own modules, in installed packages, in a file of yours.
 
 A thing stands with an entry that says what it is: `GLAS = Method(glas, GlasConfig, …)` at the foot
-of its file. A registry finds the entries; to add a thing is to add a file.
+of its file, or a tuple of entries. A registry finds them; to add a thing is to add a file.
 """
 
 import importlib
@@ -119,7 +119,8 @@ class Registry(Mapping[str, Entry]):
         )
 
     def _in(self, module: ModuleType) -> list[Any]:
-        held = [value for value in vars(module).values() if isinstance(value, self._kind)]
+        several = [v if isinstance(v, tuple) else (v,) for v in vars(module).values()]
+        held = [value for some in several for value in some if isinstance(value, self._kind)]
         return list({id(entry): entry for entry in held}.values())
 
     def __getitem__(self, name: str) -> Entry:

@@ -12,17 +12,15 @@ from jaxtyping import Float
 
 from fgjax.core.functional import compiled
 from fgjax.core.progress import say
-from fgjax.core.spelling import did_you_mean
 from fgjax.data.labels import read_labels
 from fgjax.data.pipeline import take
 from fgjax.data.registry import SOURCES
 from fgjax.data.sets.celeba import ALL_ATTRIBUTES
 from fgjax.data.types import DataError, Record, Source
-from fgjax.models.backbones import BACKBONES
 from fgjax.models.classifier import Classifier, create_model
-from fgjax.models.composed.region_grouping import TRUNKS
 from fgjax.models.pretrained import load_pretrained
 from fgjax.models.pretrained_trunk import load_trunk
+from fgjax.models.registry import NETWORKS, choose
 from fgjax.options.schema import Config, ConfigError
 from fgjax.training.checkpoints import load_classifier
 
@@ -198,42 +196,17 @@ def composed_options(config: Config) -> dict[str, Any]:
     Raises:
       ConfigError: an unknown backbone.
     """
-    if config.model.name == "region_grouping":
-        return _part_options(config)
-    if config.model.name not in ("two_stream", "prototypes"):
+    about = NETWORKS.get(config.model.name or "")
+    if about is None or about.fits is None:
         return {}
-    focus = config.focus
-    if focus.backbone not in BACKBONES:
-        hint = did_you_mean(focus.backbone, BACKBONES)
-        raise ConfigError(f"focus.backbone={focus.backbone}: one of {', '.join(BACKBONES)}.{hint}")
-    if config.model.name == "prototypes":
-        return dict(backbone=focus.backbone, per_class=focus.prototypes, channels=focus.channels)
-    return dict(
-        backbone=focus.backbone,
-        readout=focus.readout,
-        steps=focus.steps,
-        hidden=focus.hidden,
-        self_attention=focus.self_attention,
-        first=focus.first,
-        last=focus.last,
-        local_weight=focus.local_weight,
-        patches=focus.patches,
-        patch_side=focus.patch_side,
-        patch_size=focus.patch_size,
-    )
-
-
-def _part_options(config: Config) -> dict[str, Any]:
-    parts = config.parts
-    if parts.backbone not in TRUNKS:
-        hint = did_you_mean(parts.backbone, TRUNKS)
-        raise ConfigError(f"parts.backbone={parts.backbone}: one of {', '.join(TRUNKS)}.{hint}")
-    return dict(
-        backbone=parts.backbone,
-        num_parts=parts.number,
-        attention=parts.attention,
-        attributes=config.data.attribute == ALL_ATTRIBUTES,
-    )
+    found = {name: option_value(config, option) for name, option in about.options.items()}
+    try:
+        choose(found["backbone"], about.fits)
+    except ValueError as error:
+        raise ConfigError(f"{about.options['backbone']}={found['backbone']}: {error}") from None
+    if about.attributes:
+        found["attributes"] = config.data.attribute == ALL_ATTRIBUTES
+    return found
 
 
 def training_model(config: Config, source: Source) -> Classifier:
@@ -246,9 +219,10 @@ def training_model(config: Config, source: Source) -> Classifier:
     count = max(2, len(source.classes))
     about = dict(key=key, size=config.data.size, classes=source.classes)
     composed = composed_options(config)
-    if config.data.attribute == ALL_ATTRIBUTES and not composed:
+    if config.data.attribute == ALL_ATTRIBUTES and "attributes" not in composed:
+        able = " or ".join(name for name, network in NETWORKS.items() if network.attributes)
         raise ConfigError(
-            "data.attribute=all: only model.name=region_grouping has an output for each attribute"
+            f"data.attribute=all: only model.name={able} has an output for each attribute"
         )
     if settings.pretrained is None:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fgjax.attribution import METHODS
+from fgjax.attribution import CONFIGS, METHODS
 from fgjax.attribution.registry import count_passes
 from fgjax.data.pipeline import Batch
 from fgjax.data.types import Record, Source
@@ -33,7 +33,9 @@ class Comparison:
 
     def settings(self, method: str) -> Any:
         """Return the method's settings; None of a baseline."""
-        return self.config.compare.settings.get(method)
+        if method in BASELINES:
+            return None
+        return self.config.compare.settings.get(method) or CONFIGS[method]()
 
     def explain(self, method: str) -> Callable:
         """`(model, images, targets, keys) -> Attribution`; of a baseline, just maps."""
