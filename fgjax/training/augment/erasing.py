@@ -143,7 +143,7 @@ def grid_mask(
     return _fill(images, gone, fill)
 
 
-ERASING = {
+ERASING: dict[str, Callable[..., Images]] = {
     "cutout": cutout,
     "random_erasing": random_erasing,
     "hide_and_seek": hide_and_seek,
