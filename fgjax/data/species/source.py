@@ -227,6 +227,7 @@ class SpeciesSource:
 
     classes = CLASSES
     landmark_names = PARTS
+    families = tuple(species.family for species in SPECIES)
 
     def __post_init__(self) -> None:
         _check_size(self.size)

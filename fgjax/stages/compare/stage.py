@@ -47,7 +47,6 @@ from fgjax.runs.maps import MapStore, read_maps
 from fgjax.stages.compare.comparison import write_comparison
 from fgjax.stages.compare.task import Comparison, passes, read_scores
 from fgjax.stages.job import Job
-from fgjax.stages.setup import base_key
 from fgjax.stages.stage import Stage
 
 
@@ -275,7 +274,7 @@ def _explained_again(task: Comparison, method: str, index: int) -> dict[str, jax
     if index < compare.randomised:
         layers = randomised_layers(model, images)
         alike = cascading_randomisation(
-            heatmap, model, images, targets, key=base_key(task.config), layers=layers
+            heatmap, model, images, targets, key=jax.random.key(task.config.seed), layers=layers
         )
         # A map that is constant under random weights says nothing of them: it is not alike.
         ranks = jnp.nan_to_num(alike.rank_correlation)

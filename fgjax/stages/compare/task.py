@@ -14,7 +14,7 @@ from fgjax.attribution.registry import count_passes
 from fgjax.data.pipeline import Batch
 from fgjax.data.types import Record, Source
 from fgjax.options.schema import BASELINES, Config
-from fgjax.stages.setup import Explained
+from fgjax.stages.classifier import Explained
 
 
 @dataclasses.dataclass(frozen=True)
