@@ -56,7 +56,8 @@ def inside(k) -> np.ndarray:
     return where
 
 
-CONFIG = FidoConfig(infill="zeros", learning_rate=10.0, l1=1e-4, tv=1e-3, initial=0.5)
+CONFIG = fido_preset("soft", infill="zeros", learning_rate=10.0, l1=1e-4, tv=1e-3, initial=0.5)
+"""Eqs. 1-10 and nothing else; what the default adds is tested in `test_coherent.py`."""
 SHORT = replace(CONFIG, steps=4, batch_size=4)
 
 
@@ -321,7 +322,7 @@ def test_coarse_masks_are_smooth_and_fit_the_image(key):
 # Images and keys.
 
 
-@pytest.mark.parametrize("infill", ["blur", "knockoff"])
+@pytest.mark.parametrize("infill", ["blur", "patches"])
 def test_an_images_map_is_its_own(key, images, infill):
     """However the images are grouped, the last group ragged or not."""
     targets = jnp.asarray([0, 1, 0])
