@@ -28,6 +28,7 @@ import argparse
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -192,6 +193,15 @@ def kept(rows: list[dict], column: str) -> float:
     return float(np.mean([min(1.0, row[column] / row["p(full)"]) for row in rows]))
 
 
+def _both(rows: list[dict], column: str) -> str:
+    return f"{kept(rows, f'kept, {column}'):.2f} / {mean(rows, f'deleted, {column}'):.2f}"
+
+
+def _pair(rows: list[dict], what: str, factor: float = 100, digits: int = 1) -> str:
+    ssr, sdr = (factor * mean(rows, f"{what} {which}") for which in ("ssr", "sdr"))
+    return f"{ssr:.{digits}f} / {sdr:.{digits}f}"
+
+
 def tables(rows: dict[str, list[dict]]) -> str:
     """Return what the masks show, and how they transfer, as Markdown."""
     first = ["| settings | cut kept / deleted | Bernoulli kept / deleted | area SSR / SDR % "
@@ -200,16 +210,7 @@ def tables(rows: dict[str, list[dict]]) -> str:
     second = [f"| settings, kept / deleted | {' | '.join(OTHER)} | shuffled | turned | disc |",
               "|---" * (len(OTHER) + 4) + "|"]  # fmt: skip
     for name, images in rows.items():
-        both = lambda column: (
-            f"{kept(images, f'kept, {column}'):.2f} / "
-            + (  # noqa: B023
-                f"{mean(images, f'deleted, {column}'):.2f}"  # noqa: B023
-            )
-        )
-        pair = lambda what, factor=100, digits=1: " / ".join(
-            f"{factor * mean(images, f'{what} {which}'):.{digits}f}"  # noqa: B023
-            for which in ("ssr", "sdr")
-        )
+        both, pair = partial(_both, images), partial(_pair, images)
         seconds = float(np.median([row["seconds"] for row in images]))
         cells = [name, both("blur"), both("Bernoulli"), pair("area"), pair("five pieces", digits=0),
                  pair("in box", digits=0), pair("tv", 1, 0), f"{seconds:.1f}"]  # fmt: skip
