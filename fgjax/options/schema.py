@@ -134,6 +134,11 @@ class EvaluateConfig:
         "a pixel is in the mask when its importance is above this.",
         within=BETWEEN_ZERO_AND_ONE,
     )
+    regions: bool = option(
+        True,
+        "whether the smallest regions that suffice and that destroy are found (about 35 forward "
+        "passes an image).",
+    )
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,7 @@ def _check_settings(comparison: Comparison, method: str) -> None:
         if name not in ("chunk_size", "images_per_step")
     }
     now = {"images": [record.name for record in comparison.records], "settings": now}
+    now = json.loads(json.dumps(now))  # as the file has it: no tuples
     path = comparison.folder / method / "settings.json"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
