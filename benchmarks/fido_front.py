@@ -1,8 +1,7 @@
 """FIDO's quality against its seconds on real birds: fewer steps, other masks, an early stop.
 
     python benchmarks/fido_front.py --birds CUB_200_2011 --weights birds.safetensors \
-        --labels model_classes.csv --out results/fido_front_cpu.json \
-        --figure ../docs/pictures/fido_front.png
+        --labels model_classes.csv --out fido_front_cpu.json --figure fido_front.png
 
 The protocol of `fido_birds.py`. "Objective": both of Eqs. 2 and 3 together, the mean of the last 3
 steps, in nats; every row has the same prices, so lower is better. A row is on the front (bold) when

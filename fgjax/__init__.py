@@ -15,51 +15,41 @@ from typing import TYPE_CHECKING, Any
 from fgjax._version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same when running
-    from fgjax.attribution import (
-        CONFIGS,
-        METHODS,
-        PRESETS,
-        Attribution,
-        DeconvnetConfig,
-        FidoConfig,
-        GlasConfig,
+    from fgjax.attribution.cam import (
         GradCamConfig,
         GradCamPlusPlusConfig,
-        GradientConfig,
-        GuidedBackpropConfig,
         GuidedGradCamConfig,
-        IntegratedGradientsConfig,
-        LimeConfig,
-        MaskPerturbationConfig,
-        OcclusionConfig,
-        RecursiveGlasConfig,
-        RegionAttentionConfig,
-        RiseConfig,
-        ScoreCamConfig,
-        SmoothGradientConfig,
-        StepCamConfig,
-        deconvnet,
-        fido,
-        glas,
-        glas_volume,
         grad_cam,
         grad_cam_plus_plus,
-        gradient,
-        guided_backprop,
         guided_grad_cam,
-        integrated_gradients,
-        lime,
-        mask_perturbation,
-        occlusion,
-        recursive_glas,
-        region_attention,
-        rise,
-        score_cam,
-        smooth_gradient,
-        step_cam,
     )
+    from fgjax.attribution.common.types import Attribution
     from fgjax.attribution.fido.concrete import concrete_dropout, simplified_concrete_dropout
-    from fgjax.attribution.fido.method import FIDO_PRESETS, fido_preset
+    from fgjax.attribution.fido.config import FidoConfig
+    from fgjax.attribution.fido.method import FIDO_PRESETS, fido, fido_preset
+    from fgjax.attribution.glas import GlasConfig, glas, glas_volume
+    from fgjax.attribution.gradients import (
+        GradientConfig,
+        SmoothGradientConfig,
+        gradient,
+        smooth_gradient,
+    )
+    from fgjax.attribution.guided import (
+        DeconvnetConfig,
+        GuidedBackpropConfig,
+        deconvnet,
+        guided_backprop,
+    )
+    from fgjax.attribution.lime import LimeConfig, lime
+    from fgjax.attribution.mask_perturbation import MaskPerturbationConfig, mask_perturbation
+    from fgjax.attribution.occlusion import OcclusionConfig, occlusion
+    from fgjax.attribution.path_integral import IntegratedGradientsConfig, integrated_gradients
+    from fgjax.attribution.recursive_glas import RecursiveGlasConfig, recursive_glas
+    from fgjax.attribution.region_attention import RegionAttentionConfig, region_attention
+    from fgjax.attribution.registry import CONFIGS, METHODS, PRESETS
+    from fgjax.attribution.rise import RiseConfig, rise
+    from fgjax.attribution.score_cam import ScoreCamConfig, score_cam
+    from fgjax.attribution.step_cam import StepCamConfig, step_cam
     from fgjax.core.scores import log_odds
     from fgjax.evaluation import deletion, insertion, iou, pointing_game, total_variation
     from fgjax.evaluation.landmarks import landmark_error
@@ -75,17 +65,27 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     from fgjax.training.proxies.proxy_attention import proxy_images
 
 _NAMES = {
-    "fgjax.attribution": """
-        CONFIGS METHODS PRESETS Attribution DeconvnetConfig FidoConfig GlasConfig GradCamConfig
-        GradCamPlusPlusConfig GradientConfig GuidedBackpropConfig GuidedGradCamConfig
-        IntegratedGradientsConfig LimeConfig MaskPerturbationConfig OcclusionConfig
-        RecursiveGlasConfig RegionAttentionConfig RiseConfig ScoreCamConfig SmoothGradientConfig
-        StepCamConfig deconvnet fido glas glas_volume grad_cam grad_cam_plus_plus gradient
-        guided_backprop guided_grad_cam integrated_gradients lime mask_perturbation occlusion
-        recursive_glas region_attention rise score_cam smooth_gradient step_cam
+    "fgjax.attribution.cam": """
+        GradCamConfig GradCamPlusPlusConfig GuidedGradCamConfig grad_cam grad_cam_plus_plus
+        guided_grad_cam
     """,
+    "fgjax.attribution.common.types": "Attribution",
     "fgjax.attribution.fido.concrete": "concrete_dropout simplified_concrete_dropout",
-    "fgjax.attribution.fido.method": "FIDO_PRESETS fido_preset",
+    "fgjax.attribution.fido.config": "FidoConfig",
+    "fgjax.attribution.fido.method": "fido FIDO_PRESETS fido_preset",
+    "fgjax.attribution.glas": "GlasConfig glas glas_volume",
+    "fgjax.attribution.gradients": "GradientConfig SmoothGradientConfig gradient smooth_gradient",
+    "fgjax.attribution.guided": "DeconvnetConfig GuidedBackpropConfig deconvnet guided_backprop",
+    "fgjax.attribution.lime": "LimeConfig lime",
+    "fgjax.attribution.mask_perturbation": "MaskPerturbationConfig mask_perturbation",
+    "fgjax.attribution.occlusion": "OcclusionConfig occlusion",
+    "fgjax.attribution.path_integral": "IntegratedGradientsConfig integrated_gradients",
+    "fgjax.attribution.recursive_glas": "RecursiveGlasConfig recursive_glas",
+    "fgjax.attribution.region_attention": "RegionAttentionConfig region_attention",
+    "fgjax.attribution.registry": "CONFIGS METHODS PRESETS",
+    "fgjax.attribution.rise": "RiseConfig rise",
+    "fgjax.attribution.score_cam": "ScoreCamConfig score_cam",
+    "fgjax.attribution.step_cam": "StepCamConfig step_cam",
     "fgjax.core.scores": "log_odds",
     "fgjax.evaluation": "deletion insertion iou pointing_game total_variation",
     "fgjax.evaluation.landmarks": "landmark_error",

@@ -252,7 +252,7 @@ def _box(example: dict, shape: tuple[int, int]) -> Float[np.ndarray, "4"] | None
         boxes = np.asarray(example["objects"]["bbox"], np.float64).reshape(-1, 4)
     else:
         return None
-    y0, x0, y1, x1 = *boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0)
+    (y0, x0), (y1, x1) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
     height, width = shape
     return np.array([x0 * width, y0 * height, x1 * width, y1 * height])
 

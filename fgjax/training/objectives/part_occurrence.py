@@ -5,6 +5,9 @@ Reference: Huang and Li, Interpretable and Accurate Fine-grained Recognition via
 Grouping, CVPR 2020, section 3.1.
 """
 
+import operator
+from functools import reduce
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -36,8 +39,10 @@ def part_occurrence(
     window /= window.sum()
     maps = assignment.astype(jnp.float32)
     down, across = height - side + 1, width - side + 1
-    maps = sum(float(g) * maps[:, i : i + down] for i, g in enumerate(window))
-    maps = sum(float(g) * maps[:, :, i : i + across] for i, g in enumerate(window))
+    shifted = [float(g) * maps[:, i : i + down] for i, g in enumerate(window)]
+    maps = reduce(operator.add, shifted)
+    shifted = [float(g) * maps[:, :, i : i + across] for i, g in enumerate(window)]
+    maps = reduce(operator.add, shifted)
     return maps.max((1, 2))
 
 
