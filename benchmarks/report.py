@@ -145,24 +145,30 @@ def scaling_table(folder: Path = RESULTS) -> str:
 
 
 def front_table(folder: Path = RESULTS) -> str:
-    """Return what FIDO's settings show for their seconds, the fastest first."""
-    columns = {"objective": 1, "p kept": 3, "p deleted": 3, "area %": 1, "in box %": 0, "steps": 0}
+    """Return FIDO's settings by the area of their masks: how coherent, and what they do cut."""
     lines = [
-        f"| settings | s an image | {' | '.join(columns)} |",
-        "|---" * (len(columns) + 2) + "|",
+        "| settings | area SSR + SDR % | in five pieces % | cut kept | cut deleted | transfer |",
+        "|---" * 6 + "|",
     ]
+    found = []
     for report in _reports(folder, "fido_front"):
-        seconds = {
-            name: statistics.median(image["seconds"] for image in images)
-            for name, images in report["rows"].items()
-        }
-        for name in sorted(seconds, key=seconds.get):
-            cells = [name, f"{seconds[name]:.1f}"]
-            for column, digits in columns.items():
-                found = [i[column] for i in report["rows"][name] if not math.isnan(i[column])]
-                cells.append(f"{statistics.mean(found):.{digits}f}")
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        for name, images in report["rows"].items():
+            value = lambda column, images=images: statistics.mean(
+                image[column] for image in images if not math.isnan(image[column])
+            )
+            kept = {
+                column: statistics.mean(min(1, i[column] / i["p(full)"]) for i in images)
+                for column in images[0]
+                if column.startswith("kept, ")
+            }
+            controls = ("blur", "Bernoulli", "shuffled", "turned", "disc")
+            area = 100 * (value("area ssr") + value("area sdr"))
+            pieces = 50 * (value("five pieces ssr") + value("five pieces sdr"))
+            transfer = min(p for name, p in kept.items() if name.split(", ")[1] not in controls)
+            cells = [name, f"{area:.1f}", f"{pieces:.1f}", f"{kept['kept, blur']:.3f}"]
+            cells += [f"{value('deleted, blur'):.3f}", f"{transfer:.2f}"]
+            found.append((area, "| " + " | ".join(cells) + " |"))
+    return "\n".join([*lines, *(line for _, line in sorted(found))])
 
 
 TABLES = {
