@@ -47,10 +47,11 @@ class Task:
 
 
 def annealing(config: FidoConfig) -> bool:
-    """Return whether temperature or smoothing change on the way."""
+    """Return whether temperature, sharpness or smoothing change on the way."""
     moves = lambda start, end: end is not None and end != start
     smoothing = config.smoothing and moves(config.smoothing, config.smoothing_end)
-    return bool(smoothing or moves(config.temperature, config.temperature_end))
+    temperature = moves(config.temperature, config.temperature_end)
+    return bool(smoothing or temperature or config.sharpness != 1)
 
 
 def timed(config: FidoConfig) -> bool:
@@ -181,7 +182,7 @@ def _until_settled(
 def settled(trace: Float[np.ndarray, "steps 8"], config: FidoConfig) -> bool:
     """Return whether both objectives together gained less than `config.stop` from the five steps
     before the last five to the last five. Not before the prices have ramped up, nor before
-    temperature and smoothing are at their end."""
+    temperature, sharpness and smoothing are at their end."""
     ready = max(config.warmup, config.anneal * config.steps if annealing(config) else 0)
     if len(trace) < ready + 2 * WINDOW:
         return False

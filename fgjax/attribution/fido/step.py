@@ -90,6 +90,16 @@ def finer(state: FidoState, height: int, width: int) -> FidoState:
     return jax.tree.map(resize, state)
 
 
+def sharpened(
+    logits: Float[Array, "n 2 mh mw"], step: Int[Array, "n"], config: FidoConfig
+) -> Float[Array, "n 2 mh mw"]:
+    """Return the logits of θ at a step: the state's, times what sharpness has grown to."""
+    if config.sharpness == 1:
+        return logits
+    factor = jax.vmap(lambda step: annealed(1.0, config.sharpness, step, config))(step)
+    return logits * factor[:, None, None, None]
+
+
 def _infills(images, infill, keys, step, config):
     """Return the picture that fills each sampled mask, `n samples 1 h w c`; one for all where there
     is but one."""
@@ -114,6 +124,7 @@ def _loss(logits, enough, model, images, infill, targets, keys, step, config):
     """
     n, height, width, channels = images.shape
     samples = config.batch_size
+    logits = sharpened(logits, step, config)
 
     def sample(key, step, logits):
         key = jax.random.fold_in(key, step)
