@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "attribution": "core devices",
     "models": "core devices",
     "data": "core",
-    "evaluation": "core devices",
+    "evaluation": "core devices attribution",
     "report": "core",
     "training": "core devices attribution models data",
     "options": "core attribution models data training",

@@ -5,15 +5,17 @@ its second 0, so that the softmax probability of the first is the logistic funct
 contrast, and its log-odds and its logit are the contrast itself.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Float, Int
 
 
-@struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Contrast:
     """A model of two outputs, `n 2`: logit_c - Σ_b w_b logit_b, and 0.
 

@@ -44,7 +44,7 @@ USAGE = "python -m fgjax.run config=NAME key=value …"
 
 
 def print_help(method: str = "fido") -> None:
-    """Return the configs with a line each, and every option with its default; of `method`, its
+    """Print the configs with a line each, and every option with its default; of `method`, its
     own."""
     say(f"usage: {USAGE}\n")
     say("configs (a name, or the path of a YAML file):")

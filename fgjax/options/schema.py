@@ -5,6 +5,7 @@ The help, the checks, the command line and a run that goes on read it there (see
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import reduce
 from typing import Any, Literal
 
 from fgjax.attribution.registry import METHOD_ENTRIES, METHODS
@@ -133,6 +134,11 @@ class EvaluateConfig:
         "a pixel is in the mask when its importance is above this.",
         within=BETWEEN_ZERO_AND_ONE,
     )
+    regions: bool = option(
+        True,
+        "whether the smallest regions that suffice and that destroy are found (about 35 forward "
+        "passes an image).",
+    )
 
 
 @dataclass(frozen=True)
@@ -237,6 +243,11 @@ class ExplainConfig:
         "label",
         "explain the labelled class (predicted where there is none), or the predicted.",
     )
+    against: str | None = option(
+        None,
+        "why this class and not that one: second (the one that comes nearest), siblings (of its "
+        "family, or the 3 classes with the most similar weights), or the name of a class.",
+    )
     precision: Literal["f32", "bf16"] = option(
         "f32",
         "of the network's layers while it is explained: f32, or bf16, which is faster on "
@@ -336,3 +347,8 @@ def may_change(option: str, method: str) -> bool:
     configs += [entry.config for entry in METHOD_ENTRIES.values()]
     said = [option_of(f, config) for config in configs for f in fields(config) if f.name == name]
     return group == "explain" and bool(said) and said[0].free
+
+
+def option_value(config: Config, option: str) -> Any:
+    """Return the value of an option by its name, such as data.size."""
+    return reduce(getattr, option.split("."), config)

@@ -15,9 +15,10 @@ from fgjax.core.progress import say
 from fgjax.models.folding import fold_batch_norm
 from fgjax.models.precision import in_precision
 from fgjax.options.schema import Config
+from fgjax.stages.classifier import load_model, training_model, trains
 from fgjax.stages.focus.patches import looks_at_patches, patch_file
+from fgjax.stages.images import training_records
 from fgjax.stages.job import Job
-from fgjax.stages.setup import load_model, training_model, training_records, trains
 from fgjax.stages.train.prepare import with_margin
 from fgjax.stages.train.recipe import make_recipe
 from fgjax.training.batch_size import FIRST

@@ -1,4 +1,4 @@
-"""The passes that are stated against those that are made: the model counts its images."""
+"""What is said of the methods. The passes that are stated are made: the model counts its images."""
 
 import dataclasses
 from functools import partial
@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from fgjax.attribution import CONFIGS, METHODS
-from fgjax.attribution.registry import count_passes
+from fgjax.attribution.registry import (
+    METHOD_ENTRIES,
+    Method,
+    Passes,
+    count_passes,
+    needs,
+    that_need,
+)
+from fgjax.core.option import option_of
+from fgjax.core.registry import LAST
 from fgjax.models.composed.region_grouping import Regions
 
 SIDE = 24
@@ -48,6 +57,52 @@ class Counting:
 
     def __call__(self, images):
         return self.head(self.features(images))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_said_of_a_method_holds_together(name):
+    entry = METHOD_ENTRIES[name]
+    assert entry.name == name == entry.function.__name__ and entry.order < LAST
+    assert METHODS[name] is entry.function and CONFIGS[name] is entry.config
+    for fact in dataclasses.fields(entry.config):
+        assert option_of(fact, entry.config).about, fact.name
+        # What only divides the work may change when a run goes on; nothing else may.
+        free = fact.name in ("chunk_size", "images_per_step", "steps_per_dispatch")
+        assert option_of(fact, entry.config).free == free, fact.name
+    assert entry.presets["default"] == {}
+    for preset in entry.presets.values():
+        assert isinstance(entry.config(**preset), entry.config)
+    passes = entry.passes(entry.config(), 224, 224, 512)
+    assert isinstance(passes, Passes) and sum(passes) > 0
+    # A method that needs gradients makes passes back, unless it differentiates the head alone.
+    if {"gradient", "descent"} & set(entry.needs) and "features" not in entry.needs:
+        assert passes.backward
+
+
+def test_needs_are_those_that_there_are():
+    assert needs("guided_grad_cam") == ("gradient", "features", "relus")
+    assert that_need("regions", "steps") == ["region_attention", "step_cam"]
+    # ValueError; or, where types are checked as here, the checker's.
+    with pytest.raises((ValueError, TypeError), match="gradients"):
+        Method(len, dict, passes=lambda *_: Passes(0, 0), needs=("gradients",))
+    with pytest.raises(ValueError, match="Did you mean glas"):
+        needs("glass")
+
+
+def test_needs_of_a_model_are_what_a_plain_one_lacks():
+    """A model that offers logits alone: every method that says it needs no more explains it."""
+    images = jnp.asarray(np.random.default_rng(1).random((1, SIDE, SIDE, 3)), jnp.float32)
+    model = lambda x: x.mean((1, 2))
+    for name, entry in METHOD_ENTRIES.items():
+        config = entry.config(**SETTINGS.get(name, {}))
+        run = partial(
+            entry.function, model, images, jnp.array([1]), key=jax.random.key(0), config=config
+        )
+        if {"features", "regions", "steps", "relus"} & set(entry.needs):
+            with pytest.raises(ValueError, match="needs|ReLU"):
+                run()
+        elif name == "gradient" or not entry.needs:
+            assert run().heatmap.shape == (1, SIDE, SIDE)
 
 
 seen = {"forward": 0, "backward": 0}

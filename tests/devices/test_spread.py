@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_mesh import on_eight_devices
 
 import fgjax
+from eight import on_eight_devices
 from fgjax.devices.mesh import make_mesh, spread
 
 

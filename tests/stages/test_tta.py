@@ -19,7 +19,7 @@ from fgjax.data.pipeline import take
 from fgjax.options.resolve import resolve
 from fgjax.options.schema import CROPS, ConfigError
 from fgjax.run import main
-from fgjax.stages.setup import make_source
+from fgjax.stages.images import make_source
 from fgjax.training.checkpoints import load_classifier
 
 ALL = tuple(crop for crop in CROPS if crop != "detector")

@@ -31,6 +31,7 @@ from fgjax.attribution.fido.step import (
     fido_start,
     fido_step,
     importance,
+    sharpened,
     upsample,
 )
 from fgjax.attribution.registry import Method, Passes
@@ -90,6 +91,7 @@ def fido(
     task = Task(arrays, static, images, infill, targets, keys)
     logits, trace, taken = optimise(task, config, slots)
     # A NaN need not reach the logits: where the model's NaN is a constant, no gradient carries it.
+    logits = sharpened(logits, jnp.asarray(taken - 1), config)
     maps = _maps(logits, jnp.isnan(trace).any((1, 2)), *images.shape[1:3])
     traces = {name: trace[:, :, i] for i, name in enumerate(TRACES)}
     if config.stop is not None:

@@ -24,6 +24,7 @@ from fgjax.models.classifier import Classifier
 from fgjax.models.folding import fold_batch_norm
 from fgjax.models.precision import in_precision
 from fgjax.options.schema import ConfigError
+from fgjax.stages.explain.against import find_rivals, question
 from fgjax.stages.explain.images_per_step import halved, images_per_step
 from fgjax.stages.focus.patches import boxes_of
 from fgjax.stages.job import Job
@@ -97,7 +98,16 @@ class Explainer:
             if isinstance(model, Classifier):
                 model = fold_batch_norm(model)
             self._model = spread(in_precision(model, config.explain.precision), self._mesh, way)
+        self._rivals = find_rivals(job)
+        if self._rivals is not None and {"regions", "steps"} & set(wants):
+            raise ConfigError(
+                f"explain.against={config.explain.against}: {config.explain.method} reads its map "
+                "off the network's own parts or steps, which know no rivals; other methods do"
+            )
+        self._split = self._split and self._rivals is None
         self.size = images_per_step(config, self._model, self._mesh, pending, self._split)
+        if self._rivals is not None:  # the question is another one for every image
+            self.size = 1
 
     @property
     def handed(self) -> int:
@@ -157,6 +167,9 @@ class Explainer:
         settings = self._settings
         if hasattr(settings, "images_per_step"):
             settings = replace(settings, images_per_step=self.size)
+        if self._rivals is not None:
+            model = question(self._rivals, model, int(targets[0]), logits[0])
+            batch = (batch[0], jax.numpy.zeros_like(batch[1]), batch[2])
         maps = self._method(model, batch[0], batch[1], key=batch[2], config=settings)
         # Waited for here, where an exhausted memory can still be met with less.
         maps = jax.block_until_ready(maps)

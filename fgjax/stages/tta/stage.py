@@ -39,8 +39,8 @@ from fgjax.evaluation.crops import crop_and_resize
 from fgjax.options.schema import CROPS, Config, ConfigError
 from fgjax.runs.folder import ConfigChanged, RunFolder
 from fgjax.stages.explain.images_per_step import given_or_usual
+from fgjax.stages.images import make_source
 from fgjax.stages.job import Job
-from fgjax.stages.setup import make_source
 from fgjax.stages.stage import Stage
 from fgjax.stages.tta.crops import DETAIL, MAPS, MISSING, crop_boxes, heat_map
 from fgjax.stages.tta.table import (

@@ -1,8 +1,7 @@
-"""From a config to a data set and a classifier: what every stage starts from."""
+"""From the options to the classifier of a run: given, trained before, or to be trained."""
 
 import hashlib
-from dataclasses import dataclass, replace
-from functools import reduce
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,91 +12,14 @@ from jaxtyping import Float
 from fgjax.core.functional import compiled
 from fgjax.core.progress import say
 from fgjax.data.labels import read_labels
-from fgjax.data.pipeline import take
-from fgjax.data.registry import SOURCES
 from fgjax.data.sets.celeba import ALL_ATTRIBUTES
-from fgjax.data.types import DataError, Record, Source
+from fgjax.data.types import Source
 from fgjax.models.classifier import Classifier, create_model
 from fgjax.models.pretrained import load_pretrained
 from fgjax.models.pretrained_trunk import load_trunk
 from fgjax.models.registry import NETWORKS, choose
-from fgjax.options.schema import Config, ConfigError
+from fgjax.options.schema import Config, ConfigError, option_value
 from fgjax.training.checkpoints import load_classifier
-
-
-def option_value(config: Config, option: str) -> Any:
-    """Return the value of an option by its name, such as data.size."""
-    return reduce(getattr, option.split("."), config)
-
-
-def make_source(config: Config, *, margin: bool = False, whole: bool = False) -> Source:
-    """Return the data set of `data.*`.
-
-    Args:
-      margin: with what the centre crop cuts off: images of side data.size / data.crop, to be
-        cropped later.
-      whole: no square is cut out; images differ in shape, their shorter side is
-        data.size / data.crop. Drawn images are whole as they are.
-
-    Raises:
-      ConfigError: an option that the source needs is missing or wrong.
-      DataError: the path does not hold what it should.
-    """
-    data, about = config.data, SOURCES.find(config.data.source)
-    for option, wanted in about.wants.items():
-        if option_value(config, option) is None:
-            raise ConfigError(f"{option} is missing; {wanted}")
-    options = {name: option_value(config, option) for name, option in about.options.items()}
-    options["size"] = round(data.size / data.crop) if margin else data.size
-    if about.crops:
-        options["crop"] = 1.0 if margin else data.crop
-    try:
-        source = about.make(**options)
-        if whole and hasattr(source, "fit"):
-            source.fit = replace(source.fit, mode="whole")
-        return source
-    except DataError as error:
-        raise DataError(f"data.path: {error}") from None
-    except ValueError as error:
-        raise ConfigError(f"data.{error}") from None
-
-
-def explained_records(source: Source, config: Config) -> tuple[Record, ...]:
-    """Return the test images that are explained: at most `data.limit`, spread over the classes.
-
-    Raises:
-      ConfigError: there are none.
-    """
-    records = take([r for r in source.records if r.split == "test"], config.data.limit)
-    if not records:
-        raise ConfigError(
-            f"data.path={config.data.path}: no test image to explain"
-            + (" (data.test_share is 0)" if config.data.test_share == 0 else "")
-        )
-    return records
-
-
-def training_records(source: Source, config: Config) -> list[Record]:
-    """Return the training images with a label, or with attributes where all are wanted.
-
-    Raises:
-      ConfigError: there are none, or of one class only.
-    """
-    attributes = config.data.attribute == ALL_ATTRIBUTES
-    records = [
-        r for r in source.records if r.split == "train" and (attributes or r.label is not None)
-    ]
-    if len(source.classes) < 2 or not records:
-        raise ConfigError(
-            f"data.path={config.data.path}: no labelled training images of two or more classes. "
-            "Give a trained classifier: model.weights=FILE.safetensors model.labels=FILE"
-        )
-    return records
-
-
-def trains(config: Config) -> bool:
-    """Return whether this run trains its own classifier."""
-    return not (config.model.weights or config.model.checkpoint)
 
 
 @dataclass(frozen=True)
@@ -134,6 +56,11 @@ class Explained:
         """Return logits of images in [0, 1]; of a two-stream network, looking at these patches."""
         model = self.model if boxes is None else self.model.replace(boxes=boxes)
         return np.asarray(compiled(model)(images))
+
+
+def trains(config: Config) -> bool:
+    """Return whether this run trains its own classifier."""
+    return not (config.model.weights or config.model.checkpoint)
 
 
 def load_model(config: Config, source: Source, run: Path) -> Explained:
@@ -190,32 +117,13 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
     return Explained(model, names, tuple(range(len(source.classes))))
 
 
-def composed_options(config: Config) -> dict[str, Any]:
-    """Return what a network that is built on another one takes; nothing for the others.
-
-    Raises:
-      ConfigError: an unknown backbone.
-    """
-    about = NETWORKS.get(config.model.name or "")
-    if about is None or about.fits is None:
-        return {}
-    found = {name: option_value(config, option) for name, option in about.options.items()}
-    try:
-        choose(found["backbone"], about.fits)
-    except ValueError as error:
-        raise ConfigError(f"{about.options['backbone']}={found['backbone']}: {error}") from None
-    if about.attributes:
-        found["attributes"] = config.data.attribute == ALL_ATTRIBUTES
-    return found
-
-
 def training_model(config: Config, source: Source) -> Classifier:
     """Return what training starts from: `model.pretrained`, or `model.name` with fresh weights.
 
     Raises:
       ConfigError: there is no such architecture, or the weights cannot be read.
     """
-    settings, key = config.model, jax.random.fold_in(base_key(config), 1)
+    settings, key = config.model, jax.random.fold_in(jax.random.key(config.seed), 1)
     count = max(2, len(source.classes))
     about = dict(key=key, size=config.data.size, classes=source.classes)
     composed = composed_options(config)
@@ -243,6 +151,25 @@ def training_model(config: Config, source: Source) -> Classifier:
         ) from None
 
 
+def composed_options(config: Config) -> dict[str, Any]:
+    """Return what a network that is built on another one takes; nothing for the others.
+
+    Raises:
+      ConfigError: an unknown backbone.
+    """
+    about = NETWORKS.get(config.model.name or "")
+    if about is None or about.fits is None:
+        return {}
+    found = {name: option_value(config, option) for name, option in about.options.items()}
+    try:
+        choose(found["backbone"], about.fits)
+    except ValueError as error:
+        raise ConfigError(f"{about.options['backbone']}={found['backbone']}: {error}") from None
+    if about.attributes:
+        found["attributes"] = config.data.attribute == ALL_ATTRIBUTES
+    return found
+
+
 def model_fingerprint(config: Config) -> str:
     """Return a hash of the files the classifier is read from; of nothing when the run trains its
     own."""
@@ -255,8 +182,3 @@ def model_fingerprint(config: Config) -> str:
             with Path(path).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
-
-
-def base_key(config: Config) -> jax.Array:
-    """Return the key all randomness of a run comes from."""
-    return jax.random.key(config.seed)
