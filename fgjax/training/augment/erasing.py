@@ -5,6 +5,7 @@ is taken is `fill`: a colour, such as the mean that images are normalised with (
 after normalising, with 0).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
