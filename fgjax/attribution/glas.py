@@ -143,8 +143,10 @@ def sigmas_in_pixels(config: Any, sizes: tuple[int, ...]) -> Sigmas:
 def bells(
     sizes: tuple[int, ...], points: Float[Array, "m axes"], sigma: Float[Array, "m axes"]
 ) -> list[Float[Array, "m size"]]:
-    """exp(-½ ((x - μ) / σ)²) along each axis: their product over the axes is G(μ, σ), which is
-    1 at its centre (unnormalised)."""
+    """Return exp(-½ ((x - μ) / σ)²) along each axis.
+
+    Their product over the axes is G(μ, σ), which is 1 at its centre (unnormalised).
+    """
     places = [jnp.arange(size, dtype=jnp.float32) + 0.5 for size in sizes]
     return [
         jnp.exp(-0.5 * ((place[None] - points[:, axis, None]) / sigma[:, axis, None]) ** 2)
@@ -152,9 +154,12 @@ def bells(
     ]
 
 
-def light_and_shadow(images, own, shared, index):
-    """Return perturbation 0 is the image itself; 1 … K are the lights (Eq. 1), K + 1 … 2K the
-    shadows (Eq. 2) on the K points."""
+def light_and_shadow(images: Array, own: Any, shared: Any, index: Array) -> Array:
+    """Return perturbations of images or volumes.
+
+    0 is the image itself; 1 … K are the lights (Eq. 1), K + 1 … 2K the shadows (Eq. 2) on the K
+    points.
+    """
     points, light, shadow = shared
     count, sizes = len(points), images.shape[1:-1]
     is_shadow = index > count

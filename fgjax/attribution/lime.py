@@ -134,7 +134,7 @@ def draw_shown(
 _draw_shown = jax.jit(draw_shown)
 
 
-def hide(images, own, shared, index):
+def hide(images: Array, own: Any, shared: Any, index: Array) -> Array:
     """Return image g as sample `index` shows it; the superpixels not shown are filled in."""
     labels, infill, keys = own
 

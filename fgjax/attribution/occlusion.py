@@ -88,16 +88,18 @@ def occlusion_preset(name: str, **changes: Any) -> OcclusionConfig:
 
 
 def windows(size: int, window: int, stride: int) -> Float[np.ndarray, "windows size"]:
-    """1 inside each window along one axis. They start at 0, stride, 2 · stride, …; the last
-    reaches the border, and is cut there."""
+    """Return 1 inside each window along one axis, else 0.
+
+    Windows start at 0, stride, 2 · stride, …; the last reaches the border, and is cut there.
+    """
     count = max(0, math.ceil((size - window) / stride)) + 1
     start = stride * np.arange(count)[:, None]
     place = np.arange(size)
     return ((start <= place) & (place < start + window)).astype(np.float32)
 
 
-def cover(images, own, shared, index):
-    """Return perturbation 0 is the image itself, the others have one window each, row by row."""
+def cover(images: Array, own: Any, shared: Any, index: Array) -> Array:
+    """Return perturbations: 0 is the image itself, the others have a window covered, row by row."""
     down, across = shared
     window = jnp.maximum(index - 1, 0)
     rows, columns = down[window // len(across)], across[window % len(across)]

@@ -180,7 +180,7 @@ def _shuffled(region, keys):
 
 
 def _others(images, shown, keys, sigma):
-    """The infills of `OTHERS`; ROAD's depends on what is missing."""
+    """Return the infills of `OTHERS`; ROAD's depends on what is missing."""
     blur = lambda by: make_infill("blur", images, keys, blur_sigma=by)
     return {
         "half_blur": blur(sigma / 2),

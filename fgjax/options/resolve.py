@@ -130,7 +130,7 @@ def _is_list(of: dataclasses.Field) -> bool:
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}, in order."""
+    """Return the leaves by their dotted names, in order: {"a": {"b": 1}} -> {"a.b": 1}."""
     flat = {}
     for name, value in tree.items():
         if isinstance(value, dict):

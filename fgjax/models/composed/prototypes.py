@@ -83,7 +83,7 @@ class PrototypeNet(nn.Module):
     padding: Padding = "symmetric"
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         self.trunk = make_backbone(self.backbone, self.num_classes, self.padding, self.dtype)
         self.adapt1 = nn.Dense(self.channels, dtype=jnp.float32)
         self.adapt2 = nn.Dense(self.channels, dtype=jnp.float32)

@@ -96,7 +96,7 @@ class Step(nn.Module):
     attends: bool
 
     @nn.compact
-    def __call__(self, states, features):
+    def __call__(self, states: Any, features: Any) -> tuple[Any, Array]:
         x = features
         if self.attends:
             keys, values = features

@@ -154,7 +154,7 @@ class RegionGrouping(nn.Module):
     padding: Padding = "symmetric"
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         backbone = choose(self.backbone, has_trunk)
         width = backbone.trunk.width
         self.trunk = backbone.make(

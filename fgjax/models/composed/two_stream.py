@@ -93,7 +93,7 @@ class TwoStream(nn.Module):
     padding: Padding = "symmetric"
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         stream = partial(make_backbone, self.backbone, self.num_classes, self.padding, self.dtype)
         self.global_stream = stream()
         if self.readout == "none":

@@ -86,7 +86,7 @@ its k² products are summed."""
 
 
 def _image_by_image(function, x):
-    """`function` of a batch, computed for one image at a time when the batch is large."""
+    """Return `function` of a batch, computed for one image at a time when the batch is large."""
     if x.size * x.dtype.itemsize <= CACHE:
         return function(x)
     x = jax.lax.optimization_barrier(x)
