@@ -9,7 +9,7 @@ import os
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,7 +80,7 @@ def load_examples(
 
 def _load_examples(source, records, workers, ahead, on_error):
     pool = ThreadPoolExecutor(workers, thread_name_prefix="fgjax-load")
-    waiting = deque()
+    waiting: deque[tuple[int, Future]] = deque()
     following = enumerate(records)
     try:
         while True:
