@@ -201,11 +201,17 @@ class TtaConfig:
             "glas",
         ),
         "which: box (the annotated one), random, center, gradient, detector, fido_original, "
-        "fido_simplified, glas. FIDO's settings are those of explain.*; fido_original_cleaned "
-        "and fido_simplified_cleaned leave specks of the same mask out of the box.",
+        "fido_simplified, glas. fido_original is FIDO with all of Chang et al.'s settings, "
+        "fido_simplified ours, those of explain.*; fido_original_cleaned and "
+        "fido_simplified_cleaned leave specks of the same mask out of the box.",
         example="box,center,fido_simplified",
         names=lambda: CROPS,
         free=True,
+    )
+    original_steps: int | None = option(
+        None,
+        "steps of fido_original; null: their 300, of 2 x 32 masks each, forty times our work.",
+        within=ABOVE_ZERO,
     )
     boxes: str | None = option(
         None,
@@ -247,6 +253,12 @@ class ExplainConfig:
         None,
         "why this class and not that one: second (the one that comes nearest), siblings (of its "
         "family, or the 3 classes with the most similar weights), or the name of a class.",
+    )
+    infills: str | None = option(
+        None,
+        "a folder with a picture for every image, which is its infill; the same as "
+        "explain.infill=FOLDER.",
+        path=True,
     )
     precision: Literal["f32", "bf16"] = option(
         "f32",

@@ -23,7 +23,8 @@ RESULTS = {"training", "checkpoint", "extractor", "patches.csv", "maps.zarr", "r
            "compare", "tta.csv", "parts.json"}  # fmt: skip
 CHANGED = {
     "data_fingerprint": "the images of data.path",
-    "model_fingerprint": "model.weights, model.labels, model.checkpoint or focus.file",
+    "model_fingerprint": "model.weights, model.labels, model.checkpoint, focus.file or "
+    "explain.infill",
 }
 """What to say of a fingerprint in run.json that is not that of now."""
 

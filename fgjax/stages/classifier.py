@@ -177,7 +177,8 @@ def model_fingerprint(config: Config) -> str:
     settings = config.model
     checkpoint = sorted(Path(settings.checkpoint).rglob("*")) if settings.checkpoint else []
     files = (settings.weights, settings.labels, settings.pretrained, config.focus.file)
-    for path in (*files, *checkpoint):
+    infills = sorted(Path(config.explain.infills).rglob("*")) if config.explain.infills else []
+    for path in (*files, *checkpoint, *infills):
         if path is not None and Path(path).is_file():
             with Path(path).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -29,6 +29,7 @@ from fgjax.evaluation import (
 )
 from fgjax.evaluation.hard_masks import judge_cut, judge_hard
 from fgjax.runs.maps import read_maps
+from fgjax.stages.explain.infills import read_infills
 from fgjax.stages.focus.patches import boxes_of
 from fgjax.stages.job import Job
 
@@ -64,6 +65,8 @@ def judge_chunk(
     level, settings = job.config.evaluate.threshold, job.config.explain.settings
     sigma = getattr(settings, "blur_sigma", BLUR_SIGMA)
     infill = _infill(settings, images, keys, sigma)
+    if job.config.explain.infills is not None:
+        infill = jnp.asarray(read_infills(job, names, images.shape))
     objects = truth["masks"] if batch.has_mask.any() else None
     kinds = {name: _kinds(m, keys, level, objects) for name, m in maps.items()}
     where, kept, deleted = kinds["heatmap"], kinds["ssr"], kinds["sdr"]

@@ -48,7 +48,7 @@ def summary(
       rows: of results.csv.
       images: how many there were to be explained.
     """
-    infill = getattr(config.explain.settings, "infill", "blur")
+    infill = config.explain.infills or getattr(config.explain.settings, "infill", "blur")
     sentences = _protocols(config.evaluate.threshold, str(infill)) | {
         "p_kept_sampled": "class probability with only the SSR kept, over the masks sampled in "
         "the last 3 steps",
