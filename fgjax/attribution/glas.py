@@ -266,6 +266,13 @@ def glas(
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
         outside [0, 1], a score function that does not give one number per image.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> result = glas(model, images, target, config=GlasConfig(grid=3))
+      >>> result.heatmap.shape, sorted(result.maps)
+      ((1, 16, 16), ['light', 'shadow'])
     """
     question = ask(model, images, targets, config.score)
     sizes = question.images.shape[1:-1]

@@ -331,6 +331,12 @@ def guided_backprop(
 
     Raises:
       ValueError: no ReLU, or one that cannot be replaced; and as in `gradient`.
+
+    Example:
+      >>> model = lambda images: jax.nn.relu(images).mean((1, 2))
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> guided_backprop(model, images, target).heatmap.shape
+      (1, 16, 16)
     """
     return _ruled(model, images, targets, "guided", config)
 
@@ -351,6 +357,12 @@ def deconvnet(
 
     Args, Returns, Raises:
       as in `guided_backprop`; per channel: `rectified_gradient(…, "deconv")`.
+
+    Example:
+      >>> model = lambda images: jax.nn.relu(images).mean((1, 2))
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> deconvnet(model, images, target).heatmap.shape
+      (1, 16, 16)
     """
     return _ruled(model, images, targets, "deconv", config)
 

@@ -198,6 +198,13 @@ def lime(
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
         outside [0, 1], a key that is missing or of the old kind.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> result = lime(model, images, target, key=jax.random.key(0), config=LimeConfig(samples=20))
+      >>> result.heatmap.shape
+      (1, 16, 16)
     """
     question = ask(model, images, targets, config.score)
     keys = image_keys(key, len(question.images))

@@ -88,6 +88,12 @@ def insertion(
     References:
       Petsiuk et al., RISE, BMVC 2018. (There the blur is an 11 px window with a Gaussian of
       5 px; pass such images to compare with its numbers.)
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> insertion(model, images, target, images.mean(-1), steps=4).shape
+      (1,)
     """
     base = baseline_images(images, baseline)
     return _area_under_curve(model, base, images, targets, maps, steps)
@@ -109,6 +115,12 @@ def deletion(
     References:
       Petsiuk et al., RISE, BMVC 2018. (There the baseline is 0 *after* normalisation, the
       data set's mean colour.)
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> deletion(model, images, target, images.mean(-1), steps=4).shape
+      (1,)
     """
     base = baseline_images(images, baseline)
     return _area_under_curve(model, images, base, targets, maps, steps)

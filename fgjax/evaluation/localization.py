@@ -43,6 +43,10 @@ def iou(maps: Bool[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Float[Array,
 
     One of the two empty is 0, both empty is NaN. (A truth that is empty because
     nobody annotated it is the caller's to leave out; `evaluate_maps` does.)
+
+    Example:
+      >>> iou(jnp.array([[[True, True]]]), jnp.array([[[True, False]]])).tolist()
+      [0.5]
     """
     return _count(maps & truth) / _count(maps | truth)
 
@@ -163,6 +167,12 @@ def pointing_game(
     References:
       Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016.
       GLAS (seed 002), "Evaluation on target localization".
+
+    Example:
+      >>> maps = jnp.zeros((1, 32, 32)).at[0, 4, 4].set(1.0)
+      >>> truth = jnp.zeros((1, 32, 32), bool).at[0, 3:6, 3:6].set(True)
+      >>> pointing_game(maps, truth, protocol="blob_centroid").tolist()
+      [1.0]
     """
     return points_at(point_of(maps, protocol=protocol), truth, protocol=protocol)
 

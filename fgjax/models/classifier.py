@@ -115,6 +115,11 @@ def create_model(
       key: of the weights; the same key gives the same weights. None: key 0.
       size: side of the images it is meant for.
       options: passed to the network: `padding`, `dtype`, and what its kind takes besides.
+
+    Example:
+      >>> model = create_model("resnet_tiny", 10, size=32)
+      >>> model(jnp.zeros((1, 32, 32, 3))).shape
+      (1, 10)
     """
     network = make_network(name, num_classes, **options)
     key = jax.random.key(0) if key is None else key
