@@ -165,7 +165,7 @@ def light_and_shadow(images: Array, own: Any, shared: Any, index: Array) -> Arra
     is_shadow = index > count
     at = points[jnp.where(is_shadow, index - count - 1, jnp.maximum(index - 1, 0))]
     sigma = jnp.where(is_shadow[:, None], shadow[None], light[None])
-    mask = 1.0
+    mask: Any = 1.0
     for axis, line in enumerate(bells(sizes, at, sigma)):
         mask = mask * line.reshape(
             len(line), *(size if a == axis else 1 for a, size in enumerate(sizes))

@@ -280,7 +280,7 @@ def with_relu_rule(model: Callable, rule: ReluRule) -> Callable:
 
 @partial(jax.jit, static_argnames=("static", "rule", "score"))
 def _ruled_gradient(
-    arrays: tuple, static: Static, images: Any, targets: Any, rule: str, score: str
+    arrays: tuple, static: Static, images: Any, targets: Any, rule: Any, score: str
 ) -> Float[Array, "n h w c"]:
     return image_gradient(with_relu_rule(combine(arrays, static), rule), images, targets, score)
 

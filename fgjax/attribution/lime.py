@@ -219,12 +219,12 @@ def lime(
         chunk_size=config.chunk_size,
     )
     samples = jnp.arange(config.samples)
-    signed = []
+    found_maps = []
     for mine, answers, own in zip(keys, np.asarray(scores), labels, strict=True):
         shown = np.asarray(_draw_shown(mine, samples, slots))[:, : own.max() + 1]
         found = fit(shown, answers, kernel_width=config.kernel_width, ridge=config.ridge)
-        signed.append(found[own].astype(np.float32))
-    signed = jnp.asarray(np.stack(signed))
+        found_maps.append(found[own].astype(np.float32))
+    signed = jnp.asarray(np.stack(found_maps))
     return Attribution(
         heatmap=positive_part(signed),
         maps={"signed": signed, "segments": jnp.asarray(labels, jnp.float32)},

@@ -251,7 +251,7 @@ def mask_perturbation(
         shape = (size, config.mask_size, config.mask_size)
         mask = jnp.full(shape, 1 - config.initial, jnp.float32)
         state = MaskState(jnp.int32(0), mask, optax.adam(config.learning_rate).init(mask))
-        trace = []
+        rows = []
         # Steps are driven from Python: XLA's CPU backend is slow on convolutions in a scan.
         for _ in range(steps):
             state, values = mask_perturbation_step(
@@ -264,8 +264,8 @@ def mask_perturbation(
                 keys[group.index],
                 config,
             )
-            trace.append(values)
-        trace = jnp.stack(trace, axis=1)
+            rows.append(values)
+        trace = jnp.stack(rows, axis=1)
         # A NaN need not reach the mask: clipping and a constant NaN have no gradient.
         broken = ~jnp.isfinite(trace).all((1, 2))
         maps.append(_heatmap(state.mask, broken, height, width, config)[: group.keep.sum()])

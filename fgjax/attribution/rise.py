@@ -217,8 +217,8 @@ def rise(
         raw, used = _masked_means(part, infill[group.index], mine, config, block, shape)
         found.append((raw[: group.keep.sum()], np.full((group.keep.sum(), 1), used, np.float32)))
     raw = jnp.concatenate([maps for maps, _ in found])
-    used = jnp.concatenate([jnp.asarray(count) for _, count in found])
-    return Attribution(heatmap=scale_to_unit(raw), maps={"raw": raw}, traces={"masks": used})
+    counts = jnp.concatenate([jnp.asarray(count) for _, count in found])
+    return Attribution(heatmap=scale_to_unit(raw), maps={"raw": raw}, traces={"masks": counts})
 
 
 def _masked_means(

@@ -142,13 +142,13 @@ def score_cam(
 
     size = chunk_for(prepared, config.chunk_size, n * count, backward=False)
     find = partial(_score, arrays, static, score=config.score)
-    scores = []
+    parts = []
     for index, keep in chunks(n * count, size):
         image, channel = np.divmod(index, count)
         masked = _masked(images, infill, features, image, channel)
-        scores.append(find(masked, targets[image])[: keep.sum()])
-        scores[-1].block_until_ready()  # calls that wait hold no more than one call's images
-    scores = jnp.concatenate(scores).reshape(n, count)
+        parts.append(find(masked, targets[image])[: keep.sum()])
+        parts[-1].block_until_ready()  # calls that wait hold no more than one call's images
+    scores = jnp.concatenate(parts).reshape(n, count)
 
     baseline = jnp.zeros(n)
     if config.weights == "increase":

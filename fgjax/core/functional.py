@@ -74,7 +74,7 @@ def _kinds(treedef: Any) -> Iterator[type]:
             yield from _kinds(child)
 
 
-def combine(arrays: tuple[Any, ...], static: Static) -> Callable:
+def combine(arrays: tuple[Any, ...], static: Static) -> Any:
     """Put a model together again. See `partition`."""
     leaves = [a if a is not None else s for a, s in zip(arrays, static.leaves, strict=True)]
     return jax.tree.unflatten(static.treedef, leaves)

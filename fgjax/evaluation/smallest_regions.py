@@ -5,7 +5,7 @@ nothing is read off a threshold: the model is asked about regions cut out sharpl
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +117,7 @@ def smallest_regions(
     )
 
 
-def _rankings(result: Attribution | Array) -> tuple[Array, Array]:
+def _rankings(result: Attribution | Array | np.ndarray) -> tuple[Any, Any]:
     if not isinstance(result, Attribution):
         return result, result
     return result.maps.get("ssr", result.heatmap), result.maps.get("sdr", result.heatmap)

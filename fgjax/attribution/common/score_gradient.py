@@ -86,7 +86,10 @@ def score_gradient(
 
 
 def image_gradient(
-    model: Callable, images: Float[Array, "n h w c"], targets: Int[Array, "n"], score: str
+    model: Callable,
+    images: Float[Array, "n h w c"],
+    targets: Int[Array | np.ndarray, "n"],
+    score: str,
 ) -> Float[Array, "n h w c"]:
     """Return ∂s_c/∂x of each image, NaN where the score is, within a compiled program."""
 

@@ -133,7 +133,7 @@ class PrototypeClassifier(Classifier):
 
     def activations(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n H W m"]:
         """Return how much each place of the image looks like each prototype."""
-        return self.network.apply(self.variables, self.normalise(images), method="activations")
+        return self._apply(self.normalise(images), method="activations")
 
 
 @partial(jax.jit, static_argnames="classes")

@@ -241,7 +241,7 @@ class RegionClassifier(Classifier):
 
     def regions(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Regions:
         """Return parts, their attention and the pixels'."""
-        return self.network.apply(self.variables, self.normalise(images), method="regions")
+        return self._apply(self.normalise(images), method="regions")
 
 
 REGION_GROUPING = Network(
