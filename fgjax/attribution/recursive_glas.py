@@ -1,4 +1,4 @@
-"""Recursive GLAS: one clue after the other (seed 002, §3, Algorithm 1).
+"""Recursive GLAS: one clue after the other (§3, Algorithm 1).
 
 GLAS shows the most telling clue. Here what it found is dimmed and the search begins again, so
 that further clues, and further objects of the class, come to light.

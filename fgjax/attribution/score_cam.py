@@ -114,7 +114,7 @@ def score_cam(
 
       H^k = s(Up(A^k)),  s(A) = (A - min A) / (max A - min A)
       w_k = f(X ∘ H^k) - f(X_b)      (Wang et al. 2020, Definition 2)
-      L = ReLU(Σ_k w_k A^k)          (seed 003, section 3.1)
+      L = ReLU(Σ_k w_k A^k)
 
     f is the softmax probability, as the paper argues and its code does; its Algorithm 1
     takes a softmax over the channels for w (`SCORE_CAM_PRESETS`). A channel that is constant

@@ -46,7 +46,7 @@ def kept_and_deleted(
 ) -> KeptAndDeleted:
     """Return the class probability with only the map's region kept, and with it replaced.
 
-    Both are φ(x, z) = (1 − z)·x + z·x̂ (seed 000, Eq. 1) with the infill x̂: z = 1 − map
+    Both are φ(x, z) = (1 − z)·x + z·x̂ (FIDO's Eq. 1) with the infill x̂: z = 1 − map
     keeps the region, z = map deletes it. A soft map (importance in [0, 1]) blends.
     An empty map keeps nothing, so p_kept is then the probability of the infill.
 
@@ -188,5 +188,5 @@ def _change(before, after, ranks, count):
 
 @jax.jit
 def _fill(images, z, infill):
-    """Return seed 000, Eq. 1: z = 1 is replaced by the infill."""
+    """Return FIDO's Eq. 1: z = 1 is replaced by the infill."""
     return (1.0 - z[..., None]) * images + z[..., None] * infill

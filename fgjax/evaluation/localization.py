@@ -77,7 +77,7 @@ def iou_at_levels(
     mean; the mean of each image's best value is higher still, for it chooses by the answer.
 
     References:
-      GLAS (seed 002), Table 3: saliency scaled as at the end of Algorithm 1, levels 0.1 to
+      GLAS, 2020, Table 3: saliency scaled as at the end of Algorithm 1, levels 0.1 to
       0.9. ILSVRC annotates boxes, so the truth there is the filled box.
     """
     maps = scaled(heatmap)
@@ -166,7 +166,7 @@ def pointing_game(
 
     References:
       Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016.
-      GLAS (seed 002), "Evaluation on target localization".
+      GLAS, 2020, "Evaluation on target localization".
 
     Example:
       >>> maps = jnp.zeros((1, 32, 32)).at[0, 4, 4].set(1.0)
@@ -186,7 +186,7 @@ def is_small(
     The pointing game on small objects is its mean over these images.
 
     References:
-      GLAS (seed 002), Table 2, "PT-small": the total area of the class's boxes, here the one
+      GLAS, 2020, Table 2, "PT-small": the total area of the class's boxes, here the one
       box of an image, is below a quarter of the image (after Cao et al., Look and Think Twice,
       ICCV 2015). The "difficult" set of Zhang et al., ECCV 2016, asks besides for an object of
       another class in the image, which data with one label per image do not have.

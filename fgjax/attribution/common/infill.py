@@ -1,4 +1,4 @@
-"""What a pixel is replaced by when a mask takes it away: x̂ in Eq. 1 of seed 000.
+"""What a pixel is replaced by when a mask takes it away: x̂ in FIDO's Eq. 1.
 
 Images are RGB in [0, 1], so every infill lives there too.
 
