@@ -1,7 +1,7 @@
 """FIDO's front: how small a mask can be against how coherent, where it suffices and destroys.
 
     python benchmarks/fido_front.py --birds CUB_200_2011 --weights birds.safetensors \
-        --labels model_classes.csv --out results/fido_front_cpu.json --figure results/fido_front.png
+        --labels model_classes.csv --out fido_front_cpu.json --figure fido_front.png
 
 Images, cut masks and numbers are those of `fido_masks.py`, by default of its development set. A
 point is a setting: the area of both cut masks together (SSR + SDR) against the share of them that

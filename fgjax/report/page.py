@@ -148,7 +148,10 @@ def render(page: Page, *, image_size: int = 320, map_size: int = 112) -> str:
     """Return the page as text. Arguments and errors as `write_page`."""
     if page.colormap not in matplotlib.colormaps:
         raise ValueError(f"no colormap {page.colormap!r}: use one of matplotlib's, such as 'magma'")
-    cards, names, metrics, classes, numbers = [], {}, {}, set(), {}
+    cards, classes = [], set()
+    names: dict[str, None] = {}
+    metrics: dict[str, None] = {}
+    numbers: dict[str, str] = {}
     for index, entry in enumerate(page.entries):
         cards.append(_card(index, entry, image_size, map_size))
         # Dicts keep the order in which a name was first seen.

@@ -14,12 +14,12 @@ import fgjax
 import fgjax.stages.tta.crops as tta_crops
 import fgjax.stages.tta.stage as tta
 import fgjax.stages.tta.table as tta_table
+from fgjax.core.keys import image_key
 from fgjax.data.pipeline import take
 from fgjax.options.resolve import resolve
 from fgjax.options.schema import CROPS, ConfigError
 from fgjax.run import main
-from fgjax.stages.explain.stage import image_key
-from fgjax.stages.setup import make_source
+from fgjax.stages.images import make_source
 from fgjax.training.checkpoints import load_classifier
 
 ALL = tuple(crop for crop in CROPS if crop != "detector")

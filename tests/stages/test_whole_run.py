@@ -16,7 +16,7 @@ from fgjax.data.pipeline import take
 from fgjax.options.resolve import resolve
 from fgjax.run import main
 from fgjax.runs.maps import MapStore, load_maps, read_traces
-from fgjax.stages.setup import make_source
+from fgjax.stages.images import make_source
 from fgjax.training.checkpoints import load_classifier
 
 
@@ -188,7 +188,7 @@ def test_another_report_option_only_reports_anew(run, words, monkeypatch):
     def no(*a, **k):
         raise AssertionError("evaluated again")
 
-    monkeypatch.setattr("fgjax.stages.evaluate.evaluate_stage", no)
+    monkeypatch.setattr("fgjax.stages.evaluate.stage.evaluate_maps_of", no)
     monkeypatch.setitem(fgjax.stages.explain.stage.METHODS, "fido", None)
     names = [row["name"] for row in read_results(run)]
     assert main(words(run, "report.images=1", "report.figures=1")) == 0

@@ -10,6 +10,7 @@ from fgjax.attribution.common.infill import Infill, check_infill
 from fgjax.attribution.common.presets import preset
 from fgjax.attribution.common.scores import SCORES
 from fgjax.attribution.fido.concrete import concrete_dropout, simplified_concrete_dropout
+from fgjax.core.option import option
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,11 @@ class FidoConfig:
       warmup: steps over which l1 and tv ramp up from 0.
       schedule: of the learning rate: "constant", or falling to 0 as a "cosine".
       mask_size: side of a coarse mask that is upsampled bilinearly; None: every pixel.
-      coarse_to_fine: sides of coarser masks to begin with, such as (14, 56); each, and then
-        mask_size, for an equal share of the steps.
       infill: a name (blur, blurs, mean, zeros, uniform, normal, grey, original, knockoff,
         patches); in Python also an array or a function `(images, key) -> images`.
-      infill_also: names of infills beside it, drawn anew at every step; each takes an equal share
-        of the masks, so that what is found holds under all of them.
       blur_sigma: σ of the blur infill in pixels.
       antithetic: sample masks in pairs with opposite noise.
       initial: importance of every pixel at the start, in (0, 1).
-      images_per_step: images optimised together in one compiled step; None: 1 on a CPU,
-        16 on an accelerator (in a run: as many as fit there).
-      steps_per_dispatch: steps that are one program; None: 1.
       stop: an image is done, before all its steps, when five steps have lowered its two
         objectives together by less than this (in units of the score; log odds: nats); None: never.
     """
@@ -90,14 +84,29 @@ class FidoConfig:
     warmup: int = 5
     schedule: Literal["constant", "cosine"] = "constant"
     mask_size: int | None = None
-    coarse_to_fine: tuple[int, ...] = ()
+    coarse_to_fine: tuple[int, ...] = option(
+        (),
+        "sides of coarser masks to begin with, such as (14, 56); each, and then mask_size, for an "
+        "equal share of the steps.",
+        example="14,56",
+    )
     infill: Infill = "blur"
-    infill_also: tuple[str, ...] = ("blurs", "mean", "grey")
+    infill_also: tuple[str, ...] = option(
+        ("blurs", "mean", "grey"),
+        "names of infills beside it, drawn anew at every step; each takes an equal share of the "
+        "masks, so that what is found holds under all of them.",
+        example="blurs,mean",
+    )
     blur_sigma: float = 11.6
     antithetic: bool = False
     initial: float = 0.5
-    images_per_step: int | None = None
-    steps_per_dispatch: int | None = None
+    images_per_step: int | None = option(
+        None,
+        "images optimised together in one compiled step; None: 1 on a CPU, 16 on an accelerator "
+        "(in a run: as many as fit there).",
+        free=True,
+    )
+    steps_per_dispatch: int | None = option(None, "steps that are one program; None: 1.", free=True)
     stop: float | None = None
 
     def __post_init__(self):

@@ -34,6 +34,7 @@ from fgjax.attribution.fido.step import (
     sharpened,
     upsample,
 )
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import partition
 from fgjax.core.keys import image_keys
 
@@ -96,3 +97,13 @@ def fido(
     if config.stop is not None:
         traces["running"] = jnp.asarray(np.arange(config.steps) < taken[:, None], jnp.float32)
     return Attribution(heatmap=maps.pop("joint"), maps=maps, traces=traces)
+
+
+FIDO = Method(
+    fido,
+    FidoConfig,
+    passes=lambda config, *_: Passes(0, config.steps * 2 * config.batch_size),
+    presets=FIDO_PRESETS,
+    needs=("descent",),
+    order=10,
+)

@@ -10,12 +10,16 @@ from fgjax.data.pipeline import load_examples, take
 from fgjax.data.types import DataError, Source
 from fgjax.options.schema import Config
 from fgjax.report.parts import Fact, LandmarkRow, PartPicture, PartsPage
-from fgjax.stages.parts.look import Look
-from fgjax.stages.setup import Explained
+from fgjax.stages.classifier import Explained
+from fgjax.stages.parts.look import PartLook
 
 
 def part_pages(
-    config: Config, source: Source, explained: Explained, test: list[Look], found: dict[str, Any]
+    config: Config,
+    source: Source,
+    explained: Explained,
+    test: list[PartLook],
+    found: dict[str, Any],
 ) -> PartsPage:
     """Return the page of these figures, with pictures of images spread over the classes."""
     error = found["landmark_error"] or {}

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from fgjax.attribution.glas import GlasConfig
 from fgjax.core.progress import console, say
+from fgjax.core.tables import finite
 from fgjax.evaluation import difference_interval, summarise
 from fgjax.evaluation.crops import GRADIENT_SIGMA, SPECK
 from fgjax.options.schema import CROPS, Config
@@ -67,8 +68,8 @@ def summary(
         table[row] = {
             "title": TITLES[row],
             "protocol": sentences[row],
-            "accuracy": _finite(about.mean),
-            "interval_95": [_finite(about.low), _finite(about.high)],
+            "accuracy": finite(about.mean),
+            "interval_95": [finite(about.low), finite(about.high)],
             "images": about.n_defined,
             "left_out": about.n - about.n_defined,
         }
@@ -76,19 +77,15 @@ def summary(
             gap = difference_interval(values, right("none"))
             sides = [float(r["x1"]) - float(r["x0"]) for r in own if r["x1"]]
             table[row] |= {
-                "minus_baseline": _finite(gap.mean),
-                "minus_baseline_95": [_finite(gap.low), _finite(gap.high)],
-                "crop_alone": _finite(summarise(right(crop, "alone_correct")).mean),
+                "minus_baseline": finite(gap.mean),
+                "minus_baseline_95": [finite(gap.low), finite(gap.high)],
+                "crop_alone": finite(summarise(right(crop, "alone_correct")).mean),
                 "crop_side": float(np.mean(sides)) if sides else None,
             }
         seconds = [float(r["seconds"]) for r in own]
         table[row]["seconds"] = round(sum(seconds), 2)
         table[row]["seconds_per_image"] = float(np.median(seconds)) if seconds else None
     return {"images": len(names), "protocol": PROTOCOL, "rows": table}
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def protocols(config: Config) -> dict[str, str]:

@@ -1,0 +1,60 @@
+"""FIDO's settings beside their seconds, and the variance of its gradient."""
+
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+from tables.files import RESULTS, read_json, read_reports, to_markdown
+
+
+def front_table(folder: Path = RESULTS) -> str:
+    """Return FIDO's settings by the area of their masks: how coherent, and what they do cut."""
+    columns = ["area SSR + SDR %", "in five pieces %", "cut kept", "cut deleted", "transfer"]
+    controls = ("blur", "Bernoulli", "shuffled", "turned", "disc")
+    found = []
+    for report in read_reports(folder, "fido_front"):
+        for name, images in report["rows"].items():
+            value = lambda column, images=images: statistics.mean(
+                image[column] for image in images if not math.isnan(image[column])
+            )
+            kept = {
+                column.split(", ")[1]: statistics.mean(
+                    min(1, image[column] / image["p(full)"]) for image in images
+                )
+                for column in images[0]
+                if column.startswith("kept, ")
+            }
+            area = 100 * (value("area ssr") + value("area sdr"))
+            pieces = 50 * (value("five pieces ssr") + value("five pieces sdr"))
+            transfer = min(p for infill, p in kept.items() if infill not in controls)
+            cells = [f"{area:.1f}", f"{pieces:.1f}", f"{kept['blur']:.3f}"]
+            cells += [f"{value('deleted, blur'):.3f}", f"{transfer:.2f}"]
+            found.append((area, [name, *cells]))
+    return to_markdown(["settings", *columns], [cells for _, cells in sorted(found)])
+
+
+def variance_table(folder: Path = RESULTS) -> str:
+    """Return the variance of the mask gradient, a row per temperature.
+
+    The columns of a network are those of its first masks, all pixels at 0.5.
+    """
+    report = read_json(folder / "gradient_variance_cpu.json")
+    toy: dict[tuple[float, int], dict[str, Any]] = {
+        (row["t"], row["B"]): row for row in report["toy"]["variance"]
+    }
+    (network,) = (n for n in report["networks"] if not n["name"].startswith("resnet"))
+    rows = []
+    for row in network["rows"]:
+        if row["start"] != "0":
+            continue
+        t = row["t"]
+        variances = [f"{toy[t, masks]['original float32']:.5f}" for masks in (1, 8, 32)]
+        ratios = [f"{toy[t, 8][f'ratio {kind}']:.4f}" for kind in ("float32", "float64")]
+        samplers = [row[name]["variance"]["8"] for name in ("original", "simplified")]
+        noise = f"{row['noise_to_signal']:.1f}"
+        equal = f"{samplers[0] / samplers[1]:.4f}"
+        rows.append([f"{t:g}", ", ".join(variances), ", ".join(ratios), noise, equal])
+    head = ["t", "toy objective: variance with 1, 8, 32 masks", "Eq. 5 / Eq. 8 in float32, float64",
+            "MobileNetV2, 8 masks: noise / signal", "Eq. 5 / Eq. 8"]  # fmt: skip
+    return to_markdown(head, rows)
