@@ -2,23 +2,48 @@
 
 Strict dtype promotion and no silent rank promotion: a float64 or a wrong
 broadcast is an error here, not a surprise on an accelerator.
+
+Most of a test's time is compiling. So a program is compiled once for all tests, for both workers
+and for the processes that tests start; and XLA does not polish it (`POLISHED` says where it does).
 """
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
 import pytest
 
+SETTINGS = {
+    "jax_platforms": "cpu",
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+    "jax_disable_most_optimizations": os.environ.get("FGJAX_POLISHED") is None,
+    "jax_compilation_cache_dir": os.environ.get("JAX_COMPILATION_CACHE_DIR"),
+}
+OWN_CACHE = not SETTINGS["jax_compilation_cache_dir"]  # else a worker's, or one that is kept
+if OWN_CACHE:
+    SETTINGS["jax_compilation_cache_dir"] = tempfile.mkdtemp(prefix="fgjax-tests-")
+for name, value in SETTINGS.items():
+    os.environ[name.upper()] = str(value)  # of the workers and of the processes that tests start
+    jax.config.update(name, value)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_platforms", "cpu")
+
+POLISHED = ("parity",)
+"""Folders of tests whose programs are compiled as a user's are: real networks on real images."""
 
 
 def pytest_configure(config):
     """In CI the slow tests run too: they guard promises."""
     if os.environ.get("CI") and config.option.markexpr == "not slow":
         config.option.markexpr = ""
+
+
+def pytest_unconfigure(config):
+    if OWN_CACHE:
+        shutil.rmtree(SETTINGS["jax_compilation_cache_dir"], ignore_errors=True)
 
 
 @pytest.fixture
@@ -45,15 +70,13 @@ def shared() -> Path:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_compilation(request):
-    """Tests of single functions compile much and run little: XLA need not polish for them.
-
-    Such programs round otherwise than polished ones, so none is left for the tests elsewhere.
-    """
-    if request.path.parent.name not in ("attribution", "models", "training"):
+def compilation(request):
+    """Programs that were not polished round otherwise: none is left for the tests elsewhere."""
+    if request.path.parent.name not in POLISHED:
         yield
         return
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+    yield
+    jax.config.update("jax_disable_most_optimizations", SETTINGS["jax_disable_most_optimizations"])
     jax.clear_caches()

@@ -45,6 +45,7 @@ from fgjax.attribution.common.score_gradient import (
 )
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.gradients import GradientConfig
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import Static, combine
 
 ReluRule = Literal["guided", "deconv"]
@@ -359,3 +360,19 @@ def _ruled(model, images, targets, rule, config) -> Attribution:
         model, images, targets, rule, score=config.score, chunk_size=config.chunk_size
     )
     return attribution(values, config.reduce, "signed")
+
+
+GUIDED_BACKPROP = Method(
+    guided_backprop,
+    GuidedBackpropConfig,
+    passes=lambda *_: Passes(0, 1),
+    needs=("gradient", "relus"),
+    order=110,
+)
+DECONVNET = Method(
+    deconvnet,
+    DeconvnetConfig,
+    passes=lambda *_: Passes(0, 1),
+    needs=("gradient", "relus"),
+    order=120,
+)

@@ -31,21 +31,20 @@ from fgjax.attribution.glas import (
     search_points,
     sigmas_in_pixels,
 )
+from fgjax.attribution.registry import Method, Passes
+from fgjax.core.option import option
 
 
 @dataclass(frozen=True)
 class RecursiveGlasConfig(GlasConfig):
-    """Settings of recursive GLAS: those of `GlasConfig`, and
+    """Settings of recursive GLAS: those of `GlasConfig`, and"""
 
-    Attributes:
-      rounds: at most so many; the stop condition may end it before.
-      threshold: t1: search points where the scaled map exceeds it are not visited again.
-      stop: t2: the search ends when mean(S) / P(y|I) reaches it.
-    """
-
-    rounds: int = 4
-    threshold: float = 0.8
-    stop: float = 5.0
+    rounds: int = option(4, "at most so many; the stop condition may end it before.")
+    threshold: float = option(
+        0.8,
+        "t1: search points where the scaled map exceeds it are not visited again.",
+    )
+    stop: float = option(5.0, "t2: the search ends when mean(S) / P(y|I) reaches it.")
 
     def __post_init__(self):
         super().__post_init__()
@@ -145,3 +144,12 @@ def _one_image(
 
 def _as_it_is(images, own, shared, index):
     return jnp.broadcast_to(images[:, None], (len(images), len(index), *images.shape[1:]))
+
+
+RECURSIVE_GLAS = Method(
+    recursive_glas,
+    RecursiveGlasConfig,
+    passes=lambda config, *_: Passes(config.rounds * (2 + 2 * config.grid**2), 0),
+    presets=RECURSIVE_GLAS_PRESETS,
+    order=30,
+)

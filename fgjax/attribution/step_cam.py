@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 from fgjax.attribution.common.perturbation import positive_part
 from fgjax.attribution.common.score_gradient import prepare
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import combine
 
 
@@ -128,3 +129,13 @@ def step_cam(
     each, whole, own, right = _look(model, images, jnp.asarray(targets))
     maps = {f"step_{t + 1}": positive_part(part) for t, part in enumerate(each)}
     return Attribution(positive_part(whole), maps, {"p_step": own, "right_step": right})
+
+
+# The recurrence alone is differentiated; the patches of an image count with it.
+STEP_CAM = Method(
+    step_cam,
+    StepCamConfig,
+    passes=lambda *_: Passes(1, 0),
+    needs=("steps",),
+    order=180,
+)

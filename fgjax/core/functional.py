@@ -81,18 +81,19 @@ def combine(arrays: tuple[Any, ...], static: Static) -> Callable:
 
 
 @partial(jax.jit, static_argnames="static")
-def _forward(arrays, static, images):
+def forward(arrays: tuple[Any, ...], static: Static, images: Float[Array, "n ..."]) -> Any:
+    """Return what the model in its two parts (`partition`) returns."""
     return combine(arrays, static)(images)
 
 
 def output_shape(arrays: tuple[Any, ...], static: Static, images: Array) -> Any:
     """Return what the model returns for such images, as shapes; nothing is computed, and a model
     that was asked before is not traced again."""
-    return _forward.eval_shape(arrays, static, images)
+    return forward.eval_shape(arrays, static, images)
 
 
 def compiled(model: Any) -> Callable[[Float[Array, "n h w c"]], Float[Array, "n k"]]:
     """Return the model as a jitted function `images -> logits`, its parameters passed as
     arguments."""
     arrays, static = partition(model)
-    return lambda images: _forward(arrays, static, images)
+    return lambda images: forward(arrays, static, images)

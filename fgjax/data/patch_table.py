@@ -50,7 +50,8 @@ def read_patches(path: str | Path, names: Collection[str]) -> PatchTable:
     """
     path = Path(path)
     rows = csv.reader(read_text(path).split("\n"), skipinitialspace=True)
-    wanted, found = set(names), {}
+    wanted = set(names)
+    found: dict[str, dict[int, list[float]]] = {}
     try:
         columns = [field.strip().casefold() for field in next(rows, [])]
         missing = [name for name in COLUMNS[:-1] if name not in columns]
@@ -125,10 +126,10 @@ def fitted_patches(
     scale = 1.0
     if example.shape is None and drawn is not None:
         scale = example.image.shape[0] / drawn
-    boxes = [fitted_box(source, example, row[:4] * np.float32(scale)) for row in table[name]]
-    boxes = [box for box in boxes if box is not None]
+    moved = [fitted_box(source, example, row[:4] * np.float32(scale)) for row in table[name]]
     height, width = example.image.shape[:2]
-    boxes = boxes or [np.array([0, 0, width, height], np.float32)]
+    whole = np.array([0, 0, width, height], np.float32)
+    boxes = [box for box in moved if box is not None] or [whole]
     return np.stack([boxes[i % len(boxes)] for i in range(count)])
 
 

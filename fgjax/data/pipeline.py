@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from fgjax.data.types import DataError, Example, Record
+from fgjax.data.types import SPLITS, DataError, Example, Record
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _load(source, record: Record) -> Example | DataError:
         # The traceback's frames hold decoded images: without this, a list of failures
         # would keep them all.
         for cause in (error, error.__cause__):
-            traceback.clear_frames(cause and cause.__traceback__)
+            traceback.clear_frames(cause.__traceback__ if cause else None)
         if isinstance(error, DataError):
             return error
         wrapped = DataError(f"{record.name}: could not be loaded: {type(error).__name__}: {error}")
@@ -115,7 +115,7 @@ def _load(source, record: Record) -> Example | DataError:
 def load_batch(source, records: Sequence[Record], *, workers: int | None = None) -> Batch:
     """Load and stacks records; raises the DataError of the first that cannot be."""
     loaded = load_examples(source, records, workers=workers, on_error="raise")
-    return stack([example for _, example in loaded])
+    return stack([example for _, example in loaded if isinstance(example, Example)])
 
 
 def stack(examples: Sequence[Example]) -> Batch:
@@ -171,8 +171,8 @@ def take(records: Sequence[Record], limit: int | None) -> tuple[Record, ...]:
         return tuple(records)
     if limit < 1:
         raise ValueError(f"limit must be at least 1 image, not {limit}")
-    kept = set()
-    for split in ("train", "test"):
+    kept: set[int] = set()
+    for split in SPLITS:
         seen: dict[int | None, int] = {}
         turns = []
         for position, record in enumerate(records):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fgjax.attribution.common.scores import log_odds
+from fgjax.core.scores import log_odds
 from fgjax.evaluation.order import rank_correlation
 
 POOLS = {

@@ -1,39 +1,35 @@
-"""Every option with its default and what it is, read from the docstrings of `options.py`."""
+"""Every option with its default and what it is, as its field says."""
 
 import dataclasses
-import re
 
 import rich.table
 import rich.text
 
 from fgjax.attribution import CONFIGS, METHODS
+from fgjax.core.option import option_of
 from fgjax.core.progress import console, say
 from fgjax.options.resolve import list_configs
 from fgjax.options.schema import Config, ExplainConfig
 
 
 def describe(method: str = ExplainConfig.method) -> list[tuple[str, str, str]]:
-    """Return every option: its name, its default, and what it is (from the docstrings).
+    """Return every option: its name, its default, and what it is.
 
     Args:
       method: whose settings are listed as explain.*.
     """
     rows = []
 
-    def add(cls: type, prefix: str):
-        # A subclass says only what it adds.
-        texts = [base.__doc__ or "" for base in cls.__mro__ if base is not object]
-        for f in dataclasses.fields(cls):
+    def add(group: type, prefix: str):
+        for f in dataclasses.fields(group):
             if f.name == "settings" or dataclasses.is_dataclass(f.type):
                 continue
-            pattern = rf"^ +{f.name}: (.*?)(?=^ +[\w, ]+: |\n\n|\Z)"
-            found = next((m for t in texts if (m := re.search(pattern, t, re.S | re.M))), None)
-            about = " ".join(found[1].split()) if found else ""
             default = f.default
             if isinstance(default, tuple):
                 default = ",".join(map(str, default))
             default = str(default).lower() if isinstance(default, bool) else default
-            rows.append((f"{prefix}{f.name}", "" if default is None else str(default), about))
+            default = "" if default is None else str(default)
+            rows.append((f"{prefix}{f.name}", default, option_of(f, group).about))
 
     add(Config, "")
     for f in dataclasses.fields(Config):
@@ -48,7 +44,7 @@ USAGE = "python -m fgjax.run config=NAME key=value …"
 
 
 def print_help(method: str = "fido") -> None:
-    """Return the configs with a line each, and every option with its default; of `method`, its
+    """Print the configs with a line each, and every option with its default; of `method`, its
     own."""
     say(f"usage: {USAGE}\n")
     say("configs (a name, or the path of a YAML file):")

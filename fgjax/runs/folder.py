@@ -17,18 +17,14 @@ import yaml
 from fgjax.core.files import write_atomic
 from fgjax.core.tables import read_csv, to_csv
 from fgjax.options.resolve import flatten
-from fgjax.options.schema import Config, ConfigError
+from fgjax.options.schema import Config, ConfigError, may_change
 
-# A finished part of a run does not depend on these: they may change when it goes on.
-FREE = ("run_dir", "stages", "dry_run", "parallel", "data.workers", "explain.images_per_step",
-        "explain.chunk_size", "explain.steps_per_dispatch", "tta.crops", "parts.view",
-        "parts.landmarks", "parts.gallery")  # fmt: skip
-LATE = ("evaluate.", "report.", "compare.", "distributed.")
 RESULTS = {"training", "checkpoint", "extractor", "patches.csv", "maps.zarr", "results.csv",
            "compare", "tta.csv", "parts.json"}  # fmt: skip
 CHANGED = {
     "data_fingerprint": "the images of data.path",
-    "model_fingerprint": "model.weights, model.labels, model.checkpoint or focus.file",
+    "model_fingerprint": "model.weights, model.labels, model.checkpoint, focus.file or "
+    "explain.infill",
 }
 """What to say of a fingerprint in run.json that is not that of now."""
 
@@ -44,11 +40,9 @@ class ConfigChanged(ConfigError):
 
 def settled(plain: dict[str, Any]) -> dict[str, Any]:
     """Return the options that maps depend on."""
-    return {
-        key: value
-        for key, value in flatten(plain).items()
-        if key not in FREE and not key.startswith(LATE)
-    }
+    flat = flatten(plain)
+    method = str(flat.get("explain.method"))
+    return {key: value for key, value in flat.items() if not may_change(key, method)}
 
 
 def process_folder(path: Path, process: int) -> Path:

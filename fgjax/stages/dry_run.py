@@ -8,16 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fgjax.attribution.common.passes import Passes, count_passes
 from fgjax.attribution.common.streaming import choose_chunk
+from fgjax.attribution.registry import Passes, count_passes
 from fgjax.core.functional import combine, compiled, partition
 from fgjax.core.progress import say
 from fgjax.models.folding import fold_batch_norm
 from fgjax.models.precision import in_precision
 from fgjax.options.schema import Config
+from fgjax.stages.classifier import load_model, training_model, trains
 from fgjax.stages.focus.patches import looks_at_patches, patch_file
+from fgjax.stages.images import training_records
 from fgjax.stages.job import Job
-from fgjax.stages.setup import load_model, training_model, training_records, trains
 from fgjax.stages.train.prepare import with_margin
 from fgjax.stages.train.recipe import make_recipe
 from fgjax.training.batch_size import FIRST

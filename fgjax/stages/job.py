@@ -11,14 +11,8 @@ from fgjax.options.schema import Config
 from fgjax.processes.shares import ALONE, Share
 from fgjax.processes.waiting import wait_for_run
 from fgjax.runs.folder import RunFolder
-from fgjax.stages.setup import (
-    Explained,
-    base_key,
-    explained_records,
-    load_model,
-    make_source,
-    model_fingerprint,
-)
+from fgjax.stages.classifier import Explained, load_model, model_fingerprint
+from fgjax.stages.images import explained_records, make_source
 
 
 class Job:
@@ -99,7 +93,7 @@ class Job:
     @property
     def key(self) -> jax.Array:
         """The key all randomness of the run comes from."""
-        return base_key(self.config)
+        return jax.random.key(self.config.seed)
 
     def beside(self, config: Config, plain: dict[str, Any]) -> "Job":
         """Return a job on the same images in a folder of its own, `config.run_dir`.

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fgjax.core.batching import filled_places
 from fgjax.core.files import write_atomic
 from fgjax.core.functional import compiled
 from fgjax.core.progress import progress, say
@@ -160,7 +161,7 @@ def _forward(
         return shard(mesh, array) if devices > 1 else array
 
     def run():
-        index = np.minimum(np.arange(size), len(chunk) - 1)
+        index = filled_places(len(chunk), size)
         filled = np.stack([chunk[i][1].image for i in index])
         images = place(jnp.asarray(filled.astype(np.float32) / 255))
         if looks_at_patches(model):

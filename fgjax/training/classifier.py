@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from fgjax.core.batching import filled_places
 from fgjax.devices.collectives import over_processes
 from fgjax.devices.mesh import awaited, own_copy
 from fgjax.models.classifier import Classifier
@@ -199,7 +200,7 @@ def measure(
     loss = right = total = 0.0
     for images, labels in batches:
         n = len(labels)
-        index = np.minimum(np.arange(batch_size), n - 1)
+        index = filled_places(n, batch_size)
         weight = (np.arange(batch_size) < n).astype(np.float32)
         size = min(model.size, jax.tree.leaves(images)[0].shape[1])
         filled = jax.tree.map(lambda values: values[index], images)  # noqa: B023

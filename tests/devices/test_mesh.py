@@ -1,46 +1,13 @@
-"""Eight devices compute what one does. Devices are forced in a process of their own.
-
-Every step is waited for: collectives in flight on forced CPU devices can deadlock.
-"""
-
-import json
-import os
-import subprocess
-import sys
-import textwrap
+"""Eight devices compute what one does."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eight import on_eight_devices
 from fgjax.devices.collectives import leads, of_first, over_processes, own_part, same_everywhere
 from fgjax.devices.mesh import make_mesh, own_copy, own_rows, replicate, shard
-
-
-def on_eight_devices(*code: str) -> dict:
-    """Runs the pieces of `code` on 8 CPU devices; they leave their findings in `result`."""
-    before = """
-        import json
-        import jax, jax.numpy as jnp, numpy as np
-        jax.config.update("jax_disable_most_optimizations", True)
-        from fgjax.devices.mesh import make_mesh, replicate, shard
-        assert jax.device_count() == 8
-        mesh = make_mesh("auto")
-    """
-    pieces = [before, *code, "print(json.dumps(result))"]
-    program = "\n".join(textwrap.dedent(piece) for piece in pieces)
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_a_mesh_has_one_axis():
@@ -107,6 +74,7 @@ def test_maps_of_eight_devices_are_those_of_one():
         one = fido(model, images, targets, key=keys, config=config)
         batch = shard(mesh, (images, targets, keys))
         many = fido(replicate(mesh, model), batch[0], batch[1], key=batch[2], config=config)
+        module.fido_step = step
         apart = [
             float(jnp.abs(np.asarray(a) - np.asarray(b)).max())
             for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True)

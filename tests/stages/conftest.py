@@ -2,13 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -21,23 +20,6 @@ MODEL = ("data.size=32", "model.name=resnet_tiny")
 QUICK = ("explain.steps=2", "explain.batch_size=2", "explain.initial=0.5", "report.figures=2")
 DRAWN = ("config=fido_demo", "data.train_images=40", "data.test_images=8", "data.limit=3",
          "train.epochs=1")  # fmt: skip
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiled programs are shared by all tests here and by the processes they start."""
-    folder = str(tmp_path_factory.mktemp("jax_cache"))
-    names = {"jax_compilation_cache_dir": folder, "jax_persistent_cache_min_compile_time_secs": 0.5}
-    before = {name: getattr(jax.config, name) for name in names}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in names.items():
-            patch.setenv(name.upper(), str(value))
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

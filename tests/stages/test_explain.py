@@ -17,7 +17,7 @@ import fgjax.stages.explain.stage as stage
 from fgjax.attribution.common.types import Attribution
 from fgjax.run import main
 from fgjax.runs.maps import MapStore, load_maps, read_traces
-from fgjax.stages.setup import Explained
+from fgjax.stages.classifier import Explained
 
 EXHAUSTED = "RESOURCE_EXHAUSTED: Out of memory allocating 1099511627776 bytes."
 

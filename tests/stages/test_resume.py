@@ -199,6 +199,23 @@ def test_interrupted_while_explaining(tmp_path, words, trained, finished, capsys
 
 
 @pytest.mark.slow
+def test_a_damaged_state_falls_back_to_an_earlier_one(tmp_path, words, longer, capsys):
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        stop(patch, fgjax.stages.train.history.History, "_keep", 3, after=True)
+        assert main(words(run, *LONGER)) == 130
+    *_, last = sorted((run / "training").glob("epoch_*"))
+    for file in last.rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:7])
+    capsys.readouterr()
+    assert main(words(run, *LONGER)) == 0
+    assert f"{last} is damaged" in capsys.readouterr().out.replace("\n", " ")
+    assert epochs(run) == epochs(longer)
+    assert_same_classifier(run, longer)
+
+
+@pytest.mark.slow
 def test_training_that_diverges_says_so(tmp_path, words, capsys):
     assert main(words(tmp_path / "run", *LONGER, "train.learning_rate=1e30")) == 2
     err = capsys.readouterr().err

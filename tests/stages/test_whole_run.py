@@ -16,7 +16,7 @@ from fgjax.data.pipeline import take
 from fgjax.options.resolve import resolve
 from fgjax.run import main
 from fgjax.runs.maps import MapStore, load_maps, read_traces
-from fgjax.stages.setup import make_source
+from fgjax.stages.images import make_source
 from fgjax.training.checkpoints import load_classifier
 
 

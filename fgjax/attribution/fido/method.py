@@ -31,8 +31,10 @@ from fgjax.attribution.fido.step import (
     fido_start,
     fido_step,
     importance,
+    sharpened,
     upsample,
 )
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import partition
 from fgjax.core.keys import image_keys
 
@@ -89,8 +91,19 @@ def fido(
     task = Task(arrays, static, images, infill, targets, keys)
     logits, trace, taken = optimise(task, config, slots)
     # A NaN need not reach the logits: where the model's NaN is a constant, no gradient carries it.
+    logits = sharpened(logits, jnp.asarray(taken - 1), config)
     maps = _maps(logits, jnp.isnan(trace).any((1, 2)), *images.shape[1:3])
     traces = {name: trace[:, :, i] for i, name in enumerate(TRACES)}
     if config.stop is not None:
         traces["running"] = jnp.asarray(np.arange(config.steps) < taken[:, None], jnp.float32)
     return Attribution(heatmap=maps.pop("joint"), maps=maps, traces=traces)
+
+
+FIDO = Method(
+    fido,
+    FidoConfig,
+    passes=lambda config, *_: Passes(0, config.steps * 2 * config.batch_size),
+    presets=FIDO_PRESETS,
+    needs=("descent",),
+    order=10,
+)

@@ -172,7 +172,7 @@ def extract_patches(
     if n < 1:
         raise ValueError(f"n={n}: at least one patch an image")
     images = jnp.asarray(images, jnp.float32)
-    if getattr(model, "has_prototypes", callable(getattr(model, "activations", None))):
+    if callable(getattr(model, "activations", None)):
         prototypes = jax.eval_shape(model.activations, images).shape[-1]
         if n > prototypes:
             raise ValueError(f"n={n}: the model has only {prototypes} prototypes")

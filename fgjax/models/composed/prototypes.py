@@ -16,10 +16,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Float, Int
 
+from fgjax.models.classifier import Classifier
 from fgjax.models.composed.two_stream import make_backbone
 from fgjax.models.networks.layers import Padding
+from fgjax.models.registry import Network, stands_alone
 
 EPSILON = 1e-4
 """ε of the log similarity, the paper's."""
@@ -68,7 +71,7 @@ class PrototypeNet(nn.Module):
 
     Attributes:
       num_classes: k.
-      backbone: a key of `backbones.BACKBONES`.
+      backbone: a network that stands alone.
       per_class: prototypes of each class.
       channels: of the prototypes' space.
     """
@@ -124,6 +127,15 @@ class PrototypeNet(nn.Module):
         return self.compare(x, train).logits
 
 
+@struct.dataclass
+class PrototypeClassifier(Classifier):
+    """A classifier that says where each prototype is active."""
+
+    def activations(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n H W m"]:
+        """Return how much each place of the image looks like each prototype."""
+        return self.network.apply(self.variables, self.normalise(images), method="activations")
+
+
 @partial(jax.jit, static_argnames="classes")
 def _nearest(model, images, labels, classes):
     """Of each prototype: its smallest squared distance to a place of an image of its class, and
@@ -165,3 +177,17 @@ def project(model: Any, batches: Iterable[tuple[Array | np.ndarray, np.ndarray]]
         prototypes[nearer] = vectors[nearer]
     params = {**model.variables["params"], "prototypes": jnp.asarray(prototypes)}
     return model.replace(variables={**model.variables, "params": params})
+
+
+PROTOTYPES = Network(
+    "prototypes",
+    PrototypeNet,
+    fits=stands_alone,
+    options={
+        "backbone": "focus.backbone",
+        "per_class": "focus.prototypes",
+        "channels": "focus.channels",
+    },
+    classifier=PrototypeClassifier,
+    order=210,
+)

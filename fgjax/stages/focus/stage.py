@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fgjax.core.batching import fill_up
 from fgjax.core.progress import progress, say
 from fgjax.data.patch_table import PatchTable, unfitted_boxes, write_patches
 from fgjax.data.pipeline import load_examples
@@ -95,7 +96,7 @@ def _extract(job: Job, extractor: Classifier) -> PatchTable:
     chunk: list[tuple[str, Example]] = []
 
     def look() -> None:
-        filled = [chunk[min(i, len(chunk) - 1)][1].image for i in range(BATCH)]
+        filled = [example.image for _, example in fill_up(chunk, BATCH)]
         found = extract_patches(
             extractor,
             np.stack(filled).astype(np.float32) / 255,

@@ -16,8 +16,8 @@ from fgjax.evaluation.landmarks import (
     part_spread,
 )
 from fgjax.options.schema import Config
+from fgjax.stages.classifier import Explained
 from fgjax.stages.parts.look import PartLook
-from fgjax.stages.setup import Explained
 
 VIEWS = {
     "crop": "the middle square",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from fgjax.core.batching import fill_up
 from fgjax.data.types import Example, Record
 from fgjax.evaluation import box_mask, pointing_game
 from fgjax.models.classifier import Classifier
@@ -90,7 +91,7 @@ def look(
 
     `radius` and `std` are those of `part_occurrence`.
     """
-    examples = [part[min(i, len(part) - 1)][1] for i in range(size)]
+    examples = [example for _, example in fill_up(part, size)]
     images = np.stack([e.image for e in examples]).astype(np.float32) / 255
     nowhere = np.full(4, np.nan, np.float32)
     boxes = np.stack([nowhere if e.box is None else e.box for e in examples]).astype(np.float32)

@@ -10,8 +10,8 @@ from fgjax.data.pipeline import load_examples, take
 from fgjax.data.types import DataError, Source
 from fgjax.options.schema import Config
 from fgjax.report.parts import Fact, LandmarkRow, PartPicture, PartsPage
+from fgjax.stages.classifier import Explained
 from fgjax.stages.parts.look import PartLook
-from fgjax.stages.setup import Explained
 
 
 def part_pages(

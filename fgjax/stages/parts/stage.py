@@ -25,11 +25,12 @@ from fgjax.data.types import DataError, Example, Record, Source
 from fgjax.models.composed.region_grouping import RegionGrouping
 from fgjax.options.schema import Config, ConfigError
 from fgjax.report.parts import write_parts_page
+from fgjax.stages.classifier import Explained
+from fgjax.stages.images import make_source
 from fgjax.stages.job import Job
 from fgjax.stages.parts.figures import PartLook, figures
 from fgjax.stages.parts.look import look
 from fgjax.stages.parts.page import part_pages
-from fgjax.stages.setup import Explained, make_source
 from fgjax.stages.stage import Stage
 
 BATCH = {"cpu": 8}

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fgjax.core.files import write_atomic
+from fgjax.core.progress import say
 from fgjax.devices.collectives import leads, of_first
+from fgjax.options.schema import ConfigError
 from fgjax.training.checkpoints import load_tree, save_tree
 from fgjax.training.classifier import TrainState
 
@@ -37,8 +39,8 @@ class History:
         self.rows: list[dict[str, Any]] = rows[: self.first]
 
     def _finished(self, rows: int) -> int:
-        for path in sorted(self.folder.glob("epoch_[0-9][0-9][0-9][0-9]"), reverse=True):
-            epoch = int(path.name.removeprefix("epoch_"))
+        for path in reversed(self._kept()):
+            epoch = _epoch(path)
             # An epoch counts once its row is written too, which happens after its state.
             if epoch < rows:
                 return epoch + 1
@@ -48,8 +50,30 @@ class History:
         return self.folder / f"epoch_{epoch:04d}"
 
     def last_state(self, fresh: TrainState) -> TrainState:
-        """Return the state to go on from: after the last finished epoch, or the fresh one."""
-        return load_tree(self._state(self.first - 1), fresh) if self.first else fresh
+        """Return the state to go on from: after the last finished epoch, or the fresh one.
+
+        Where it is damaged, an earlier one that is kept, and `first` and `rows` go back to it.
+        """
+        for path in reversed(self._kept()):
+            epoch = _epoch(path)
+            if epoch >= self.first:
+                continue
+            try:
+                state = load_tree(path, fresh)
+            except Exception as error:  # Orbax raises many kinds; the user needs the folder's name
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                say(f"train: {path} is damaged and left out ({reason})")
+                continue
+            self._go_back(epoch + 1)
+            return state
+        self._go_back(0)
+        return fresh
+
+    def _go_back(self, first: int) -> None:
+        self.first, self.rows = first, self.rows[:first]
+
+    def _kept(self) -> list[Path]:
+        return sorted(self.folder.glob("epoch_[0-9][0-9][0-9][0-9]"))
 
     def begin(self) -> None:
         """Forget what was written of an epoch that comes again."""
@@ -75,18 +99,33 @@ class History:
         )["epoch"]
 
     def best_state(self, fresh: TrainState) -> tuple[int, TrainState]:
-        """Return the best epoch, as the first process knows it, and its state."""
+        """Return the best epoch, as the first process knows it, and its state.
+
+        Raises:
+          ConfigError: it is damaged.
+        """
         epoch = of_first(self.best)
-        return epoch, load_tree(self._state(epoch), fresh)
+        try:
+            return epoch, load_tree(self._state(epoch), fresh)
+        except Exception as error:  # Orbax raises many kinds; the user needs the folder's name
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(
+                f"{self._state(epoch)}: the best epoch of the training is damaged ({reason}); "
+                f"delete {self.folder} and it begins anew"
+            ) from None
 
     def delete(self) -> None:
         """Remove all states: the training is over."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _keep(self, epochs: set[int]) -> None:
-        for path in self.folder.glob("epoch_[0-9][0-9][0-9][0-9]"):
-            if int(path.name.removeprefix("epoch_")) not in epochs:
+        for path in self._kept():
+            if _epoch(path) not in epochs:
                 shutil.rmtree(path)
+
+
+def _epoch(path: Path) -> int:
+    return int(path.name.removeprefix("epoch_"))
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

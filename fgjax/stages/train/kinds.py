@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from fgjax.core.batching import filled_places
 from fgjax.core.progress import say
 from fgjax.data.patch_table import PatchTable
 from fgjax.models.classifier import Classifier
@@ -136,6 +137,7 @@ def _middle_squares(
     """Yield training images in [0, 1], their middle squares, and labels; a last short batch is
     filled up with its last image."""
     for i in range(0, len(order), BATCH):
-        part = order[np.minimum(np.arange(i, i + BATCH), len(order) - 1)]
+        part = order[i : i + BATCH]
+        part = part[filled_places(len(part), BATCH)]
         pixels, labels = next(images.batches(part, BATCH))
         yield center_crop(jnp.asarray(pixels), size).astype(np.float32) / 255, labels

@@ -16,8 +16,9 @@ from fgjax.models.classifier import Classifier
 from fgjax.options.schema import Config, ConfigError
 from fgjax.options.training import TrainConfig
 from fgjax.runs.folder import RunFolder
+from fgjax.stages.classifier import training_model
+from fgjax.stages.images import make_source, training_records
 from fgjax.stages.job import Job
-from fgjax.stages.setup import make_source, training_model, training_records
 from fgjax.stages.train.history import History
 from fgjax.stages.train.images import TrainingImages, load_training_images
 from fgjax.stages.train.kinds import Plain, kind_of

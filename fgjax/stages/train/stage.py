@@ -8,8 +8,9 @@ from pathlib import Path
 from fgjax.core.progress import hushed
 from fgjax.devices.collectives import leads, of_first, wait_for_all
 from fgjax.processes.waiting import wait_for_classifier
+from fgjax.stages.classifier import trains
+from fgjax.stages.images import training_records
 from fgjax.stages.job import Job
-from fgjax.stages.setup import training_records, trains
 from fgjax.stages.stage import Stage
 from fgjax.stages.train.epochs import train_epochs
 from fgjax.stages.train.prepare import Training, prepare

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from fgjax.core.batching import fill_up
 from fgjax.core.files import write_atomic
 from fgjax.core.keys import image_key
 from fgjax.core.progress import progress, say
@@ -38,8 +39,8 @@ from fgjax.evaluation.crops import crop_and_resize
 from fgjax.options.schema import CROPS, Config, ConfigError
 from fgjax.runs.folder import ConfigChanged, RunFolder
 from fgjax.stages.explain.images_per_step import given_or_usual
+from fgjax.stages.images import make_source
 from fgjax.stages.job import Job
-from fgjax.stages.setup import make_source
 from fgjax.stages.stage import Stage
 from fgjax.stages.tta.crops import DETAIL, MAPS, MISSING, crop_boxes, heat_map
 from fgjax.stages.tta.table import (
@@ -231,7 +232,7 @@ def _chunks(
     parts: list[tuple[Record, Example, np.ndarray, dict]] = []
 
     def chunk() -> CropChunk:
-        filled = [parts[min(i, len(parts) - 1)] for i in range(size)]
+        filled = fill_up(parts, size)
         names, examples, fine, given = zip(*filled)
         return CropChunk(
             records=[part[0] for part in parts],

@@ -55,11 +55,11 @@ class StreamLoss:
         total = cross_entropy(outputs.global_logits, labels, self.smoothing).mean()
         if outputs.local_logits is None:
             return total
-        if self.every_step:
-            steps = outputs.step_logits.shape[1]
+        if self.every_step and outputs.step_logits is not None:
+            logits = outputs.step_logits
+            steps = logits.shape[1]
             each = [
-                cross_entropy(outputs.step_logits[:, t], labels, self.smoothing).mean()
-                for t in range(steps)
+                cross_entropy(logits[:, t], labels, self.smoothing).mean() for t in range(steps)
             ]
             local = sum(each) / steps
         else:
