@@ -4,6 +4,7 @@ Stock jaxlib has oneDNN's convolutions for the CPU from 0.11 on, and leaves them
 for them by `jax.jit(compiler_options=…)`, on the outermost `jit` alone; see `fgjax.devices.jit`.
 """
 
+import warnings
 from functools import cache
 from typing import Any, Literal
 
@@ -14,12 +15,14 @@ import jaxlib
 from fgjax.devices.measured import CPU
 
 Work = Literal["explain", "train"]
-Mode = Literal["auto", "on", "off"]
 
-_mode: Mode = "auto"
+_mode = "auto"
+
+UNCACHED = "Error writing persistent compilation cache entry"
+"""How JAX begins to tell that a program could not be put into its cache on disk."""
 
 
-def use_onednn(mode: Mode) -> None:
+def use_onednn(mode: str) -> None:
     """Say whether programs ask for oneDNN's convolutions, from their next call on.
 
     Args:
@@ -35,7 +38,7 @@ def use_onednn(mode: Mode) -> None:
     _mode = mode
 
 
-def compiler_options(work: Work = "explain") -> dict[str, Any]:
+def compiler_options(work: str = "explain") -> dict[str, Any]:
     """Return what is best for a kind of work, for `jax.jit(…, compiler_options=…)`.
 
     The compiler is asked whether it has what it would be told to use: a small convolution is
@@ -64,8 +67,10 @@ def compiler_options(work: Work = "explain") -> dict[str, Any]:
 
 
 @cache
-def has_onednn(work: Work = "explain") -> bool:
+def has_onednn(work: str = "explain") -> bool:
     """Return whether the CPU's compiler, told so, makes a convolution one of oneDNN's."""
+    # These programs cannot be put on disk (jaxlib 0.12: MemoryError), and JAX warns of each.
+    warnings.filterwarnings("ignore", UNCACHED)
     image = jax.ShapeDtypeStruct((1, 16, 16, 16), jnp.float32)
     kernel = jax.ShapeDtypeStruct((3, 3, 16, 16), jnp.float32)
 

@@ -38,7 +38,7 @@ def test_the_gradient_by_the_image_is_that_of_double_precision():
                 whole[:, rows, columns] += grad.astype(float) @ weights[i, j].astype(float).T
         (top, _), (left, _) = edges
         expected = whole[:, top : top + side, left : left + side + 3]
-        found = input_gradient(grad, weights, (side, side + 3), stride, edges)
+        found = input_gradient(*map(jnp.asarray, (grad, weights)), (side, side + 3), stride, edges)
         error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
         assert error < LIMIT, (kernel, stride, side, padding)
 
