@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "report": "core",
     "training": "core devices attribution models data",
     "options": "core attribution models data training",
-    "runs": "core data options",
+    "runs": "core devices data options",
     "processes": "core devices data options runs",
     "sweeps": "core evaluation options runs",
     "stages": "core devices attribution models data evaluation report training options runs "

@@ -40,6 +40,7 @@ from fgjax.attribution.guided import rectified_gradient
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import combine
 from fgjax.core.option import option
+from fgjax.devices.jit import program
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,13 @@ class GuidedGradCamConfig(GradientConfig):
 # Features.
 
 
-@partial(jax.jit, static_argnames="static")
+@program("explain", static_argnames="static")
 def last_features(arrays: Any, static: Any, images: Any) -> Array:
     """Return the feature map that the model's head reads."""
     return combine(arrays, static).features(images)
 
 
-@partial(jax.jit, static_argnames=("static", "score"))
+@program("explain", static_argnames=("static", "score"))
 def _head_gradient(arrays, static, features, targets, score):
     def total(features):
         logits = combine(arrays, static).head(features)

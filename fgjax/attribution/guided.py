@@ -47,6 +47,7 @@ from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.gradients import GradientConfig
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import Static, combine
+from fgjax.devices.jit import program
 
 ReluRule = Literal["guided", "deconv"]
 
@@ -278,7 +279,7 @@ def with_relu_rule(model: Callable, rule: ReluRule) -> Callable:
     return call
 
 
-@partial(jax.jit, static_argnames=("static", "rule", "score"))
+@program("explain", static_argnames=("static", "rule", "score"))
 def _ruled_gradient(
     arrays: tuple, static: Static, images: Any, targets: Any, rule: Any, score: str
 ) -> Float[Array, "n h w c"]:

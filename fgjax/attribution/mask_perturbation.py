@@ -30,6 +30,7 @@ from fgjax.core.filters import REFERENCE_SIDE, gaussian_matrix
 from fgjax.core.functional import Static
 from fgjax.core.keys import image_keys
 from fgjax.core.option import option
+from fgjax.devices.jit import program
 
 REFERENCE_MASK = 28
 """L1 and TV are counted on a mask of this side, whatever side is set."""
@@ -173,7 +174,7 @@ def _loss(mask, arrays, static, images, infill, targets, keys, step, config):
     return total.sum(), jnp.stack([scores, l1, tv], axis=1)
 
 
-@partial(jax.jit, static_argnames=("static", "config"), donate_argnames="state")
+@program("explain", static_argnames=("static", "config"), donate_argnames="state")
 def mask_perturbation_step(
     state: MaskState,
     arrays: tuple,

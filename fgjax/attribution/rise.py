@@ -31,6 +31,7 @@ from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.keys import image_keys
 from fgjax.core.option import option
+from fgjax.devices.jit import program
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class Sums(NamedTuple):
     masks: Float[Array, "h w"]
 
 
-@partial(jax.jit, static_argnames=("static", "score", "cells"), donate_argnames="sums")
+@program("explain", static_argnames=("static", "score", "cells"), donate_argnames="sums")
 def _step(sums, arrays, static, images, targets, infill, key, index, real, keep, score, cells):
     """Return one call: draws the masks, asks the model, and adds to the sums (donated)."""
     masks = rise_masks(key, index, *images.shape[1:3], cells=cells, keep=keep)

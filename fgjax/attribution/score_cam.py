@@ -26,6 +26,7 @@ from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import combine
 from fgjax.core.option import option
+from fgjax.devices.jit import program
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _masked(images, infill, features, image, channel):
     return infill[image] + masks * (images[image] - infill[image])
 
 
-@partial(jax.jit, static_argnames=("static", "score"))
+@program("explain", static_argnames=("static", "score"))
 def _score(arrays, static, images, targets, score):
     logits = combine(arrays, static)(images).astype(jnp.float32)
     return CLASS_SCORES[score](logits, targets)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fgjax.core.scores import log_odds
+from fgjax.devices.jit import program
 from fgjax.evaluation.order import rank_correlation
 
 POOLS = {
@@ -102,7 +103,7 @@ def part_drops(
     return before[:, None] - jnp.stack(after, axis=1)
 
 
-@partial(jax.jit, static_argnames="pool")
+@program("explain", static_argnames="pool")
 def part_attribution(
     maps: Float[Array, "n h w"],
     part_masks: Bool[Array, "n parts h w"],

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from fgjax.attribution.common.infill import Infill, keyed_infill
 from fgjax.attribution.common.types import Attribution
-from fgjax.core.functional import compiled
+from fgjax.devices.forward import compiled
 from fgjax.evaluation.faithfulness import target_probability
 from fgjax.evaluation.order import pixel_ranks
 

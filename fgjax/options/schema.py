@@ -288,6 +288,17 @@ class DistributedConfig:
 
 
 @dataclass(frozen=True)
+class DevicesConfig:
+    """What the devices compute with."""
+
+    onednn: Literal["auto", "on", "off"] = option(
+        "auto",
+        "oneDNN's convolutions on a CPU: auto, where they measured faster (jax 0.11 or newer); on, "
+        "wherever the compiler has them; off. run.json says what was used.",
+    )
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything a run can be told."""
 
@@ -327,6 +338,7 @@ class Config:
     tta: TtaConfig = field(default_factory=TtaConfig)
     parts: PartsConfig = field(default_factory=PartsConfig)
     focus: FocusConfig = field(default_factory=FocusConfig)
+    devices: DevicesConfig = option(DevicesConfig, "how fast a run is.", free=True)
     distributed: DistributedConfig = option(DistributedConfig, "no map depends on it.", free=True)
 
 

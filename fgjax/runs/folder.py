@@ -16,6 +16,7 @@ import yaml
 
 from fgjax.core.files import write_atomic
 from fgjax.core.tables import read_csv, to_csv
+from fgjax.devices.compiler import onednn_in_use
 from fgjax.options.resolve import flatten
 from fgjax.options.schema import Config, ConfigError, may_change
 
@@ -172,5 +173,6 @@ def _versions() -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: version(name) for name in ("fgjax", "jax", "flax", "numpy")},
         },
+        "onednn": onednn_in_use(),
         "device": f"{len(jax.devices())} x {device.device_kind}",
     }

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from fgjax.core.functional import compiled
 from fgjax.core.progress import say
 from fgjax.data.labels import read_labels
 from fgjax.data.sets.celeba import ALL_ATTRIBUTES
 from fgjax.data.types import Source
+from fgjax.devices.forward import compiled
 from fgjax.models.classifier import Classifier, create_model
 from fgjax.models.pretrained import load_pretrained
 from fgjax.models.pretrained_trunk import load_trunk

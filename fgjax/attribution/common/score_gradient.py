@@ -20,6 +20,7 @@ from fgjax.attribution.common.perturbation import (
 from fgjax.attribution.common.streaming import choose_chunk, chunks
 from fgjax.attribution.common.types import Attribution
 from fgjax.core.functional import Static, combine, partition
+from fgjax.devices.jit import program
 
 Score = Literal["logit", "log_odds", "probability", "log_probability", "sigmoid"]
 Reduce = Literal["max_abs", "sum_abs", "abs_sum", "norm"]
@@ -73,7 +74,7 @@ def attribution(values: Float[Array, "n h w c"], reduce: str, name: str) -> Attr
     return Attribution(_heatmap(values, reduce), {name: values.sum(-1)})
 
 
-@partial(jax.jit, static_argnames=("static", "score"))
+@program("explain", static_argnames=("static", "score"))
 def score_gradient(
     arrays: tuple,
     static: Static,

@@ -23,7 +23,7 @@ from fgjax.attribution.fido.step import (
     fido_step,
     finer,
 )
-from fgjax.core.functional import forward
+from fgjax.devices.forward import forward
 
 WINDOW = 5
 """Steps whose mean objective is compared with that of as many before them."""

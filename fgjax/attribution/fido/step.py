@@ -1,6 +1,5 @@
 """One step of FIDO for many images at once: Eqs. 1-4 and 10, and the update of both masks."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from fgjax.attribution.common.scores import SCORES
 from fgjax.attribution.fido.config import SAMPLERS, FidoConfig
 from fgjax.core.filters import REFERENCE_SIDE, smooth, total_variation
 from fgjax.core.functional import Static, combine
+from fgjax.devices.jit import program
 
 TRACES = ("p_kept", "p_deleted", "loss_ssr", "loss_sdr", "l1_ssr", "l1_sdr", "tv_ssr", "tv_sdr")
 """What is recorded per step: p(c) with only the SSR kept and with the SDR deleted (mean over
@@ -174,7 +174,7 @@ def _step(state, model, images, infill, targets, keys, config):
     return FidoState(state.step + 1, state.logits + updates, optimizer, state.enough), trace
 
 
-@partial(jax.jit, static_argnames=("static", "config", "count"), donate_argnames="state")
+@program("explain", static_argnames=("static", "config", "count"), donate_argnames="state")
 def fido_step(
     state: FidoState,
     arrays: tuple,

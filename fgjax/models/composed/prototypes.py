@@ -9,7 +9,6 @@ Reference: Chen et al., This Looks Like That: Deep Learning for Interpretable Im
 """
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,6 +18,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from fgjax.devices.jit import program
 from fgjax.models.classifier import Classifier
 from fgjax.models.composed.two_stream import make_backbone
 from fgjax.models.networks.layers import Padding
@@ -136,7 +136,7 @@ class PrototypeClassifier(Classifier):
         return self._apply(self.normalise(images), method="activations")
 
 
-@partial(jax.jit, static_argnames="classes")
+@program("explain", static_argnames="classes")
 def _nearest(model, images, labels, classes):
     """Of each prototype: its smallest squared distance to a place of an image of its class, and
     what lies there."""

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fgjax.models.networks.strided import convolve, pays, strided_convolve
+
 Padding = Literal["symmetric", "same"]
 """How a convolution pads: "symmetric" as PyTorch does, k // 2 on both sides; "same" as
 TensorFlow does, so that with stride 2 the odd pixel goes to the right and below."""
@@ -49,16 +51,12 @@ class Conv(nn.Module):
             # Two axes, not four: so the gradient is a plain matrix product too.
             y = (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:3], self.features)
         else:
-            y = jax.lax.conv_general_dilated(
-                x,
-                kernel,
-                (self.stride, self.stride),
-                [
-                    pads(size, side, self.stride, self.padding)
-                    for size, side in zip(x.shape[1:3], sides, strict=True)
-                ],
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            edges = tuple(
+                pads(size, side, self.stride, self.padding)
+                for size, side in zip(x.shape[1:3], sides, strict=True)
             )
+            rewritten = self.stride > 1 and jax.default_backend() == "cpu" and pays(kernel.shape)
+            y = (strided_convolve if rewritten else convolve)(x, kernel, self.stride, edges)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)[None, None, None]

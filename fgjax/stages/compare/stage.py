@@ -22,12 +22,12 @@ import numpy as np
 from fgjax.attribution import METHODS
 from fgjax.attribution.registry import needs
 from fgjax.core.files import write_atomic
-from fgjax.core.functional import compiled
 from fgjax.core.keys import image_key
 from fgjax.core.progress import progress, say
 from fgjax.core.tables import to_csv
 from fgjax.data.pipeline import load_examples, stack
 from fgjax.data.types import DataError
+from fgjax.devices.forward import compiled
 from fgjax.devices.memory import PeakMemory
 from fgjax.evaluation import (
     box_mask,

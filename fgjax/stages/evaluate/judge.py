@@ -11,11 +11,11 @@ from fgjax.attribution.common.infill import INFILLS, make_infill
 from fgjax.attribution.common.types import Attribution
 from fgjax.core.batching import fill_up
 from fgjax.core.filters import total_variation
-from fgjax.core.functional import compiled
 from fgjax.core.keys import image_key
 from fgjax.data.patch_table import PatchTable
 from fgjax.data.pipeline import stack
 from fgjax.data.types import Example
+from fgjax.devices.forward import compiled
 from fgjax.evaluation import (
     area,
     center_box_of_area,
