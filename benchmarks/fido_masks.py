@@ -40,10 +40,10 @@ from side_by_side import machine
 import fgjax
 from fgjax.attribution.common.infill import make_infill
 from fgjax.core.filters import total_variation
-from fgjax.core.functional import compiled
 from fgjax.data.labels import read_labels
 from fgjax.data.pipeline import load_batch
 from fgjax.data.sets.cub import CubSource
+from fgjax.devices.forward import compiled
 from fgjax.evaluation import box_mask, impute
 
 SURE, LOOKED_AT, SIZE = 0.7, 8, 224

@@ -53,6 +53,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     from fgjax.core.scores import log_odds
     from fgjax.evaluation import deletion, insertion, iou, pointing_game, total_variation
     from fgjax.evaluation.landmarks import landmark_error
+    from fgjax.evaluation.smallest_regions import smallest_regions
     from fgjax.models.classifier import Classifier, create_model
     from fgjax.models.composed.grouping import group_pixels
     from fgjax.models.composed.patches import extract_patches
@@ -89,6 +90,7 @@ _NAMES = {
     "fgjax.core.scores": "log_odds",
     "fgjax.evaluation": "deletion insertion iou pointing_game total_variation",
     "fgjax.evaluation.landmarks": "landmark_error",
+    "fgjax.evaluation.smallest_regions": "smallest_regions",
     "fgjax.models.classifier": "Classifier create_model",
     "fgjax.models.composed.grouping": "group_pixels",
     "fgjax.models.composed.patches": "extract_patches",
@@ -169,6 +171,7 @@ __all__ = [
     "rise",
     "score_cam",
     "simplified_concrete_dropout",
+    "smallest_regions",
     "smooth_gradient",
     "soft_attention",
     "step_cam",

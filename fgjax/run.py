@@ -66,6 +66,7 @@ def run(words: list[str]) -> int:
     name, config, plain = resolve(words)
     # The stages load Orbax and tensorstore: wrong options are told before that.
     from fgjax.devices.cache import use_cache
+    from fgjax.devices.compiler import newer_jax_is_faster, use_onednn
     from fgjax.runs.folder import settled
     from fgjax.stages.chain import walk, wanted
     from fgjax.stages.dry_run import dry_run
@@ -73,6 +74,7 @@ def run(words: list[str]) -> int:
 
     _quiet()
     use_cache()
+    use_onednn(config.devices.onednn)
     job = Job(name, config, plain, ALONE if config.dry_run else join(config.distributed))
     stages = wanted(job)
     if config.dry_run:
@@ -81,6 +83,8 @@ def run(words: list[str]) -> int:
     if job.share.connected:
         both = {"stages": config.stages, "parallel": config.parallel}
         check_alike(settled(plain) | both | job.fingerprints, job.share)
+    if job.share.leads and (advice := newer_jax_is_faster()):
+        print(advice, flush=True)
     return walk(job, stages)
 
 

@@ -17,11 +17,11 @@ MAY_IMPORT = {
     "attribution": "core devices",
     "models": "core devices",
     "data": "core",
-    "evaluation": "core devices",
+    "evaluation": "core devices attribution",
     "report": "core",
     "training": "core devices attribution models data",
     "options": "core attribution models data training",
-    "runs": "core data options",
+    "runs": "core devices data options",
     "processes": "core devices data options runs",
     "sweeps": "core evaluation options runs",
     "stages": "core devices attribution models data evaluation report training options runs "
@@ -102,6 +102,31 @@ if TYPE_CHECKING:
     from fgjax.core.files import write
 """
     assert rooms_of(imports(text)) == {"run", "data", "stages", "core"}
+
+
+def public_functions(tree: ast.Module):
+    """Yield the functions of a module, and the methods of its classes, that begin with no _."""
+    held = [("", tree), *((f"{n.name}.", n) for n in tree.body if isinstance(n, ast.ClassDef))]
+    for prefix, owner in held:
+        for node in owner.body:
+            hidden = node.name.startswith("_") if isinstance(node, ast.FunctionDef) else True
+            if not prefix.startswith("_") and not hidden:
+                yield prefix + node.name, node
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_public_functions_are_annotated(room):
+    bare = []
+    for path in files(room):
+        for name, node in public_functions(ast.parse(path.read_text(encoding="utf-8"))):
+            given = node.args
+            every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+            missing = [
+                a.arg for a in every if a and not a.annotation and a.arg not in ("self", "cls")
+            ]
+            if missing or node.returns is None:
+                bare.append(f"{path.name}: {name} {missing}")
+    assert not bare
 
 
 def test_to_import_the_package_imports_no_other_package():

@@ -9,21 +9,29 @@ from tables.files import RESULTS, read_json, read_reports, to_markdown
 
 
 def front_table(folder: Path = RESULTS) -> str:
-    """Return what FIDO's settings show for their seconds, the fastest first."""
-    columns = {"objective": 1, "p kept": 3, "p deleted": 3, "area %": 1, "in box %": 0, "steps": 0}
-    rows = []
+    """Return FIDO's settings by the area of their masks: how coherent, and what they do cut."""
+    columns = ["area SSR + SDR %", "in five pieces %", "cut kept", "cut deleted", "transfer"]
+    controls = ("blur", "Bernoulli", "shuffled", "turned", "disc")
+    found = []
     for report in read_reports(folder, "fido_front"):
-        seconds = {
-            name: statistics.median(image["seconds"] for image in images)
-            for name, images in report["rows"].items()
-        }
-        for name in sorted(seconds, key=seconds.__getitem__):
-            cells = [name, f"{seconds[name]:.1f}"]
-            for column, digits in columns.items():
-                found = [i[column] for i in report["rows"][name] if not math.isnan(i[column])]
-                cells.append(f"{statistics.mean(found):.{digits}f}")
-            rows.append(cells)
-    return to_markdown(["settings", "s an image", *columns], rows)
+        for name, images in report["rows"].items():
+            value = lambda column, images=images: statistics.mean(
+                image[column] for image in images if not math.isnan(image[column])
+            )
+            kept = {
+                column.split(", ")[1]: statistics.mean(
+                    min(1, image[column] / image["p(full)"]) for image in images
+                )
+                for column in images[0]
+                if column.startswith("kept, ")
+            }
+            area = 100 * (value("area ssr") + value("area sdr"))
+            pieces = 50 * (value("five pieces ssr") + value("five pieces sdr"))
+            transfer = min(p for infill, p in kept.items() if infill not in controls)
+            cells = [f"{area:.1f}", f"{pieces:.1f}", f"{kept['blur']:.3f}"]
+            cells += [f"{value('deleted, blur'):.3f}", f"{transfer:.2f}"]
+            found.append((area, [name, *cells]))
+    return to_markdown(["settings", *columns], [cells for _, cells in sorted(found)])
 
 
 def variance_table(folder: Path = RESULTS) -> str:

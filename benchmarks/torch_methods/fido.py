@@ -98,7 +98,7 @@ def config_of(setup: Setup) -> fgjax.FidoConfig:
 
 
 def make(setup: Setup, **changes) -> Case:
-    """changes: of FIDO's settings, on our side only."""
+    """Return the case; `changes` are of FIDO's settings, on our side only."""
     config = config_of(setup)
     short = replace(config, steps=min(config.steps, CHECKED))
     size, keys = setup.images.shape[1], image_keys(jax.random.key(0), len(setup.images))

@@ -40,6 +40,7 @@ from fgjax.attribution.guided import rectified_gradient
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import combine
 from fgjax.core.option import option
+from fgjax.devices.jit import program
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,13 @@ class GuidedGradCamConfig(GradientConfig):
 # Features.
 
 
-@partial(jax.jit, static_argnames="static")
-def last_features(arrays, static, images):
+@program("explain", static_argnames="static")
+def last_features(arrays: Any, static: Any, images: Any) -> Array:
+    """Return the feature map that the model's head reads."""
     return combine(arrays, static).features(images)
 
 
-@partial(jax.jit, static_argnames=("static", "score"))
+@program("explain", static_argnames=("static", "score"))
 def _head_gradient(arrays, static, features, targets, score):
     def total(features):
         logits = combine(arrays, static).head(features)
@@ -154,7 +156,11 @@ def enlarge(maps: Float[Array, "n H W"], height: int, width: int) -> Float[Array
     return jax.image.resize(maps, (len(maps), height, width), "linear", antialias=False)
 
 
-def class_activation(features, weights, images) -> Attribution:
+def class_activation(
+    features: Float[Array, "n H W k"],
+    weights: Float[Array, "n k"],
+    images: Float[Array | np.ndarray, "n h w c"],
+) -> Attribution:
     """Compute Eq. 2 of Grad-CAM: the weighted channels, rectified, then enlarged."""
     height, width = images.shape[1:3]
     coarse = _weigh(features, weights)

@@ -1,10 +1,8 @@
 """Region attention: what a network that groups pixels into parts says of itself."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
@@ -17,6 +15,7 @@ from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import combine
 from fgjax.core.option import option
+from fgjax.devices.jit import program
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class RegionAttentionConfig:
         check_at_least_one(self, "chunk_size")
 
 
-@partial(jax.jit, static_argnames="static")
+@program("explain", static_argnames="static")
 def _regions(arrays, static, images, targets):
     found = combine(arrays, static).regions(images)
     attribution = found.attribution

@@ -24,6 +24,7 @@ from fgjax.attribution.common.score_gradient import prepare
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import combine
+from fgjax.devices.jit import program
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def step_maps(
     return maps[:-1], maps[-1]
 
 
-@jax.jit
+@program("explain")
 def _look(model, images, targets):
     boxes = model.patch_boxes(images)
     features = model.patch_features(images, boxes).astype(jnp.float32)

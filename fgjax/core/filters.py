@@ -28,7 +28,7 @@ def gaussian_matrix(size: int, sigma: float) -> Float[np.ndarray, "size size"]:
     return matrix.astype(np.float32)
 
 
-def smoothing_matrix(size: int, sigma: Float[Array, ""]) -> Float[Array, "size size"]:
+def smoothing_matrix(size: int, sigma: float | Float[Array, ""]) -> Float[Array, "size size"]:
     """Return `gaussian_matrix` for a σ that is known only when the program runs; not truncated."""
     period = max(1, 2 * (size - 1))
     here = np.arange(size)
@@ -42,7 +42,7 @@ def smoothing_matrix(size: int, sigma: Float[Array, ""]) -> Float[Array, "size s
     return matrix / matrix.sum(1, keepdims=True)
 
 
-def smooth(maps: Float[Array, "*n h w"], sigma: Float[Array, ""]) -> Float[Array, "*n h w"]:
+def smooth(maps: Float[Array, "*n h w"], sigma: float | Float[Array, ""]) -> Float[Array, "*n h w"]:
     """Return maps blurred by a σ known only when the program runs, in pixels of a 224 px image."""
     height, width = maps.shape[-2:]
     sigma = sigma * (min(height, width) / REFERENCE_SIDE)
@@ -73,6 +73,10 @@ def total_variation(
     A sum over pixels. For a sharp mask it grows with the length of its outline in pixels, so
     compare it at equal resolution only; for a smooth one it does not depend on it. NaN for a
     map with a NaN. "absolute" takes |·| for (·)², as released code does.
+
+    Example:
+      >>> total_variation(jnp.array([[[0.0, 1.0], [0.0, 1.0]]]))
+      Array([2.], dtype=float32)
     """
     size = jnp.abs if norm == "absolute" else jnp.square
     down, across = jnp.diff(maps, axis=-2), jnp.diff(maps, axis=-1)

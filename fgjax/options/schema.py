@@ -134,6 +134,11 @@ class EvaluateConfig:
         "a pixel is in the mask when its importance is above this.",
         within=BETWEEN_ZERO_AND_ONE,
     )
+    regions: bool = option(
+        True,
+        "whether the smallest regions that suffice and that destroy are found (about 35 forward "
+        "passes an image).",
+    )
 
 
 @dataclass(frozen=True)
@@ -196,11 +201,17 @@ class TtaConfig:
             "glas",
         ),
         "which: box (the annotated one), random, center, gradient, detector, fido_original, "
-        "fido_simplified, glas. FIDO's settings are those of explain.*; fido_original_cleaned "
-        "and fido_simplified_cleaned leave specks of the same mask out of the box.",
+        "fido_simplified, glas. fido_original is FIDO with all of Chang et al.'s settings, "
+        "fido_simplified ours, those of explain.*; fido_original_cleaned and "
+        "fido_simplified_cleaned leave specks of the same mask out of the box.",
         example="box,center,fido_simplified",
         names=lambda: CROPS,
         free=True,
+    )
+    original_steps: int | None = option(
+        None,
+        "steps of fido_original; null: their 300, of 2 x 32 masks each, forty times our work.",
+        within=ABOVE_ZERO,
     )
     boxes: str | None = option(
         None,
@@ -243,6 +254,12 @@ class ExplainConfig:
         "why this class and not that one: second (the one that comes nearest), siblings (of its "
         "family, or the 3 classes with the most similar weights), or the name of a class.",
     )
+    infills: str | None = option(
+        None,
+        "a folder with a picture for every image, which is its infill; the same as "
+        "explain.infill=FOLDER.",
+        path=True,
+    )
     precision: Literal["f32", "bf16"] = option(
         "f32",
         "of the network's layers while it is explained: f32, or bf16, which is faster on "
@@ -268,6 +285,17 @@ class DistributedConfig:
         "(TPU pods, Slurm, Open MPI).",
     )
     timeout: int = option(300, "seconds until all must be connected.", within=ABOVE_ZERO)
+
+
+@dataclass(frozen=True)
+class DevicesConfig:
+    """What the devices compute with."""
+
+    onednn: Literal["auto", "on", "off"] = option(
+        "auto",
+        "oneDNN's convolutions on a CPU: auto, where they measured faster (jax 0.11 or newer); on, "
+        "wherever the compiler has them; off. run.json says what was used.",
+    )
 
 
 @dataclass(frozen=True)
@@ -310,10 +338,11 @@ class Config:
     tta: TtaConfig = field(default_factory=TtaConfig)
     parts: PartsConfig = field(default_factory=PartsConfig)
     focus: FocusConfig = field(default_factory=FocusConfig)
+    devices: DevicesConfig = option(DevicesConfig, "how fast a run is.", free=True)
     distributed: DistributedConfig = option(DistributedConfig, "no map depends on it.", free=True)
 
 
-def options_of(group: type, prefix: str = "") -> Iterator[tuple[str, Option]]:
+def options_of(group: Any, prefix: str = "") -> Iterator[tuple[str, Option]]:
     """Yield every option of a group, and of the groups in it, with what its field says."""
     for f in fields(group):
         if is_dataclass(f.type):

@@ -16,6 +16,7 @@ import yaml
 
 from fgjax.core.files import write_atomic
 from fgjax.core.tables import read_csv, to_csv
+from fgjax.devices.compiler import onednn_in_use
 from fgjax.options.resolve import flatten
 from fgjax.options.schema import Config, ConfigError, may_change
 
@@ -23,7 +24,8 @@ RESULTS = {"training", "checkpoint", "extractor", "patches.csv", "maps.zarr", "r
            "compare", "tta.csv", "parts.json"}  # fmt: skip
 CHANGED = {
     "data_fingerprint": "the images of data.path",
-    "model_fingerprint": "model.weights, model.labels, model.checkpoint or focus.file",
+    "model_fingerprint": "model.weights, model.labels, model.checkpoint, focus.file or "
+    "explain.infill",
 }
 """What to say of a fingerprint in run.json that is not that of now."""
 
@@ -171,5 +173,6 @@ def _versions() -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: version(name) for name in ("fgjax", "jax", "flax", "numpy")},
         },
+        "onednn": onednn_in_use(),
         "device": f"{len(jax.devices())} x {device.device_kind}",
     }

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from fgjax.core.functional import compiled
 from fgjax.core.progress import say
 from fgjax.data.labels import read_labels
 from fgjax.data.sets.celeba import ALL_ATTRIBUTES
 from fgjax.data.types import Source
+from fgjax.devices.forward import compiled
 from fgjax.models.classifier import Classifier, create_model
 from fgjax.models.pretrained import load_pretrained
 from fgjax.models.pretrained_trunk import load_trunk
@@ -177,7 +177,8 @@ def model_fingerprint(config: Config) -> str:
     settings = config.model
     checkpoint = sorted(Path(settings.checkpoint).rglob("*")) if settings.checkpoint else []
     files = (settings.weights, settings.labels, settings.pretrained, config.focus.file)
-    for path in (*files, *checkpoint):
+    infills = sorted(Path(config.explain.infills).rglob("*")) if config.explain.infills else []
+    for path in (*files, *checkpoint, *infills):
         if path is not None and Path(path).is_file():
             with Path(path).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -1,7 +1,6 @@
 """`dry_run=true`: how much work a run is, measured on this machine before doing it."""
 
 import time
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -10,8 +9,10 @@ import numpy as np
 
 from fgjax.attribution.common.streaming import choose_chunk
 from fgjax.attribution.registry import Passes, count_passes
-from fgjax.core.functional import combine, compiled, partition
+from fgjax.core.functional import combine, partition
 from fgjax.core.progress import say
+from fgjax.devices.forward import compiled
+from fgjax.devices.jit import program
 from fgjax.models.folding import fold_batch_norm
 from fgjax.models.precision import in_precision
 from fgjax.options.schema import Config
@@ -118,7 +119,7 @@ def _seconds_per_training_image(model, config: Config) -> float:
     return seconds / batch
 
 
-@partial(jax.jit, static_argnames="static")
+@program("explain", static_argnames="static")
 def _input_gradient(arrays, static, images):
     return jax.grad(lambda x: combine(arrays, static)(x)[:, 0].sum())(images)
 

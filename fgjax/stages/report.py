@@ -11,10 +11,11 @@ import numpy as np
 from fgjax.core.progress import say
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError
+from fgjax.evaluation.order import pixel_ranks
 from fgjax.options.resolve import flatten
 from fgjax.options.schema import Config, ConfigError
 from fgjax.report.figures import write_figures
-from fgjax.report.page import Entry, Failure, Metric, Page, write_page
+from fgjax.report.page import Cutout, Entry, Failure, Metric, Page, write_page
 from fgjax.runs.folder import RunFolder
 from fgjax.runs.maps import read_maps, read_traces
 from fgjax.stages.evaluate.stage import COLUMNS, current_metrics, read_results
@@ -22,8 +23,8 @@ from fgjax.stages.evaluate.summary import BETTER
 from fgjax.stages.job import Job
 from fgjax.stages.stage import Stage
 
-SHOWN = ("p_kept", "p_deleted", "area", "iou_cue", "in_cue", "iou_mask", "in_object",
-         "iou_box", "in_box")  # fmt: skip
+SHOWN = ("p_kept", "p_deleted", "area_ssr", "area_sdr", "area", "iou_cue", "in_cue", "iou_mask",
+         "in_object", "iou_box", "in_box")  # fmt: skip
 
 
 class Report(Stage):
@@ -72,7 +73,8 @@ def write_report(job: Job, metrics: dict[str, Any]) -> None:
             for key, value in flatten(job.plain).items()
             if not key.startswith(("compare.", "tta."))  # of stages that have pages of their own
         },
-        metrics=[_metric(key, value) for key, value in metrics["metrics"].items()],
+        # What is defined for no image, such as overlaps without annotation, says nothing.
+        metrics=[_metric(k, value) for k, value in metrics["metrics"].items() if value["defined"]],
         entries=_entries(job, rows[: config.report.images]),
         failures=[Failure(**row) for row in run.failures()],
         threshold=config.evaluate.threshold,
@@ -151,7 +153,24 @@ def _entries(job: Job, rows: list[dict[str, str]]) -> Iterator[Entry]:
                 if k in traces
             },
             notes=_step_notes(traces, index),
+            cutouts=tuple(_cutouts(maps, numbers)),
         )
+
+
+def _cutouts(maps: dict[str, np.ndarray], numbers: dict[str, float]) -> Iterator[Cutout]:
+    """Yield the smallest regions that suffice and that destroy, where they were found."""
+    both = {"ssr", "sdr"} <= maps.keys()
+    for title, metric, name in (
+        ("suffices", "smallest_kept", "ssr"),
+        ("without it", "smallest_deleted", "sdr"),
+    ):
+        share, p = numbers.get(metric, np.nan), numbers.get(f"{metric}_p", np.nan)
+        if not np.isfinite([share, p]).all():
+            continue
+        heat = maps[name if both else "heatmap"].astype(np.float32)
+        ranks = np.asarray(pixel_ranks(heat[None]))[0]
+        mask = ranks < round(share * ranks.size)
+        yield Cutout(title, mask, f"p {p:.2f}, {share:.1%} of the image")
 
 
 def _step_notes(traces: dict[str, np.ndarray], index: int) -> dict[str, str]:

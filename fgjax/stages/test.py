@@ -11,12 +11,13 @@ import numpy as np
 
 from fgjax.core.batching import filled_places
 from fgjax.core.files import write_atomic
-from fgjax.core.functional import compiled
 from fgjax.core.progress import progress, say
 from fgjax.core.tables import to_csv
 from fgjax.data.patch_table import PatchTable, fitted_patches
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError, Example, Record
+from fgjax.devices.forward import compiled
+from fgjax.devices.jit import program
 from fgjax.devices.mesh import make_mesh, replicate, shard
 from fgjax.evaluation import summarise
 from fgjax.options.schema import ConfigError
@@ -134,7 +135,7 @@ def _figure(values: np.ndarray, protocol: str) -> dict[str, Any]:
     }
 
 
-@jax.jit
+@program("explain")
 def _look(model, images):
     """Return the joint logits, and the class that each stream, and each step, says by itself."""
     streams = model.streams(images)

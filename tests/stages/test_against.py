@@ -7,9 +7,9 @@ import pytest
 
 import fgjax
 from fgjax.attribution.contrast import contrast
-from fgjax.core.functional import compiled
 from fgjax.data.pipeline import load_examples, take
 from fgjax.data.species.source import SPECIES, SpeciesSource
+from fgjax.devices.forward import compiled
 from fgjax.run import main
 
 

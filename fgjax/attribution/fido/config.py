@@ -29,11 +29,13 @@ class FidoConfig:
       batch_size: masks sampled per step for each of the two objectives.
       temperature: t of Eqs. 5 and 8, at the first step.
       temperature_end: t at the last steps; None: as at the first.
+      sharpness: what the mask logits ϑ are multiplied by at the last steps, 1 at the first: rates
+        θ move away from 1/2, and a mask drawn by them is nearly the mask cut at 1/2.
       smoothing: σ of the Gaussian that a step's gradient is smoothed by, in pixels, at the first
         step; 0: never. Masks then are sums of such Gaussians: no speck can arise alone.
       smoothing_end: the same at the last steps; None: as at the first.
-      anneal: share of the steps over which temperature and smoothing go, geometrically, from the
-        first value to the last, where they stay.
+      anneal: share of the steps over which temperature, sharpness and smoothing go, geometrically,
+        from the first value to the last, where they stay.
       noise_smoothing: σ in pixels of the Gaussian that makes neighbouring pixels be sampled
         alike, each at its own rate still; 0: every pixel by itself.
       sampler: "simplified" (Eq. 8) or "original" (Eq. 5).
@@ -63,22 +65,23 @@ class FidoConfig:
     steps: int = 30
     batch_size: int = 8
     temperature: float = 1.0
-    temperature_end: float | None = 0.1
+    temperature_end: float | None = 0.5
+    sharpness: float = 5.0
     smoothing: float = 12.0
     smoothing_end: float | None = 4.0
     anneal: float = 0.8
     noise_smoothing: float = 4.0
     sampler: Literal["simplified", "original"] = "simplified"
     score: Literal["log_odds", "leaking"] = "log_odds"
-    kept_margin: float | None = 0.3
+    kept_margin: float | None = 1.0
     deleted_margin: float | None = 4.6
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 400.0
+    learning_rate: float = 200.0
     adam_eps: float = 0.1
-    l1: float = 2e-3
+    l1: float = 1e-3
     tv: float = 0.01
     tv_norm: Literal["squared", "absolute"] = "squared"
-    warmup: int = 5
+    warmup: int = 15
     schedule: Literal["constant", "cosine"] = "constant"
     mask_size: int | None = None
     coarse_to_fine: tuple[int, ...] = option(
@@ -110,7 +113,7 @@ class FidoConfig:
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("temperature", "learning_rate", "adam_eps", "blur_sigma"):
+        for name in ("temperature", "learning_rate", "sharpness", "adam_eps", "blur_sigma"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be above 0")
         for name in ("temperature_end", "smoothing_end"):
@@ -166,12 +169,14 @@ _CHOICES = {
 
 _AS_PUBLISHED: dict[str, Any] = dict(
     temperature_end=None,
+    sharpness=1.0,
     smoothing=0.0,
     smoothing_end=None,
     noise_smoothing=0.0,
     kept_margin=None,
     deleted_margin=None,
     infill_also=(),
+    warmup=5,
 )
 """Without what the default adds to Eqs. 1-10."""
 

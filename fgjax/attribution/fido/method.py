@@ -31,6 +31,7 @@ from fgjax.attribution.fido.step import (
     fido_start,
     fido_step,
     importance,
+    sharpened,
     upsample,
 )
 from fgjax.attribution.registry import Method, Passes
@@ -79,6 +80,14 @@ def fido(
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
         outside [0, 1], or a key of the old kind.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> config = FidoConfig(steps=2, batch_size=2)
+      >>> result = fido(model, images, target, key=jax.random.key(0), config=config)
+      >>> result.heatmap.shape, sorted(result.maps)
+      ((1, 16, 16), ['sdr', 'ssr'])
     """
     images = jnp.asarray(images, jnp.float32)
     targets = jnp.asarray(targets, jnp.int32)
@@ -90,6 +99,7 @@ def fido(
     task = Task(arrays, static, images, infill, targets, keys)
     logits, trace, taken = optimise(task, config, slots)
     # A NaN need not reach the logits: where the model's NaN is a constant, no gradient carries it.
+    logits = sharpened(logits, jnp.asarray(taken - 1), config)
     maps = _maps(logits, jnp.isnan(trace).any((1, 2)), *images.shape[1:3])
     traces = {name: trace[:, :, i] for i, name in enumerate(TRACES)}
     if config.stop is not None:

@@ -1,6 +1,5 @@
 """One step of FIDO for many images at once: Eqs. 1-4 and 10, and the update of both masks."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from fgjax.attribution.common.scores import SCORES
 from fgjax.attribution.fido.config import SAMPLERS, FidoConfig
 from fgjax.core.filters import REFERENCE_SIDE, smooth, total_variation
 from fgjax.core.functional import Static, combine
+from fgjax.devices.jit import program
 
 TRACES = ("p_kept", "p_deleted", "loss_ssr", "loss_sdr", "l1_ssr", "l1_sdr", "tv_ssr", "tv_sdr")
 """What is recorded per step: p(c) with only the SSR kept and with the SDR deleted (mean over
@@ -90,6 +90,16 @@ def finer(state: FidoState, height: int, width: int) -> FidoState:
     return jax.tree.map(resize, state)
 
 
+def sharpened(
+    logits: Float[Array, "n 2 mh mw"], step: Int[Array, "n"], config: FidoConfig
+) -> Float[Array, "n 2 mh mw"]:
+    """Return the logits of θ at a step: the state's, times what sharpness has grown to."""
+    if config.sharpness == 1:
+        return logits
+    factor: Any = jax.vmap(lambda step: annealed(1.0, config.sharpness, step, config))(step)
+    return logits * factor[:, None, None, None]
+
+
 def _infills(images, infill, keys, step, config):
     """Return the picture that fills each sampled mask, `n samples 1 h w c`; one for all where there
     is but one."""
@@ -114,6 +124,7 @@ def _loss(logits, enough, model, images, infill, targets, keys, step, config):
     """
     n, height, width, channels = images.shape
     samples = config.batch_size
+    logits = sharpened(logits, step, config)
 
     def sample(key, step, logits):
         key = jax.random.fold_in(key, step)
@@ -163,7 +174,7 @@ def _step(state, model, images, infill, targets, keys, config):
     return FidoState(state.step + 1, state.logits + updates, optimizer, state.enough), trace
 
 
-@partial(jax.jit, static_argnames=("static", "config", "count"), donate_argnames="state")
+@program("explain", static_argnames=("static", "config", "count"), donate_argnames="state")
 def fido_step(
     state: FidoState,
     arrays: tuple,

@@ -9,7 +9,6 @@ Reference: Chen et al., This Looks Like That: Deep Learning for Interpretable Im
 """
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -19,6 +18,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from fgjax.devices.jit import program
 from fgjax.models.classifier import Classifier
 from fgjax.models.composed.two_stream import make_backbone
 from fgjax.models.networks.layers import Padding
@@ -83,7 +83,7 @@ class PrototypeNet(nn.Module):
     padding: Padding = "symmetric"
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         self.trunk = make_backbone(self.backbone, self.num_classes, self.padding, self.dtype)
         self.adapt1 = nn.Dense(self.channels, dtype=jnp.float32)
         self.adapt2 = nn.Dense(self.channels, dtype=jnp.float32)
@@ -133,10 +133,10 @@ class PrototypeClassifier(Classifier):
 
     def activations(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n H W m"]:
         """Return how much each place of the image looks like each prototype."""
-        return self.network.apply(self.variables, self.normalise(images), method="activations")
+        return self._apply(self.normalise(images), method="activations")
 
 
-@partial(jax.jit, static_argnames="classes")
+@program("explain", static_argnames="classes")
 def _nearest(model, images, labels, classes):
     """Of each prototype: its smallest squared distance to a place of an image of its class, and
     what lies there."""

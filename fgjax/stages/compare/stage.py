@@ -22,12 +22,12 @@ import numpy as np
 from fgjax.attribution import METHODS
 from fgjax.attribution.registry import needs
 from fgjax.core.files import write_atomic
-from fgjax.core.functional import compiled
 from fgjax.core.keys import image_key
 from fgjax.core.progress import progress, say
 from fgjax.core.tables import to_csv
 from fgjax.data.pipeline import load_examples, stack
 from fgjax.data.types import DataError
+from fgjax.devices.forward import compiled
 from fgjax.devices.memory import PeakMemory
 from fgjax.evaluation import (
     box_mask,
@@ -140,6 +140,7 @@ def _check_settings(comparison: Comparison, method: str) -> None:
         if name not in ("chunk_size", "images_per_step")
     }
     now = {"images": [record.name for record in comparison.records], "settings": now}
+    now = json.loads(json.dumps(now))  # as the file has it: no tuples
     path = comparison.folder / method / "settings.json"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

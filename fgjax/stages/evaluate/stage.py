@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def current_metrics(job: Job) -> dict[str, Any] | None:
         raise ConfigError(f"{job.run.path}: nothing is explained yet: stages must include explain")
     done = int((MapStore(store, len(job.records)).targets() >= 0).sum())
     about = job.run.stage("evaluate")
-    if (about.get("images"), about.get("threshold")) != (done, job.config.evaluate.threshold):
+    if about | {"images": done} | asdict(job.config.evaluate) != about:
         return None
     try:
         return json.loads((job.run.path / "metrics.json").read_text(encoding="utf-8"))
@@ -110,7 +111,7 @@ def evaluate_maps_of(job: Job) -> dict[str, Any]:
         "evaluate",
         seconds=round(time.monotonic() - began, 1),
         images=len(rows),
-        threshold=config.evaluate.threshold,
+        **asdict(config.evaluate),
     )
     return metrics
 

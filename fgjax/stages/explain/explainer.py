@@ -26,6 +26,7 @@ from fgjax.models.precision import in_precision
 from fgjax.options.schema import ConfigError
 from fgjax.stages.explain.against import find_rivals, question
 from fgjax.stages.explain.images_per_step import halved, images_per_step
+from fgjax.stages.explain.infills import read_infills
 from fgjax.stages.focus.patches import boxes_of
 from fgjax.stages.job import Job
 
@@ -167,6 +168,8 @@ class Explainer:
         settings = self._settings
         if hasattr(settings, "images_per_step"):
             settings = replace(settings, images_per_step=self.size)
+        if config.explain.infills is not None:
+            settings = replace(settings, infill=read_infills(self._job, names, images.shape))
         if self._rivals is not None:
             model = question(self._rivals, model, int(targets[0]), logits[0])
             batch = (batch[0], jax.numpy.zeros_like(batch[1]), batch[2])

@@ -13,6 +13,7 @@ from fgjax.data.types import DataError
 from fgjax.processes.waiting import join_maps
 from fgjax.runs.maps import MapStore, read_traces
 from fgjax.stages.explain.explainer import Answer, Explainer, Item
+from fgjax.stages.explain.infills import check_infills
 from fgjax.stages.explain.map_writer import MapWriter
 from fgjax.stages.focus.patches import known_patches
 from fgjax.stages.job import Job
@@ -26,8 +27,9 @@ class Explain(Stage):
     shared = True
 
     def missing(self, job: Job) -> None:
-        """Tell that there is nothing to explain."""
+        """Tell that there is nothing to explain, or that infills are missing."""
         _ = job.records
+        check_infills(job)
 
     def run(self, job: Job) -> int:
         """Explain what has no maps yet; the first process waits for the others' images."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from fgjax.core.batching import fill_up
 from fgjax.data.types import Example, Record
+from fgjax.devices.jit import program
 from fgjax.evaluation import box_mask, pointing_game
 from fgjax.models.classifier import Classifier
 from fgjax.models.composed.grouping import soft_centroids
@@ -47,7 +47,7 @@ class PartLook:
     middle_in_box: np.floating
 
 
-@partial(jax.jit, static_argnames=("radius", "std"))
+@program("explain", static_argnames=("radius", "std"))
 def _forward(
     model: Classifier,
     images: Float[Array, "n h w 3"],

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fgjax.data.pipeline import load_examples, take
 from fgjax.data.types import DataError, Source
+from fgjax.devices.jit import program
 from fgjax.options.schema import Config
 from fgjax.report.parts import Fact, LandmarkRow, PartPicture, PartsPage
 from fgjax.stages.classifier import Explained
@@ -69,7 +69,7 @@ def _rows(table: dict[str, dict[str, Any]], count: str) -> tuple[LandmarkRow, ..
     )
 
 
-@jax.jit
+@program("explain")
 def _maps(model, images):
     found = model.regions(images)
     attribution, attention = found.attribution, found.attention

@@ -24,10 +24,10 @@ TITLES = {
     "center": "BL + center crop",
     "gradient": "BL + gradient",
     "detector": "BL + detector",
-    "fido_original": "BL + FIDO, original",
-    "fido_simplified": "BL + FIDO, simplified",
-    "fido_original_cleaned": "– original, no specks",
-    "fido_simplified_cleaned": "– simplified, no specks",
+    "fido_original": "BL + FIDO, Chang et al.",
+    "fido_simplified": "BL + FIDO, ours",
+    "fido_original_cleaned": "– Chang et al., no specks",
+    "fido_simplified_cleaned": "– ours, no specks",
     "glas": "BL + GLAS",
 }
 """The rows of the table, in its order."""
@@ -108,7 +108,15 @@ def protocols(config: Config) -> dict[str, str]:
         own = fido_settings(config, crop)
         told = ", ".join(
             f"{name}={getattr(own, name)}"
-            for name in ("sampler", "steps", "batch_size", "temperature", "l1", "infill")
+            for name in (
+                "sampler",
+                "steps",
+                "batch_size",
+                "temperature",
+                "mask_size",
+                "l1",
+                "infill",
+            )
         )
         specks = f", blobs of fewer than {SPECK} px (of 224²) left out"
         specks = specks if crop.endswith("_cleaned") else ""

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, Key
 from fgjax.attribution import CONFIGS, METHODS
 from fgjax.core.batching import filled_places
 from fgjax.core.filters import gaussian_blur
+from fgjax.devices.jit import program
 from fgjax.training.augment.geometry_and_light import center_crop
 from fgjax.training.proxies.keep import NONE, Proxies, chosen
 
@@ -51,6 +52,11 @@ def proxy_images(
 
     Raises:
       ValueError: no such rule.
+
+    Example:
+      >>> images, cam = jnp.ones((1, 1, 2, 3)), jnp.array([[[1.0, 0.0]]])
+      >>> proxy_images(images, cam, 0.5, 0.75)[0, 0, :, 0].tolist()
+      [0.25, 1.0]
     """
     if rule not in get_args(Rule):
         raise ValueError(f"rule={rule!r}: one of {', '.join(get_args(Rule))}")
@@ -64,7 +70,7 @@ def proxy_images(
     return jnp.where(cam >= threshold, instead, images)
 
 
-@partial(jax.jit, static_argnames="size")
+@program("explain", static_argnames="size")
 def _predict(model, images, size):
     return model(center_crop(images, size).astype(jnp.float32) / 255).argmax(1)
 

@@ -94,7 +94,7 @@ def tiles_of(image, side):
 def test_knockoff_shuffles_pixels_inside_their_tiles(height, width, side, key):
     """Every tile, whole or cut off by an edge, holds the pixels it had, in an order of its own."""
     image = random_images(1, height, width)
-    result = np.asarray(knockoff(image, key, tile=side * 224 / min(height, width)))
+    result = np.asarray(knockoff(image, key, tile=round(side * 224 / min(height, width))))
     orders = []
     for y in range(0, height, side):
         for x in range(0, width, side):
@@ -170,7 +170,7 @@ def test_an_infill_does_not_depend_on_the_neighbours(name):
 
 
 def test_the_key_decides_the_noise():
-    images = random_images(1)
+    images = random_images(1, 64, 64)
     for name in ("uniform", "normal", "grey", "blurs", "patches", "knockoff"):
         first = make_infill(name, images, keys(1))
         np.testing.assert_array_equal(first, make_infill(name, images, keys(1)))

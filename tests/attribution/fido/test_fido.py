@@ -152,10 +152,11 @@ def numpy_fido(weights, image, infill, target, key, config):
     between = lambda start, end, step: start * ((end or start) / start) ** progress(step)
     for step in range(config.steps):
         t = between(config.temperature, config.temperature_end, step)
+        sharp = between(1.0, config.sharpness, step)
         z = np.asarray(
             simplified_concrete_dropout(
                 jax.random.fold_in(key, step),
-                jnp.asarray(logits, jnp.float32),
+                jnp.asarray(sharp * logits, jnp.float32),
                 t,
                 config.batch_size,
                 antithetic=config.antithetic,
@@ -186,7 +187,7 @@ def numpy_fido(weights, image, infill, target, key, config):
         d_mask = np.einsum("sok,hwk->sohw", d_score, weights) * brightness
         gradient = sign * (reduce(d_mask) * z * (1 - z) / t).mean(0)
 
-        rate = expit(sign * logits)
+        rate = expit(sign * sharp * logits)
         importance = enlarge(rate)
         l1 = importance.sum((-2, -1)) * reference
         down = importance[:, 1:] - importance[:, :-1]
@@ -209,7 +210,7 @@ def numpy_fido(weights, image, infill, target, key, config):
 
         losses = sign[:, 0, 0] * score.mean(0) + ramp * (config.l1 * l1 + config.tv * tv)
         traces.append(np.concatenate([p[..., target].mean(0), losses, l1, tv]))
-        gradient *= side * side / 224**2
+        gradient *= sharp * side * side / 224**2
         if config.smoothing:
             sigma = between(config.smoothing, config.smoothing_end, step) * side / 224
             sigmas = (0, sigma, sigma)
@@ -222,19 +223,21 @@ def numpy_fido(weights, image, infill, target, key, config):
             move = first / (1 - 0.9 ** (step + 1))
             size = np.sqrt(second / (1 - 0.999 ** (step + 1))) + config.adam_eps
             logits -= config.learning_rate * move / size
-    importance = enlarge(expit(sign * logits))
+    importance = enlarge(expit(sign * sharp * logits))
     return importance, np.array(traces)
 
 
 VARIANTS = {
     "plain": {},
     "a falling temperature": dict(temperature_end=0.2, anneal=0.5),
+    "rates that sharpen": dict(sharpness=3.0, anneal=0.7),
     "smooth moves": dict(smoothing=60.0, smoothing_end=20.0, tv=0.05),
     "smooth at one width, smooth noise": dict(smoothing=30.0, noise_smoothing=40.0),
     "up to what is enough": dict(kept_margin=0.3, deleted_margin=1.0, warmup=2, learning_rate=30.0),
     "under two infills": dict(infill_also=("mean",), temperature=0.5),
     "all of it": dict(
         temperature_end=0.3,
+        sharpness=3.0,
         smoothing=60.0,
         smoothing_end=30.0,
         noise_smoothing=30.0,
@@ -556,6 +559,7 @@ def test_one_class_has_no_odds(key, images):
         (dict(batch_size=0), "batch_size=0"),
         (dict(temperature=0.0), "temperature=0.0: must be above 0"),
         (dict(temperature_end=0.0), "temperature_end=0.0: must be above 0, or left out"),
+        (dict(sharpness=0.0), "sharpness=0.0: must be above 0"),
         (dict(smoothing_end=-1.0), "smoothing_end=-1.0"),
         (dict(smoothing=-1.0), "smoothing=-1.0: must not be negative"),
         (dict(noise_smoothing=-1.0), "noise_smoothing=-1.0"),
@@ -595,8 +599,10 @@ def test_presets():
     assert chang.batch_size == 32
     for name in ("soft", "korsch-2023", "fido-pytorch", "chang-2019"):
         config = fido_preset(name)
-        new = (config.temperature_end, config.smoothing, config.noise_smoothing)
-        assert new == (None, 0.0, 0.0), "what was published had one temperature and no smoothing"
+        new = (config.temperature_end, config.sharpness, config.smoothing, config.noise_smoothing)
+        assert new == (None, 1.0, 0.0, 0.0), (
+            "what was published had one temperature and no smoothing"
+        )
         assert (config.kept_margin, config.deleted_margin, config.infill_also) == (None, None, ())
     with pytest.raises(ValueError, match="preset='korsch2023'.*Did you mean korsch-2023"):
         fido_preset("korsch2023")
