@@ -125,8 +125,8 @@ def create_model(
     key = jax.random.key(0) if key is None else key
     # On a CPU, LLVM optimises the drawing of every kernel by itself: three to nine times the wait
     # (ResNet-18: 11 s for 2), for a program that runs once. Weights differ in the last bit.
-    hasty = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    draw = jax.jit(network.init, compiler_options=hasty)
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    draw = jax.jit(network.init, compiler_options=quick)
     variables = draw(key, jnp.zeros((1, 96, 96, 3), jnp.float32))
     kept = tuple((k, v) for k, v in options.items() if k != "dtype")
     return classifier_of(name)(variables, network, mean, std, classes, size, name, kept)

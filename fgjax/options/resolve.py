@@ -239,6 +239,9 @@ def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
     dots = [f"{key}={value}" for key, value in given.items()]
     try:
         line = OmegaConf.from_dotlist(dots)
+        for option in ("explain.method", "data.source", "model.name"):
+            if ":" in given.get(option, ""):  # module:name, which YAML may read as a group
+                OmegaConf.update(line, option, given[option])
         for part in (file, line):
             _take_infills(part)
         both = OmegaConf.merge(file, line)
