@@ -274,6 +274,6 @@ def test_dry_run_says_how_much_and_writes_nothing(tmp_path, words, trained, caps
     out = capsys.readouterr().out
     assert (", in bf16" in out) == train
     assert ("train: 40 images, 1 epochs" in out) == train
-    assert "3 images, 8 forward and backward passes each (24 in all)" in out
+    assert "3 images, 1 forward passes and 8 forward and backward passes each (27 in all)" in out
     assert "about" in out and "nothing is written" in out
     assert not (tmp_path / "run").exists()

@@ -23,83 +23,98 @@ class FidoConfig:
     first in large patches and then in smaller ones, and are sampled smoothly; a score beyond what
     is asked counts for nothing, so that only area is left to gain; and the sampled masks are
     filled in several ways, anew at every step. `fido_preset("soft")` has none of them.
-
-    Attributes:
-      steps: optimisation steps.
-      batch_size: masks sampled per step for each of the two objectives.
-      temperature: t of Eqs. 5 and 8, at the first step.
-      temperature_end: t at the last steps; None: as at the first.
-      sharpness: what the mask logits ϑ are multiplied by at the last steps, 1 at the first: rates
-        θ move away from 1/2, and a mask drawn by them is nearly the mask cut at 1/2.
-      smoothing: σ of the Gaussian that a step's gradient is smoothed by, in pixels, at the first
-        step; 0: never. Masks then are sums of such Gaussians: no speck can arise alone.
-      smoothing_end: the same at the last steps; None: as at the first.
-      anneal: share of the steps over which temperature, sharpness and smoothing go, geometrically,
-        from the first value to the last, where they stay.
-      noise_smoothing: σ in pixels of the Gaussian that makes neighbouring pixels be sampled
-        alike, each at its own rate still; 0: every pixel by itself.
-      sampler: "simplified" (Eq. 8) or "original" (Eq. 5).
-      score: "log_odds" (Eq. 4) or "leaking" (what the released code computes).
-      kept_margin: the SSR's score counts up to that of the whole image plus this (log odds: in
-        nats); None: however high it is.
-      deleted_margin: the SDR's score counts down to this below 0 and below that of the whole
-        image, whichever is lower (4.6 nats: p = 0.01); None: however low it is.
-      optimizer: "adamw" without weight decay, which is Adam; or "sgd".
-      learning_rate: of the mask logits.
-      adam_eps: ε of Adam. At 0.1 it exceeds the gradients, so steps keep their size.
-      l1: λ of Eqs. 2 and 3: the price of one important pixel of a 224x224 image.
-      tv: weight of the total variation (Eq. 10).
-      tv_norm: "squared" differences as in Eq. 10, or "absolute" as the released code has.
-      warmup: steps over which l1 and tv ramp up from 0.
-      schedule: of the learning rate: "constant", or falling to 0 as a "cosine".
-      mask_size: side of a coarse mask that is upsampled bilinearly; None: every pixel.
-      infill: a name (blur, blurs, mean, zeros, uniform, normal, grey, original, knockoff,
-        patches); in Python also an array or a function `(images, key) -> images`.
-      blur_sigma: σ of the blur infill in pixels.
-      antithetic: sample masks in pairs with opposite noise.
-      initial: importance of every pixel at the start, in (0, 1).
-      stop: an image is done, before all its steps, when five steps have lowered its two
-        objectives together by less than this (in units of the score; log odds: nats); None: never.
     """
 
-    steps: int = 30
-    batch_size: int = 8
-    temperature: float = 1.0
-    temperature_end: float | None = 0.5
-    sharpness: float = 5.0
-    smoothing: float = 12.0
-    smoothing_end: float | None = 4.0
-    anneal: float = 0.8
-    noise_smoothing: float = 4.0
-    sampler: Literal["simplified", "original"] = "simplified"
-    score: Literal["log_odds", "leaking"] = "log_odds"
-    kept_margin: float | None = 1.0
-    deleted_margin: float | None = 4.6
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 200.0
-    adam_eps: float = 0.1
-    l1: float = 1e-3
-    tv: float = 0.01
-    tv_norm: Literal["squared", "absolute"] = "squared"
-    warmup: int = 15
-    schedule: Literal["constant", "cosine"] = "constant"
-    mask_size: int | None = None
+    steps: int = option(30, "optimisation steps.")
+    batch_size: int = option(8, "masks sampled per step for each of the two objectives.")
+    temperature: float = option(1.0, "t of Eqs. 5 and 8, at the first step.")
+    temperature_end: float | None = option(0.5, "t at the last steps; None: as at the first.")
+    sharpness: float = option(
+        5.0,
+        "what the mask logits ϑ are multiplied by at the last steps, 1 at the first: rates θ "
+        "move away from 1/2, and a mask drawn by them is nearly the mask cut at 1/2.",
+    )
+    smoothing: float = option(
+        12.0,
+        "σ of the Gaussian that a step's gradient is smoothed by, in pixels, at the first "
+        "step; 0: never. Masks then are sums of such Gaussians: no speck can arise alone.",
+    )
+    smoothing_end: float | None = option(4.0, "the same at the last steps; None: as at the first.")
+    anneal: float = option(
+        0.8,
+        "share of the steps over which temperature, sharpness and smoothing go, "
+        "geometrically, from the first value to the last, where they stay.",
+    )
+    noise_smoothing: float = option(
+        4.0,
+        "σ in pixels of the Gaussian that makes neighbouring pixels be sampled alike, each at "
+        "its own rate still; 0: every pixel by itself.",
+    )
+    sampler: Literal["simplified", "original"] = option(
+        "simplified",
+        '"simplified" (Eq. 8) or "original" (Eq. 5).',
+    )
+    score: Literal["log_odds", "leaking"] = option(
+        "log_odds",
+        '"log_odds" (Eq. 4) or "leaking" (what the released code computes).',
+    )
+    kept_margin: float | None = option(
+        1.0,
+        "the SSR's score counts up to that of the whole image plus this (log odds: in nats); "
+        "None: however high it is.",
+    )
+    deleted_margin: float | None = option(
+        4.6,
+        "the SDR's score counts down to this below 0 and below that of the whole image, "
+        "whichever is lower (4.6 nats: p = 0.01); None: however low it is.",
+    )
+    optimizer: Literal["adamw", "sgd"] = option(
+        "adamw",
+        '"adamw" without weight decay, which is Adam; or "sgd".',
+    )
+    learning_rate: float = option(200.0, "of the mask logits.")
+    adam_eps: float = option(
+        0.1,
+        "ε of Adam. At 0.1 it exceeds the gradients, so steps keep their size.",
+    )
+    l1: float = option(
+        1e-3,
+        "λ of Eqs. 2 and 3: the price of one important pixel of a 224x224 image.",
+    )
+    tv: float = option(0.01, "weight of the total variation (Eq. 10).")
+    tv_norm: Literal["squared", "absolute"] = option(
+        "squared",
+        '"squared" differences as in Eq. 10, or "absolute" as the released code has.',
+    )
+    warmup: int = option(15, "steps over which l1 and tv ramp up from 0.")
+    schedule: Literal["constant", "cosine"] = option(
+        "constant",
+        'of the learning rate: "constant", or falling to 0 as a "cosine".',
+    )
+    mask_size: int | None = option(
+        None,
+        "side of a coarse mask that is upsampled bilinearly; None: every pixel.",
+    )
     coarse_to_fine: tuple[int, ...] = option(
         (),
         "sides of coarser masks to begin with, such as (14, 56); each, and then mask_size, for an "
         "equal share of the steps.",
         example="14,56",
     )
-    infill: Infill = "blur"
+    infill: Infill = option(
+        "blur",
+        "a name (blur, blurs, mean, zeros, uniform, normal, grey, original, knockoff, "
+        "patches); in Python also an array or a function `(images, key) -> images`.",
+    )
     infill_also: tuple[str, ...] = option(
         ("blurs", "mean", "grey"),
         "names of infills beside it, drawn anew at every step; each takes an equal share of the "
         "masks, so that what is found holds under all of them.",
         example="blurs,mean",
     )
-    blur_sigma: float = 11.6
-    antithetic: bool = False
-    initial: float = 0.5
+    blur_sigma: float = option(11.6, "σ of the blur infill in pixels.")
+    antithetic: bool = option(False, "sample masks in pairs with opposite noise.")
+    initial: float = option(0.5, "importance of every pixel at the start, in (0, 1).")
     images_per_step: int | None = option(
         None,
         "images optimised together in one compiled step; None: 1 on a CPU, 16 on an accelerator "
@@ -107,7 +122,12 @@ class FidoConfig:
         free=True,
     )
     steps_per_dispatch: int | None = option(None, "steps that are one program; None: 1.", free=True)
-    stop: float | None = None
+    stop: float | None = option(
+        None,
+        "an image is done, before all its steps, when five steps have lowered its two "
+        "objectives together by less than this (in units of the score; log odds: nats); None: "
+        "never.",
+    )
 
     def __post_init__(self):
         for name in ("steps", "batch_size"):

@@ -107,10 +107,16 @@ def fido(
     return Attribution(heatmap=maps.pop("joint"), maps=maps, traces=traces)
 
 
+def _passes(config: FidoConfig, height: int, width: int, channels: int) -> Passes:
+    # A margin is counted from the score of the image as it is.
+    margin = config.kept_margin is not None or config.deleted_margin is not None
+    return Passes(int(margin), config.steps * 2 * config.batch_size)
+
+
 FIDO = Method(
     fido,
     FidoConfig,
-    passes=lambda config, *_: Passes(0, config.steps * 2 * config.batch_size),
+    passes=_passes,
     presets=FIDO_PRESETS,
     needs=("descent",),
     order=10,
