@@ -22,8 +22,8 @@ SLOW = ("resnet50", "vgg16_bn", "mobilenet_v2", "inception_v3")
 NETWORKS = ("resnet_tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
 SIDES = {"inception_v3": 80}
 ROUNDING, TIMES, FLOOR = 3e-7, 20.0, 1e-5
-"""What a value's last digits are, and how many times the change that they make by themselves oneDNN's
-may be, beside a floor. A random network's ReLUs and small batches' statistics magnify both alike."""
+"""How large a value's last digits are; how many times the change that they alone make oneDNN's may
+be; and what is let pass. Random networks' ReLUs and small batches' statistics magnify both alike."""
 
 
 @pytest.fixture(autouse=True)
