@@ -23,7 +23,7 @@ NETWORKS = ("resnet_tiny", *(pytest.param(name, marks=pytest.mark.slow) for name
 SIDES = {"inception_v3": 80}
 ROUNDING, TIMES, FLOOR = 3e-7, 20.0, 1e-5
 """How large a value's last digits are; how many times the change that they alone make oneDNN's may
-be; and what is let pass. Random networks' ReLUs and small batches' statistics magnify both alike."""
+be; and what is let pass. Random ReLUs and small batches' statistics magnify both alike."""
 
 
 @pytest.fixture(autouse=True)
