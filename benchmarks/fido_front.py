@@ -53,7 +53,7 @@ class Point(NamedTuple):
 
     def beats(self, other: "Point") -> bool:
         """Return whether it is nowhere worse in area and coherence, and better in one."""
-        own, theirs = (p.area, -p.coherent), (other.area, -other.coherent)
+        own, theirs = (self.area, -self.coherent), (other.area, -other.coherent)
         no_worse = all(a <= b for a, b in zip(own, theirs, strict=True))
         return self.enough and no_worse and own != theirs
 

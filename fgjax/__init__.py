@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
         guided_grad_cam,
     )
     from fgjax.attribution.common.types import Attribution
+    from fgjax.attribution.contrast import contrast
     from fgjax.attribution.fido.concrete import concrete_dropout, simplified_concrete_dropout
     from fgjax.attribution.fido.config import FidoConfig
     from fgjax.attribution.fido.method import FIDO_PRESETS, fido, fido_preset
@@ -51,8 +52,10 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     from fgjax.attribution.score_cam import ScoreCamConfig, score_cam
     from fgjax.attribution.step_cam import StepCamConfig, step_cam
     from fgjax.core.scores import log_odds
+    from fgjax.devices.compiler import compiler_options
     from fgjax.evaluation import deletion, insertion, iou, pointing_game, total_variation
     from fgjax.evaluation.landmarks import landmark_error
+    from fgjax.evaluation.smallest_regions import smallest_regions
     from fgjax.models.classifier import Classifier, create_model
     from fgjax.models.composed.grouping import group_pixels
     from fgjax.models.composed.patches import extract_patches
@@ -70,6 +73,7 @@ _NAMES = {
         guided_grad_cam
     """,
     "fgjax.attribution.common.types": "Attribution",
+    "fgjax.attribution.contrast": "contrast",
     "fgjax.attribution.fido.concrete": "concrete_dropout simplified_concrete_dropout",
     "fgjax.attribution.fido.config": "FidoConfig",
     "fgjax.attribution.fido.method": "fido FIDO_PRESETS fido_preset",
@@ -87,8 +91,10 @@ _NAMES = {
     "fgjax.attribution.score_cam": "ScoreCamConfig score_cam",
     "fgjax.attribution.step_cam": "StepCamConfig step_cam",
     "fgjax.core.scores": "log_odds",
+    "fgjax.devices.compiler": "compiler_options",
     "fgjax.evaluation": "deletion insertion iou pointing_game total_variation",
     "fgjax.evaluation.landmarks": "landmark_error",
+    "fgjax.evaluation.smallest_regions": "smallest_regions",
     "fgjax.models.classifier": "Classifier create_model",
     "fgjax.models.composed.grouping": "group_pixels",
     "fgjax.models.composed.patches": "extract_patches",
@@ -134,7 +140,9 @@ __all__ = [
     "ScoreCamConfig",
     "SmoothGradientConfig",
     "StepCamConfig",
+    "compiler_options",
     "concrete_dropout",
+    "contrast",
     "create_model",
     "deconvnet",
     "deletion",
@@ -169,6 +177,7 @@ __all__ = [
     "rise",
     "score_cam",
     "simplified_concrete_dropout",
+    "smallest_regions",
     "smooth_gradient",
     "soft_attention",
     "step_cam",

@@ -104,6 +104,31 @@ if TYPE_CHECKING:
     assert rooms_of(imports(text)) == {"run", "data", "stages", "core"}
 
 
+def public_functions(tree: ast.Module):
+    """Yield the functions of a module, and the methods of its classes, that begin with no _."""
+    held = [("", tree), *((f"{n.name}.", n) for n in tree.body if isinstance(n, ast.ClassDef))]
+    for prefix, owner in held:
+        for node in owner.body:
+            hidden = node.name.startswith("_") if isinstance(node, ast.FunctionDef) else True
+            if not prefix.startswith("_") and not hidden:
+                yield prefix + node.name, node
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_public_functions_are_annotated(room):
+    bare = []
+    for path in files(room):
+        for name, node in public_functions(ast.parse(path.read_text(encoding="utf-8"))):
+            given = node.args
+            every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+            missing = [
+                a.arg for a in every if a and not a.annotation and a.arg not in ("self", "cls")
+            ]
+            if missing or node.returns is None:
+                bare.append(f"{path.name}: {name} {missing}")
+    assert not bare
+
+
 def test_to_import_the_package_imports_no_other_package():
     code = "import sys, fgjax; dir(fgjax); print(*{name.split('.')[0] for name in sys.modules})"
     packages = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

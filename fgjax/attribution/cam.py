@@ -77,7 +77,8 @@ class GuidedGradCamConfig(GradientConfig):
 
 
 @program("explain", static_argnames="static")
-def last_features(arrays, static, images):
+def last_features(arrays: Any, static: Any, images: Any) -> Array:
+    """Return the feature map that the model's head reads."""
     return combine(arrays, static).features(images)
 
 
@@ -155,7 +156,11 @@ def enlarge(maps: Float[Array, "n H W"], height: int, width: int) -> Float[Array
     return jax.image.resize(maps, (len(maps), height, width), "linear", antialias=False)
 
 
-def class_activation(features, weights, images) -> Attribution:
+def class_activation(
+    features: Float[Array, "n H W k"],
+    weights: Float[Array, "n k"],
+    images: Float[Array | np.ndarray, "n h w c"],
+) -> Attribution:
     """Compute Eq. 2 of Grad-CAM: the weighted channels, rectified, then enlarged."""
     height, width = images.shape[1:3]
     coarse = _weigh(features, weights)

@@ -143,8 +143,10 @@ def sigmas_in_pixels(config: Any, sizes: tuple[int, ...]) -> Sigmas:
 def bells(
     sizes: tuple[int, ...], points: Float[Array, "m axes"], sigma: Float[Array, "m axes"]
 ) -> list[Float[Array, "m size"]]:
-    """exp(-½ ((x - μ) / σ)²) along each axis: their product over the axes is G(μ, σ), which is
-    1 at its centre (unnormalised)."""
+    """Return exp(-½ ((x - μ) / σ)²) along each axis.
+
+    Their product over the axes is G(μ, σ), which is 1 at its centre (unnormalised).
+    """
     places = [jnp.arange(size, dtype=jnp.float32) + 0.5 for size in sizes]
     return [
         jnp.exp(-0.5 * ((place[None] - points[:, axis, None]) / sigma[:, axis, None]) ** 2)
@@ -152,15 +154,18 @@ def bells(
     ]
 
 
-def light_and_shadow(images, own, shared, index):
-    """Return perturbation 0 is the image itself; 1 … K are the lights (Eq. 1), K + 1 … 2K the
-    shadows (Eq. 2) on the K points."""
+def light_and_shadow(images: Array, own: Any, shared: Any, index: Array) -> Array:
+    """Return perturbations of images or volumes.
+
+    0 is the image itself; 1 … K are the lights (Eq. 1), K + 1 … 2K the shadows (Eq. 2) on the K
+    points.
+    """
     points, light, shadow = shared
     count, sizes = len(points), images.shape[1:-1]
     is_shadow = index > count
     at = points[jnp.where(is_shadow, index - count - 1, jnp.maximum(index - 1, 0))]
     sigma = jnp.where(is_shadow[:, None], shadow[None], light[None])
-    mask = 1.0
+    mask: Any = 1.0
     for axis, line in enumerate(bells(sizes, at, sigma)):
         mask = mask * line.reshape(
             len(line), *(size if a == axis else 1 for a, size in enumerate(sizes))
@@ -261,6 +266,13 @@ def glas(
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
         outside [0, 1], a score function that does not give one number per image.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> result = glas(model, images, target, config=GlasConfig(grid=3))
+      >>> result.heatmap.shape, sorted(result.maps)
+      ((1, 16, 16), ['light', 'shadow'])
     """
     question = ask(model, images, targets, config.score)
     sizes = question.images.shape[1:-1]

@@ -130,6 +130,13 @@ def gradient(
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, or images
         outside [0, 1].
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> result = gradient(model, images, target)
+      >>> float(result.heatmap.min())  # every pixel counts alike
+      1.0
     """
     values = input_gradient(
         model, images, targets, score=config.score, chunk_size=config.chunk_size
@@ -183,6 +190,14 @@ def smooth_gradient(
 
     Raises:
       ValueError: no key; and as in `gradient`.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> config = SmoothGradientConfig(samples=4)
+      >>> result = smooth_gradient(model, images, target, key=jax.random.key(0), config=config)
+      >>> result.heatmap.shape
+      (1, 16, 16)
     """
     if key is None:
         raise ValueError("smooth_gradient draws noise: give key=jax.random.key(seed)")

@@ -281,7 +281,7 @@ def with_relu_rule(model: Callable, rule: ReluRule) -> Callable:
 
 @program("explain", static_argnames=("static", "rule", "score"))
 def _ruled_gradient(
-    arrays: tuple, static: Static, images: Any, targets: Any, rule: str, score: str
+    arrays: tuple, static: Static, images: Any, targets: Any, rule: Any, score: str
 ) -> Float[Array, "n h w c"]:
     return image_gradient(with_relu_rule(combine(arrays, static), rule), images, targets, score)
 
@@ -332,6 +332,12 @@ def guided_backprop(
 
     Raises:
       ValueError: no ReLU, or one that cannot be replaced; and as in `gradient`.
+
+    Example:
+      >>> model = lambda images: jax.nn.relu(images).mean((1, 2))
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> guided_backprop(model, images, target).heatmap.shape
+      (1, 16, 16)
     """
     return _ruled(model, images, targets, "guided", config)
 
@@ -352,6 +358,12 @@ def deconvnet(
 
     Args, Returns, Raises:
       as in `guided_backprop`; per channel: `rectified_gradient(…, "deconv")`.
+
+    Example:
+      >>> model = lambda images: jax.nn.relu(images).mean((1, 2))
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> deconvnet(model, images, target).heatmap.shape
+      (1, 16, 16)
     """
     return _ruled(model, images, targets, "deconv", config)
 

@@ -134,7 +134,7 @@ def draw_shown(
 _draw_shown = jax.jit(draw_shown)
 
 
-def hide(images, own, shared, index):
+def hide(images: Array, own: Any, shared: Any, index: Array) -> Array:
     """Return image g as sample `index` shows it; the superpixels not shown are filled in."""
     labels, infill, keys = own
 
@@ -198,6 +198,13 @@ def lime(
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
         outside [0, 1], a key that is missing or of the old kind.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> result = lime(model, images, target, key=jax.random.key(0), config=LimeConfig(samples=20))
+      >>> result.heatmap.shape
+      (1, 16, 16)
     """
     question = ask(model, images, targets, config.score)
     keys = image_keys(key, len(question.images))
@@ -219,12 +226,12 @@ def lime(
         chunk_size=config.chunk_size,
     )
     samples = jnp.arange(config.samples)
-    signed = []
+    found_maps = []
     for mine, answers, own in zip(keys, np.asarray(scores), labels, strict=True):
         shown = np.asarray(_draw_shown(mine, samples, slots))[:, : own.max() + 1]
         found = fit(shown, answers, kernel_width=config.kernel_width, ridge=config.ridge)
-        signed.append(found[own].astype(np.float32))
-    signed = jnp.asarray(np.stack(signed))
+        found_maps.append(found[own].astype(np.float32))
+    signed = jnp.asarray(np.stack(found_maps))
     return Attribution(
         heatmap=positive_part(signed),
         maps={"signed": signed, "segments": jnp.asarray(labels, jnp.float32)},

@@ -234,6 +234,14 @@ def mask_perturbation(
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
         outside [0, 1], a key that is missing or of the old kind.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> config = MaskPerturbationConfig(steps=2)
+      >>> result = mask_perturbation(model, images, target, key=jax.random.key(0), config=config)
+      >>> result.heatmap.shape
+      (1, 16, 16)
     """
     question = ask(model, images, targets, config.score)
     keys = image_keys(key, len(question.images))
@@ -252,7 +260,7 @@ def mask_perturbation(
         shape = (size, config.mask_size, config.mask_size)
         mask = jnp.full(shape, 1 - config.initial, jnp.float32)
         state = MaskState(jnp.int32(0), mask, optax.adam(config.learning_rate).init(mask))
-        trace = []
+        rows = []
         # Steps are driven from Python: XLA's CPU backend is slow on convolutions in a scan.
         for _ in range(steps):
             state, values = mask_perturbation_step(
@@ -265,8 +273,8 @@ def mask_perturbation(
                 keys[group.index],
                 config,
             )
-            trace.append(values)
-        trace = jnp.stack(trace, axis=1)
+            rows.append(values)
+        trace = jnp.stack(rows, axis=1)
         # A NaN need not reach the mask: clipping and a constant NaN have no gradient.
         broken = ~jnp.isfinite(trace).all((1, 2))
         maps.append(_heatmap(state.mask, broken, height, width, config)[: group.keep.sum()])

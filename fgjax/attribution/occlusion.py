@@ -88,16 +88,18 @@ def occlusion_preset(name: str, **changes: Any) -> OcclusionConfig:
 
 
 def windows(size: int, window: int, stride: int) -> Float[np.ndarray, "windows size"]:
-    """1 inside each window along one axis. They start at 0, stride, 2 · stride, …; the last
-    reaches the border, and is cut there."""
+    """Return 1 inside each window along one axis, else 0.
+
+    Windows start at 0, stride, 2 · stride, …; the last reaches the border, and is cut there.
+    """
     count = max(0, math.ceil((size - window) / stride)) + 1
     start = stride * np.arange(count)[:, None]
     place = np.arange(size)
     return ((start <= place) & (place < start + window)).astype(np.float32)
 
 
-def cover(images, own, shared, index):
-    """Return perturbation 0 is the image itself, the others have one window each, row by row."""
+def cover(images: Array, own: Any, shared: Any, index: Array) -> Array:
+    """Return perturbations: 0 is the image itself, the others have a window covered, row by row."""
     down, across = shared
     window = jnp.maximum(index - 1, 0)
     rows, columns = down[window // len(across)], across[window % len(across)]
@@ -134,6 +136,13 @@ def occlusion(
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
         outside [0, 1], a random infill without a key.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> result = occlusion(model, images, target)
+      >>> result.heatmap.shape
+      (1, 16, 16)
     """
     question = ask(model, images, targets, config.score)
     infill = keyed_infill(config.infill, question.images, key, blur_sigma=config.blur_sigma)

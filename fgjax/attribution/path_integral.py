@@ -167,6 +167,13 @@ def integrated_gradients(
     Raises:
       ValueError: a random baseline without a key, a baseline of another shape; and as in
         `gradient`.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> result = integrated_gradients(model, images, target)
+      >>> round(float(result.maps["signed"].sum()), 3)  # the score's gain from black to the image
+      5.0
     """
     prepared = prepare(model, images, targets)
     baselines = keyed_infill(config.baseline, prepared.images, key, name="baseline")

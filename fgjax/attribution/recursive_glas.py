@@ -1,4 +1,4 @@
-"""Recursive GLAS: one clue after the other (seed 002, §3, Algorithm 1).
+"""Recursive GLAS: one clue after the other (§3, Algorithm 1).
 
 GLAS shows the most telling clue. Here what it found is dimmed and the search begins again, so
 that further clues, and further objects of the class, come to light.
@@ -96,6 +96,13 @@ def recursive_glas(
 
     Raises:
       ValueError: as for `glas`.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> result = recursive_glas(model, images, target, config=RecursiveGlasConfig(grid=3))
+      >>> result.heatmap.shape
+      (1, 16, 16)
     """
     question = ask(model, images, targets, config.score)
     found = [_one_image(question.at(np.array([i])), config) for i in range(len(question.images))]

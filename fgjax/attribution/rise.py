@@ -203,6 +203,13 @@ def rise(
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
         outside [0, 1], a key that is missing or of the old kind.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> result = rise(model, images, target, key=jax.random.key(0), config=RiseConfig(masks=8))
+      >>> result.heatmap.shape
+      (1, 16, 16)
     """
     question = ask(model, images, targets, config.score)
     keys = image_keys(key, len(question.images))
@@ -218,8 +225,8 @@ def rise(
         raw, used = _masked_means(part, infill[group.index], mine, config, block, shape)
         found.append((raw[: group.keep.sum()], np.full((group.keep.sum(), 1), used, np.float32)))
     raw = jnp.concatenate([maps for maps, _ in found])
-    used = jnp.concatenate([jnp.asarray(count) for _, count in found])
-    return Attribution(heatmap=scale_to_unit(raw), maps={"raw": raw}, traces={"masks": used})
+    counts = jnp.concatenate([jnp.asarray(count) for _, count in found])
+    return Attribution(heatmap=scale_to_unit(raw), maps={"raw": raw}, traces={"masks": counts})
 
 
 def _masked_means(

@@ -115,7 +115,7 @@ def score_cam(
 
       H^k = s(Up(A^k)),  s(A) = (A - min A) / (max A - min A)
       w_k = f(X ∘ H^k) - f(X_b)      (Wang et al. 2020, Definition 2)
-      L = ReLU(Σ_k w_k A^k)          (seed 003, section 3.1)
+      L = ReLU(Σ_k w_k A^k)
 
     f is the softmax probability, as the paper argues and its code does; its Algorithm 1
     takes a softmax over the channels for w (`SCORE_CAM_PRESETS`). A channel that is constant
@@ -143,13 +143,13 @@ def score_cam(
 
     size = chunk_for(prepared, config.chunk_size, n * count, backward=False)
     find = partial(_score, arrays, static, score=config.score)
-    scores = []
+    parts = []
     for index, keep in chunks(n * count, size):
         image, channel = np.divmod(index, count)
         masked = _masked(images, infill, features, image, channel)
-        scores.append(find(masked, targets[image])[: keep.sum()])
-        scores[-1].block_until_ready()  # calls that wait hold no more than one call's images
-    scores = jnp.concatenate(scores).reshape(n, count)
+        parts.append(find(masked, targets[image])[: keep.sum()])
+        parts[-1].block_until_ready()  # calls that wait hold no more than one call's images
+    scores = jnp.concatenate(parts).reshape(n, count)
 
     baseline = jnp.zeros(n)
     if config.weights == "increase":

@@ -73,6 +73,10 @@ def total_variation(
     A sum over pixels. For a sharp mask it grows with the length of its outline in pixels, so
     compare it at equal resolution only; for a smooth one it does not depend on it. NaN for a
     map with a NaN. "absolute" takes |·| for (·)², as released code does.
+
+    Example:
+      >>> total_variation(jnp.array([[[0.0, 1.0], [0.0, 1.0]]]))
+      Array([2.], dtype=float32)
     """
     size = jnp.abs if norm == "absolute" else jnp.square
     down, across = jnp.diff(maps, axis=-2), jnp.diff(maps, axis=-1)

@@ -6,7 +6,7 @@ Linen `Partial`, an Equinox module, an `fgjax` classifier and a plain function a
 all called the same way, and the same model object compiles once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +72,7 @@ def _kinds(treedef: Any) -> Iterator[type]:
             yield from _kinds(child)
 
 
-def combine(arrays: tuple[Any, ...], static: Static) -> Callable:
+def combine(arrays: tuple[Any, ...], static: Static) -> Any:
     """Put a model together again. See `partition`."""
     leaves = [a if a is not None else s for a, s in zip(arrays, static.leaves, strict=True)]
     return jax.tree.unflatten(static.treedef, leaves)

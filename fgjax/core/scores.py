@@ -14,6 +14,10 @@ def log_odds(logits: Float[Array, "n k"], targets: Int[Array, "n"]) -> Float[Arr
 
     Raises:
       ValueError: a single class.
+
+    Example:
+      >>> log_odds(jnp.array([[2.0, 0.0]]), jnp.array([0]))
+      Array([2.], dtype=float32)
     """
     if logits.shape[1] < 2:
         raise ValueError("log-odds need at least two classes; the model returned one")

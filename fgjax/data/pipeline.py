@@ -9,14 +9,14 @@ import os
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from fgjax.data.types import SPLITS, DataError, Example, Record
+from fgjax.data.types import SPLITS, DataError, Example, Record, Source
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Batch:
 
 
 def load_examples(
-    source,
+    source: Source,
     records: Sequence[Record],
     *,
     workers: int | None = None,
@@ -80,7 +80,7 @@ def load_examples(
 
 def _load_examples(source, records, workers, ahead, on_error):
     pool = ThreadPoolExecutor(workers, thread_name_prefix="fgjax-load")
-    waiting = deque()
+    waiting: deque[tuple[int, Future]] = deque()
     following = enumerate(records)
     try:
         while True:
@@ -112,7 +112,7 @@ def _load(source, record: Record) -> Example | DataError:
         return wrapped
 
 
-def load_batch(source, records: Sequence[Record], *, workers: int | None = None) -> Batch:
+def load_batch(source: Source, records: Sequence[Record], *, workers: int | None = None) -> Batch:
     """Load and stacks records; raises the DataError of the first that cannot be."""
     loaded = load_examples(source, records, workers=workers, on_error="raise")
     return stack([example for _, example in loaded if isinstance(example, Example)])
@@ -183,7 +183,7 @@ def take(records: Sequence[Record], limit: int | None) -> tuple[Record, ...]:
     return tuple(records[position] for position in sorted(kept))
 
 
-def fingerprint(source) -> str:
+def fingerprint(source: Source) -> str:
     """Return a hash of what the data set is: classes, landmark names, names, labels, splits.
 
     A source that reads files offers `file(record) -> Path`; then the sizes of the

@@ -84,6 +84,7 @@ def own_copy(tree: Any) -> Any:
     def own(array):
         if not isinstance(array, jax.Array) or array.is_fully_addressable:
             return array
+        assert isinstance(array.sharding, NamedSharding)
         # The compiler may have split a result; then it is made whole first.
         array = jax.device_put(array, NamedSharding(array.sharding.mesh, PartitionSpec()))
         parts = [part.data for part in array.addressable_shards]

@@ -3,7 +3,7 @@
 A soft mask can score without saying anything: half of every pixel may be enough for the model.
 So the mask is made hard, in two ways. Cut: every pixel whose importance is above the threshold.
 Bernoulli: drawn pixel by pixel with the mask's own probabilities, which is the objective that
-FIDO relaxes (seed 000, Eqs. 2 and 3). Beside both stand what nobody optimised for: other infills,
+FIDO relaxes (its Eqs. 2 and 3). Beside both stand what nobody optimised for: other infills,
 and the same mask with its pixels shuffled.
 """
 
@@ -180,7 +180,7 @@ def _shuffled(region, keys):
 
 
 def _others(images, shown, keys, sigma):
-    """The infills of `OTHERS`; ROAD's depends on what is missing."""
+    """Return the infills of `OTHERS`; ROAD's depends on what is missing."""
     blur = lambda by: make_infill("blur", images, keys, blur_sigma=by)
     return {
         "half_blur": blur(sigma / 2),

@@ -55,7 +55,7 @@ def single_part_deletion(
 
       ρ_p( s(x) − s(x without part p),  pool over part p of the map )
 
-    A part counts where it is `present` and its mask has a pixel. "log_odds" (seed 000, Eq. 4)
+    A part counts where it is `present` and its mask has a pixel. "log_odds" (FIDO's Eq. 4)
     orders the parts as the class probability does, without its saturation.
 
     Args:

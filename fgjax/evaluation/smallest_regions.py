@@ -5,7 +5,7 @@ nothing is read off a threshold: the model is asked about regions cut out sharpl
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +91,13 @@ def smallest_regions(
 
     Raises:
       ValueError: keep or destroy outside its range; maps of another shape than the images.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> found = smallest_regions(model, images, target, images.mean(-1))
+      >>> found.kept.mask.shape
+      (1, 16, 16)
     """
     if not 0 < keep <= 1:
         raise ValueError(f"keep={keep}: a share of the probability, above 0 and at most 1")
@@ -117,7 +124,7 @@ def smallest_regions(
     )
 
 
-def _rankings(result: Attribution | Array) -> tuple[Array, Array]:
+def _rankings(result: Attribution | Array | np.ndarray) -> tuple[Any, Any]:
     if not isinstance(result, Attribution):
         return result, result
     return result.maps.get("ssr", result.heatmap), result.maps.get("sdr", result.heatmap)

@@ -1,6 +1,6 @@
 """A network together with its weights and its idea of a normalised image."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import flax.linen as nn
 import jax
@@ -38,29 +38,38 @@ class Classifier:
     name: str = struct.field(pytree_node=False, default="")
     options: tuple[tuple[str, Any], ...] = struct.field(pytree_node=False, default=())
 
+    if TYPE_CHECKING:  # what `struct.dataclass` adds
+
+        def replace(self, **changes: Any) -> Self:
+            """Return the same with other fields."""
+            ...
+
+    def _apply(self, *args: Any, method: str | None = None) -> Any:
+        return self.network.apply(self.variables, *args, method=method)
+
     def normalise(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n h w 3"]:
-        """(image - mean) / std."""
+        """Return (image - mean) / std."""
         mean = jnp.asarray(self.mean, images.dtype)[None, None, None]
         std = jnp.asarray(self.std, images.dtype)[None, None, None]
-        return (images - mean) / std
+        return (jnp.asarray(images) - mean) / std
 
     def __call__(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n k"]:
         """Return logits, float32."""
-        return self.network.apply(self.variables, self.normalise(images))
+        return self._apply(self.normalise(images))
 
     def features(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n H W d"]:
         """Return the last feature map; `head(features(images))` equals the logits."""
-        return self.network.apply(self.variables, self.normalise(images), method="features")
+        return self._apply(self.normalise(images), method="features")
 
     def head(self, features: Float[Array, "n H W d"]) -> Float[Array, "n k"]:
         """Return logits of a feature map."""
-        return self.network.apply(self.variables, features, method="head")
+        return self._apply(features, method="head")
 
     def intermediates(
         self, images: Float[Array | np.ndarray, "n h w 3"]
     ) -> dict[str, Float[Array, "n ..."]]:
         """Return every stage's output, by name."""
-        return self.network.apply(self.variables, self.normalise(images), method="intermediates")
+        return self._apply(self.normalise(images), method="intermediates")
 
 
 def make_network(name: str, num_classes: int, **options: Any) -> nn.Module:
@@ -106,13 +115,18 @@ def create_model(
       key: of the weights; the same key gives the same weights. None: key 0.
       size: side of the images it is meant for.
       options: passed to the network: `padding`, `dtype`, and what its kind takes besides.
+
+    Example:
+      >>> model = create_model("resnet_tiny", 10, size=32)
+      >>> model(jnp.zeros((1, 32, 32, 3))).shape
+      (1, 10)
     """
     network = make_network(name, num_classes, **options)
     key = jax.random.key(0) if key is None else key
     # On a CPU, LLVM optimises the drawing of every kernel by itself: three to nine times the wait
     # (ResNet-18: 11 s for 2), for a program that runs once. Weights differ in the last bit.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-    draw = jax.jit(network.init, compiler_options=options)
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    draw = jax.jit(network.init, compiler_options=quick)
     variables = draw(key, jnp.zeros((1, 96, 96, 3), jnp.float32))
     kept = tuple((k, v) for k, v in options.items() if k != "dtype")
     return classifier_of(name)(variables, network, mean, std, classes, size, name, kept)

@@ -172,10 +172,10 @@ def load_pretrained(
     """
     path, about = find_weights(source)
     tensors, metadata = read_safetensors(path)
-    stated = metadata.get("architecture") or about.get("architecture")
+    stated = str(metadata.get("architecture") or about.get("architecture") or "")
     words = _architectures()
     name = name or words.get(stated, stated)
-    if name is None:
+    if not name:
         raise ValueError(f"{source} does not say its architecture: name it")
     if words.get(stated, name) != name:
         raise ValueError(f"{source} is a {words[stated]}, not a {name}")
@@ -248,5 +248,6 @@ def _normalisation(
         return half, half
     known = about.get("pretrained_cfg", {})
     if len(known.get("mean", ())) == 3 and len(known.get("std", ())) == 3:
-        return tuple(map(float, known["mean"])), tuple(map(float, known["std"]))
+        (r, g, b), (sr, sg, sb) = (map(float, known[key]) for key in ("mean", "std"))
+        return (r, g, b), (sr, sg, sb)
     return network.mean, network.std

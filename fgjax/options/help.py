@@ -1,6 +1,7 @@
 """Every option with its default and what it is, as its field says."""
 
 import dataclasses
+from typing import Any
 
 import rich.table
 import rich.text
@@ -20,7 +21,7 @@ def describe(method: str = ExplainConfig.method) -> list[tuple[str, str, str]]:
     """
     rows = []
 
-    def add(group: type, prefix: str):
+    def add(group: Any, prefix: str) -> None:
         for f in dataclasses.fields(group):
             if f.name == "settings" or dataclasses.is_dataclass(f.type):
                 continue

@@ -115,7 +115,7 @@ def _schema(method: str, preset: str) -> type:
     return dataclasses.make_dataclass("Schema", parts, frozen=True)
 
 
-def _fields(schema: type, prefix: str = "") -> dict[str, dataclasses.Field]:
+def _fields(schema: Any, prefix: str = "") -> dict[str, dataclasses.Field]:
     """Return option -> its field; a group of options is there too."""
     found = {}
     for f in dataclasses.fields(schema):
@@ -130,8 +130,8 @@ def _is_list(of: dataclasses.Field) -> bool:
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}, in order."""
-    flat = {}
+    """Return the leaves by their dotted names, in order: {"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{name}.")
@@ -172,7 +172,7 @@ def _in_words(error: Exception, schema: type, part: Any, where: str) -> ConfigEr
             listed = ",".join(map(str, items))
             wanted = _wants(types[name], name, option_of(every[name]).example)
             return ConfigError(f"{where}{name}=[{listed}]: wants {wanted}")
-    given = OmegaConf.to_container(part)
+    given: Any = OmegaConf.to_container(part)
     if not option:  # OmegaConf does not say which group was given no group, or the reverse
         group = {name: dataclasses.is_dataclass(types.get(name)) for name in given}
         option = next((n for n in given if group[n] != isinstance(given[n], dict)), "")
@@ -239,6 +239,9 @@ def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
     dots = [f"{key}={value}" for key, value in given.items()]
     try:
         line = OmegaConf.from_dotlist(dots)
+        for option in ("explain.method", "data.source", "model.name"):
+            if ":" in given.get(option, ""):  # module:name, which YAML may read as a group
+                OmegaConf.update(line, option, given[option])
         for part in (file, line):
             _take_infills(part)
         both = OmegaConf.merge(file, line)
@@ -260,7 +263,7 @@ def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
         except (OmegaConfBaseException, TypeError) as error:
             raise _in_words(error, schema, part, where) from None
     try:
-        plain = OmegaConf.to_container(merged, resolve=True)
+        plain: Any = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise _in_words(error, schema, both, "") from None
     plain["run_dir"] = plain["run_dir"] or f"runs/{name}"
@@ -314,7 +317,8 @@ def _build(plain: dict[str, Any]) -> Config:
         value = rest[f.name]
         if dataclasses.is_dataclass(f.type):
             more = {"settings": settings[f.name]} if f.name in settings else {}
-            value = f.type(**{k: _frozen(v) for k, v in value.items()}, **more)
+            group: Any = f.type
+            value = group(**{k: _frozen(v) for k, v in value.items()}, **more)
         values[f.name] = _frozen(value)
     config = Config(**values)
     check_ranges(config, flatten(plain))

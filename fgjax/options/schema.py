@@ -342,7 +342,7 @@ class Config:
     distributed: DistributedConfig = option(DistributedConfig, "no map depends on it.", free=True)
 
 
-def options_of(group: type, prefix: str = "") -> Iterator[tuple[str, Option]]:
+def options_of(group: Any, prefix: str = "") -> Iterator[tuple[str, Option]]:
     """Yield every option of a group, and of the groups in it, with what its field says."""
     for f in fields(group):
         if is_dataclass(f.type):

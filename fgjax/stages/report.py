@@ -73,7 +73,8 @@ def write_report(job: Job, metrics: dict[str, Any]) -> None:
             for key, value in flatten(job.plain).items()
             if not key.startswith(("compare.", "tta."))  # of stages that have pages of their own
         },
-        metrics=[_metric(key, value) for key, value in metrics["metrics"].items()],
+        # What is defined for no image, such as overlaps without annotation, says nothing.
+        metrics=[_metric(k, value) for k, value in metrics["metrics"].items() if value["defined"]],
         entries=_entries(job, rows[: config.report.images]),
         failures=[Failure(**row) for row in run.failures()],
         threshold=config.evaluate.threshold,

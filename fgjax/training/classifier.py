@@ -87,6 +87,7 @@ class Recipe:
         """Return what a step makes smaller."""
         if self.objective is not None:
             return self.objective(outputs, labels)
+        assert mixed is not None  # without an objective images are mixed, if only with themselves
         return self.mix.loss(outputs, labels, mixed, self.smoothing)
 
 
@@ -140,7 +141,7 @@ def train_step(
     if recipe.objective is None:
         attention = None
         if recipe.mix.name == "attentive_cutmix":
-            seen = network.apply(state.variables, normalised(x), method="features")
+            seen: Any = network.apply(state.variables, normalised(x), method="features")
             attention = jnp.abs(seen.astype(jnp.float32)).mean(3)
         mixed = recipe.mix(jax.random.fold_in(keys[0], 101), x, attention)
         x = mixed.images

@@ -1,4 +1,4 @@
-"""What a pixel is replaced by when a mask takes it away: x̂ in Eq. 1 of seed 000.
+"""What a pixel is replaced by when a mask takes it away: x̂ in FIDO's Eq. 1.
 
 Images are RGB in [0, 1], so every infill lives there too.
 
@@ -135,7 +135,7 @@ def check_infill(infill: Infill, setting: str = "infill") -> None:
         raise ValueError(f"{setting}={infill!r}: must be one of {', '.join(INFILLS)}.{hint}")
 
 
-def named_infill(name: str, blur_sigma: float = 11.6) -> Callable[[Images, Key], Images]:
+def named_infill(name: str, blur_sigma: float = 11.6) -> Callable[[Array, Array], Array]:
     """Return the function `(images, key) -> images` of that name."""
     function = INFILLS[name]
     return partial(function, sigma=blur_sigma) if function in (blur, blurs) else function

@@ -68,6 +68,11 @@ def concrete_dropout(
 
     Returns:
       z in [0, 1]; 1 = replaced by the infill.
+
+    Example:
+      >>> z = concrete_dropout(jax.random.key(0), jnp.full((4, 4), 0.5), 0.1, 8)
+      >>> z.shape
+      (8, 4, 4)
     """
     eps = jnp.finfo(theta.dtype).epsneg
     theta = jnp.clip(theta, eps, 1 - eps)
@@ -91,6 +96,12 @@ def simplified_concrete_dropout(
     same key, without the detour through θ. Its gradient is z(1 - z)/t.
 
     Args and returns: as `concrete_dropout`, but `logits` is any real number.
+
+    Example:
+      >>> key, logits = jax.random.key(0), jnp.ones((4, 4))
+      >>> z = simplified_concrete_dropout(key, logits, 0.5, 8)
+      >>> bool(jnp.allclose(z, concrete_dropout(key, jax.nn.sigmoid(logits), 0.5, 8), atol=1e-5))
+      True
     """
     noise = _logistic_noise(key, (samples, *logits.shape), logits.dtype, antithetic, smoothing)
     return jax.nn.sigmoid((logits[None] + noise) / temperature)

@@ -73,7 +73,7 @@ class FidoConfig:
     noise_smoothing: float = 4.0
     sampler: Literal["simplified", "original"] = "simplified"
     score: Literal["log_odds", "leaking"] = "log_odds"
-    kept_margin: float | None = 0.3
+    kept_margin: float | None = 1.0
     deleted_margin: float | None = 4.6
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 200.0
@@ -81,7 +81,7 @@ class FidoConfig:
     l1: float = 1e-3
     tv: float = 0.01
     tv_norm: Literal["squared", "absolute"] = "squared"
-    warmup: int = 5
+    warmup: int = 15
     schedule: Literal["constant", "cosine"] = "constant"
     mask_size: int | None = None
     coarse_to_fine: tuple[int, ...] = option(
@@ -176,6 +176,7 @@ _AS_PUBLISHED: dict[str, Any] = dict(
     kept_margin=None,
     deleted_margin=None,
     infill_also=(),
+    warmup=5,
 )
 """Without what the default adds to Eqs. 1-10."""
 

@@ -79,24 +79,25 @@ def optimise(
       its last row; and how many steps each image took.
     """
     *coarse, (side, count) = _stages(config, *task.images.shape[1:3])
-    states, logits, traces = [], [], []
+    states, ends = [], []
+    traces: list[Any] = []
     for rows, left in _chunks(task, slots):
-        state, trace = _start(rows, coarse[0][0] if coarse else side, config), []
+        state, parts = _start(rows, coarse[0][0] if coarse else side, config), []
         for mask_side, steps in coarse:
             state, seen = _run(rows, finer(state, *mask_side), config, steps)
-            trace.append(seen)
+            parts.append(seen)
         state = finer(state, *side)
         if config.stop is None:
             state, seen = _run(rows, state, config, count)
-            trace.append(seen)
-            logits.append(state.logits[:left])
+            parts.append(seen)
+            ends.append(state.logits[:left])
         else:
             states.append(jax.tree.map(lambda leaf, left=left: leaf[:left], state))
-        traces.append(jnp.concatenate(trace, 1)[:left] if trace else None)
+        traces.append(jnp.concatenate(parts, 1)[:left] if parts else None)
     images = len(task.targets)
     if config.stop is None:
         whole = jnp.concatenate(traces)
-        return jnp.concatenate(logits), whole, np.full(images, config.steps)
+        return jnp.concatenate(ends), whole, np.full(images, config.steps)
     state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
     logits, trace, taken = _until_settled(task, state, config, count, min(slots, images))
     if coarse:
@@ -154,14 +155,14 @@ def _until_settled(
     place, following = np.arange(slots), slots  # the image in each slot; the next to come
     running = np.ones(slots, bool)
     state, rows = jax.tree.map(lambda leaf: leaf[place], waiting), task.rows(place)
-    done = [None] * images
+    done: list[Any] = [None] * images
     while running.any():
         count = min(config.steps_per_dispatch or 1, steps - taken[place[running]].max())
         state, trace = _run(rows, state, config, int(count))
-        trace, moved = np.asarray(trace), False
+        told, moved = np.asarray(trace), False
         for slot in np.flatnonzero(running):
             image = place[slot]
-            traces[image, taken[image] : taken[image] + count] = trace[slot]
+            traces[image, taken[image] : taken[image] + count] = told[slot]
             taken[image] += count
             seen = traces[image, : taken[image]]
             if taken[image] < steps and not settled(seen, config):

@@ -80,6 +80,14 @@ def fido(
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
         outside [0, 1], or a key of the old kind.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> config = FidoConfig(steps=2, batch_size=2)
+      >>> result = fido(model, images, target, key=jax.random.key(0), config=config)
+      >>> result.heatmap.shape, sorted(result.maps)
+      ((1, 16, 16), ['sdr', 'ssr'])
     """
     images = jnp.asarray(images, jnp.float32)
     targets = jnp.asarray(targets, jnp.int32)

@@ -96,7 +96,7 @@ def sharpened(
     """Return the logits of θ at a step: the state's, times what sharpness has grown to."""
     if config.sharpness == 1:
         return logits
-    factor = jax.vmap(lambda step: annealed(1.0, config.sharpness, step, config))(step)
+    factor: Any = jax.vmap(lambda step: annealed(1.0, config.sharpness, step, config))(step)
     return logits * factor[:, None, None, None]
 
 

@@ -73,8 +73,8 @@ def peak_boxes(
     """
     n, rows, columns = cam.shape
     y, x = np.mgrid[:rows, :columns]
-    places = np.stack([(x.ravel() + 0.5) / columns, (y.ravel() + 0.5) / rows], axis=1)
-    places = jnp.asarray(places, jnp.float32)
+    centres = np.stack([(x.ravel() + 0.5) / columns, (y.ravel() + 0.5) / rows], axis=1)
+    places = jnp.asarray(centres, jnp.float32)
     flat = cam.astype(jnp.float32).reshape(n, -1)
     penalty = flat.max(1, keepdims=True) - flat.min(1, keepdims=True) + 1
 

@@ -83,7 +83,7 @@ class PrototypeNet(nn.Module):
     padding: Padding = "symmetric"
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         self.trunk = make_backbone(self.backbone, self.num_classes, self.padding, self.dtype)
         self.adapt1 = nn.Dense(self.channels, dtype=jnp.float32)
         self.adapt2 = nn.Dense(self.channels, dtype=jnp.float32)
@@ -133,7 +133,7 @@ class PrototypeClassifier(Classifier):
 
     def activations(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n H W m"]:
         """Return how much each place of the image looks like each prototype."""
-        return self.network.apply(self.variables, self.normalise(images), method="activations")
+        return self._apply(self.normalise(images), method="activations")
 
 
 @program("explain", static_argnames="classes")

@@ -154,7 +154,7 @@ class RegionGrouping(nn.Module):
     padding: Padding = "symmetric"
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         backbone = choose(self.backbone, has_trunk)
         width = backbone.trunk.width
         self.trunk = backbone.make(
@@ -241,7 +241,7 @@ class RegionClassifier(Classifier):
 
     def regions(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Regions:
         """Return parts, their attention and the pixels'."""
-        return self.network.apply(self.variables, self.normalise(images), method="regions")
+        return self._apply(self.normalise(images), method="regions")
 
 
 REGION_GROUPING = Network(

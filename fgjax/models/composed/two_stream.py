@@ -93,7 +93,7 @@ class TwoStream(nn.Module):
     padding: Padding = "symmetric"
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         stream = partial(make_backbone, self.backbone, self.num_classes, self.padding, self.dtype)
         self.global_stream = stream()
         if self.readout == "none":
@@ -221,7 +221,7 @@ class TwoStreamClassifier(Classifier):
 
     def __call__(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n k"]:
         """Return logits, float32."""
-        return self.network.apply(self.variables, self.normalise(images), *self._given())
+        return self._apply(self.normalise(images), *self._given())
 
     def _given(self):
         return () if self.boxes is None else (jnp.asarray(self.boxes),)
@@ -234,27 +234,27 @@ class TwoStreamClassifier(Classifier):
     def streams(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Streams:
         """Return what each of the two streams says, and the local one's every step."""
         x = self.normalise(images)
-        return self.network.apply(self.variables, x, *self._given(), method="look")
+        return self._apply(x, *self._given(), method="look")
 
     def patch_boxes(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n p 4"]:
         """Return the given boxes of the images' patches, or those that the global stream finds."""
         if self.boxes is not None:
             return jnp.asarray(self.boxes)
         x = self.normalise(images)
-        return self.network.apply(self.variables, x, method="find_patches").boxes
+        return self._apply(x, method="find_patches").boxes
 
     def patch_features(
         self, images: Float[Array | np.ndarray, "n h w 3"], boxes: Float[Array, "n p 4"]
     ) -> Float[Array, "n p H W d"]:
         """Return the local stream's last feature map of every patch."""
         patches = crop_patches(self.normalise(images), boxes, self.network.patch_size)
-        return self.network.apply(self.variables, patches, method="patch_features")
+        return self._apply(patches, method="patch_features")
 
     def classify_patches(
         self, features: Float[Array, "n p H W d"]
     ) -> tuple[Float[Array, "n p k"], Float[Array, "n p t k"] | None]:
         """Return the local stream's logits of every patch, and of every time step by itself."""
-        return self.network.apply(self.variables, features, method="classify_patches")
+        return self._apply(features, method="classify_patches")
 
 
 TWO_STREAM = Network(

@@ -128,7 +128,7 @@ class InceptionV3(nn.Module):
     dropout: float = 0.5
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         if self.padding != "symmetric":
             raise ValueError("inception_v3 pads as its authors do; padding cannot be changed")
         units = [part for part in STEM if part != "pool"]

@@ -84,7 +84,7 @@ its k² products are summed."""
 
 
 def _image_by_image(function, x):
-    """`function` of a batch, computed for one image at a time when the batch is large."""
+    """Return `function` of a batch, computed for one image at a time when the batch is large."""
     if x.size * x.dtype.itemsize <= CACHE:
         return function(x)
     x = jax.lax.optimization_barrier(x)
@@ -196,7 +196,7 @@ def max_pool(
     x = jnp.pad(x, [(0, 0), *edges, (0, 0)], constant_values=-jnp.inf)
     for axis in (1, 2):
         last = (x.shape[axis] - window) // stride * stride + 1
-        best = None
+        best: Any = None
         for start in range(window):
             part = jax.lax.slice_in_dim(x, start, start + last, stride, axis)
             best = part if best is None else jnp.where(best >= part, best, part)

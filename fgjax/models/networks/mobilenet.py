@@ -84,7 +84,7 @@ class MobileNetV2(nn.Module):
     dtype: Any = jnp.float32
     dense: bool = False
 
-    def setup(self):
+    def setup(self) -> None:
         self.stem = Conv(32, 3, 2, self.padding, self.dtype)
         self.stem_norm = Norm(dtype=self.dtype)
         blocks = {}

@@ -66,7 +66,7 @@ class ResNet(nn.Module):
     padding: Padding = "symmetric"
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         self.stem = Conv(self.width, 3 if self.small_stem else 7, 2, self.padding, self.dtype)
         self.stem_norm = Norm(self.dtype)
         blocks = {}

@@ -60,7 +60,7 @@ class VGG(nn.Module):
     padding: Padding = "symmetric"
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         convs, norms = {}, {}
         for stage, depth in enumerate(self.depths):
             for i in range(depth):

@@ -179,7 +179,13 @@ def _long_csv(scores: Scores, about: dict[str, str]) -> str:
     return out.getvalue()
 
 
-def make_table(comparison: Comparison, scores: Scores, ranks, costs, about) -> Table:
+def make_table(
+    comparison: Comparison,
+    scores: Scores,
+    ranks: dict[str, float],
+    costs: dict[str, Any],
+    about: dict[str, str],
+) -> Table:
     """Return the methods in the order of their mean rank, what knows nothing of the image last."""
     shown = shown_metrics(scores)
     columns = [Column(m, SHOWN[m], better(m), about[m]) for m in shown]

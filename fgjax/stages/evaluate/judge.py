@@ -110,7 +110,7 @@ def _kinds(
     level: float,
     objects: Float[Array, "n h w"] | Bool[Array, "n h w"] | None,
 ) -> dict[str, Float[Array, "n h w"]]:
-    """The maps, and maps that know nothing of the image: boxes and noise of the same area."""
+    """Return the maps, and some that know nothing of the image: boxes, noise of the same area."""
     n, height, width = maps.shape
     areas = area(threshold(maps, level))
     noise = jnp.concatenate([random_maps(key, 1, height, width) for key in keys])
@@ -142,7 +142,7 @@ def _regions(
     maps: dict[str, Float[Array, "n h w"]],
     infill: Float[Array, "n h w 3"],
 ) -> dict[str, Array]:
-    """The smallest regions that suffice and that destroy: areas, NaN where there is none, and p."""
+    """Return areas (NaN where there is none) and p of the smallest regions that do it."""
     result = Attribution(maps["heatmap"], {"ssr": maps["ssr"], "sdr": maps["sdr"]})
     found = smallest_regions(model, images, targets, result, infill=infill)
     return {

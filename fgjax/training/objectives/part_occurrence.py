@@ -85,6 +85,11 @@ def part_occurrence_loss(
 
     Raises:
       ValueError: α or β is not above 0, or the maps are smaller than the window.
+
+    Example:
+      >>> everywhere = jnp.ones((4, 8, 8, 2))
+      >>> round(abs(float(part_occurrence_loss(everywhere, 1.0, 1e-3))), 3)
+      0.0
     """
     if not (alpha > 0 and beta > 0):
         raise ValueError(f"alpha={alpha}, beta={beta}: a Beta distribution has both above 0")

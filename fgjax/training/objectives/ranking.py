@@ -25,6 +25,10 @@ def ranking_loss(
     Args:
       p_global, p_local: each stream's probability of the right class, in [0, 1].
       margin: by how much the local stream has to be surer than the global one to pay nothing.
+
+    Example:
+      >>> float(ranking_loss(jnp.array([0.5]), jnp.array([0.25]), 0.5))
+      0.75
     """
     return jnp.maximum(0.0, p_global - p_local + margin).mean()
 

@@ -52,6 +52,11 @@ def proxy_images(
 
     Raises:
       ValueError: no such rule.
+
+    Example:
+      >>> images, cam = jnp.ones((1, 1, 2, 3)), jnp.array([[[1.0, 0.0]]])
+      >>> proxy_images(images, cam, 0.5, 0.75)[0, 0, :, 0].tolist()
+      [0.25, 1.0]
     """
     if rule not in get_args(Rule):
         raise ValueError(f"rule={rule!r}: one of {', '.join(get_args(Rule))}")

@@ -48,9 +48,9 @@ def test_no_image_stops_before_the_temperature_has_fallen():
 
 
 def test_what_is_enough():
-    """In log odds: 0.3 above the image's own, and 4.6 below both it and 0."""
+    """In log odds: 1 above the image's own, and 4.6 below both it and 0."""
     scores = enough_score(jnp.asarray([2.0, -3.0]), FidoConfig())
-    np.testing.assert_allclose(scores, [[2.3, -4.6], [-2.7, -7.6]], rtol=1e-6)
+    np.testing.assert_allclose(scores, [[3.0, -4.6], [-2.0, -7.6]], rtol=1e-6)
     everything = enough_score(jnp.asarray([2.0]), fido_preset("soft"))
     np.testing.assert_array_equal(everything, [[np.inf, -np.inf]])
 
