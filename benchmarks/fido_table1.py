@@ -23,7 +23,7 @@ from side_by_side import machine
 
 import fgjax
 from fgjax.core.filters import total_variation
-from fgjax.core.functional import compiled
+from fgjax.devices.forward import compiled
 from fgjax.data.pipeline import load_examples, stack, take
 from fgjax.data.species.source import SpeciesSource
 
