@@ -182,6 +182,11 @@ def test_a_program_is_part_of_what_is_traced_around_it():
         assert jax.eval_shape(square, jnp.float32(3)).shape == ()
 
 
+def test_a_model_can_be_made_inside_of_a_trace():
+    made = jax.eval_shape(lambda: create_model("resnet_tiny", 3, size=32))
+    assert made.variables["params"]["classifier"]["bias"].shape == (3,)
+
+
 def test_programs_give_the_same_in_every_mode():
     """Of both kinds of options a program is made, and neither is taken for the other."""
 
