@@ -14,6 +14,8 @@ from fgjax.run import main
 from fgjax.runs.maps import read_maps
 from fgjax.stages.compare.table import mean_ranks, shown_metrics, to_markdown
 
+pytestmark = pytest.mark.slow  # whole runs; CI has them
+
 METHODS = ("gradient", "grad_cam", "glas", "center", "random")
 SMALL = (
     "compare.steps=4",

@@ -15,6 +15,8 @@ from fgjax.run import main
 from fgjax.stages.images import make_source
 from fgjax.training.checkpoints import load_classifier
 
+pytestmark = pytest.mark.slow  # whole runs; CI has them
+
 SMALL = (
     "config=focus_species", "data.train_images=40", "data.test_images=12", "data.limit=2",
     "data.size=32", "train.epochs=1", "train.batch_size=8", "focus.extractor_epochs=1",

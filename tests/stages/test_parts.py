@@ -15,6 +15,8 @@ from fgjax.options.resolve import resolve
 from fgjax.run import main
 from fgjax.stages.images import make_source
 
+pytestmark = pytest.mark.slow  # whole runs; CI has them
+
 WORDS = ("config=parts_species", "data.size=48", "data.train_images=40", "data.test_images=20",
          "train.epochs=1", "train.batch_size=16", "parts.number=3", "parts.gallery=4")  # fmt: skip
 

@@ -13,6 +13,8 @@ from fgjax.run import main
 from fgjax.stages.images import make_source
 from fgjax.training.checkpoints import load_classifier
 
+pytestmark = pytest.mark.slow  # whole runs; CI has them
+
 # 36 of 40 drawings train in two steps an epoch, 4 validate.
 SMALL = ("train.epochs=5", "train.batch_size=15", "stages=train", "train.learning_rate=1e-3")
 PROXIES = ("proxy.method=grad_cam", "proxy.threshold=0.6", "proxy.start=0.2", "proxy.every=2")

@@ -22,6 +22,8 @@ from fgjax.run import main
 from fgjax.stages.images import make_source
 from fgjax.training.checkpoints import load_classifier
 
+pytestmark = pytest.mark.slow  # whole runs; CI has them
+
 ALL = tuple(crop for crop in CROPS if crop != "detector")
 
 
