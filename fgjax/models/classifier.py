@@ -125,7 +125,9 @@ def create_model(
     key = jax.random.key(0) if key is None else key
     # On a CPU, LLVM optimises the drawing of every kernel by itself: three to nine times the wait
     # (ResNet-18: 11 s for 2), for a program that runs once. Weights differ in the last bit.
-    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    # Within another program (`jax.eval_shape` of this function) there is nothing to compile.
+    alone = not isinstance(jnp.zeros(()), jax.core.Tracer) and jax.default_backend() == "cpu"
+    quick = {"xla_backend_optimization_level": 0} if alone else {}
     draw = jax.jit(network.init, compiler_options=quick)
     variables = draw(key, jnp.zeros((1, 96, 96, 3), jnp.float32))
     kept = tuple((k, v) for k, v in options.items() if k != "dtype")
