@@ -1,145 +1,124 @@
-"""FIDO's quality against its seconds on real birds: fewer steps, other masks, an early stop.
+"""FIDO's front: how small a mask can be against how coherent, where it suffices and destroys.
 
     python benchmarks/fido_front.py --birds CUB_200_2011 --weights birds.safetensors \
-        --labels model_classes.csv --out results/fido_front_cpu.json --figure results/fido_front.png
+        --labels model_classes.csv --out fido_front_cpu.json --figure fido_front.png
 
-The protocol of `fido_birds.py`. "Objective": both of Eqs. 2 and 3 together, the mean of the last 3
-steps, in nats; every row has the same prices, so lower is better. A row is on the front (bold) when
-no other that takes at most 5 % longer keeps, deletes and covers as well, as printed, and is better
-in one of the four. Seconds: of an image, without compiling; the rows take turns, an image each, so
-that a change of load meets all.
+Images, cut masks and numbers are those of `fido_masks.py`, by default of its development set. A
+point is a setting: the area of both cut masks together (SSR + SDR) against the share of them that
+is in five pieces. It is filled where cut kept is at least 0.95 of p(full) and cut deleted at most
+0.05, and hollow where not: such a mask may be as small as it likes. It is on the front (bold) when
+no filled one is both smaller and more coherent. "Transfer": the least that the cut SSR keeps under
+an infill that is not the optimised blur; small masks pay with it.
 """
 
 import argparse
 import json
-import os
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import numpy as np
-from fido_birds import birds, box_mask, share_inside
+from fido_masks import DEFAULT, OTHER, SETS, birds, explain, judge, kept, mean, predictor
 from side_by_side import machine
 
 import fgjax
 
-DEFAULT = fgjax.FidoConfig()
-HALF = replace(DEFAULT, initial=0.5)
 ROWS = {
-    "the default: 30 steps, from 0.2": DEFAULT,
-    "15 steps": replace(DEFAULT, steps=15),
-    "from 0.5": HALF,
-    "from 0.5, 10 steps": replace(HALF, steps=10),
-    "from 0.5, 15 steps": replace(HALF, steps=15),
-    "from 0.5, 20 steps": replace(HALF, steps=20),
-    "from 0.5, opposite noise": replace(HALF, antithetic=True),
-    "from 0.5, 4 + 4 masks": replace(HALF, batch_size=4),
-    "from 0.5, masks 14, 56, full": replace(HALF, coarse_to_fine=(14, 56)),
-    "from 0.5, 15 steps, masks 14, 56, full": replace(HALF, steps=15, coarse_to_fine=(14, 56)),
-    "from 0.5, falling rate": replace(HALF, schedule="cosine"),
-    "from 0.5, 100 steps, stops below 2": replace(HALF, steps=100, stop=2.0),
+    "the default": DEFAULT,
+    "σ 6 to 2 px": replace(DEFAULT, smoothing=6.0, smoothing_end=2.0, noise_smoothing=2.0),
+    "σ 24 to 8 px": replace(DEFAULT, smoothing=24.0, smoothing_end=8.0, noise_smoothing=8.0),
+    "no smoothing": replace(DEFAULT, smoothing=0.0, noise_smoothing=0.0),
+    "λ 2e-3": replace(DEFAULT, l1=2e-3),
+    "λ 5e-4": replace(DEFAULT, l1=5e-4),
+    "one infill": replace(DEFAULT, infill_also=()),
+    "soft (the default before)": fgjax.fido_preset("soft"),
 }
-"""What is tried; all have the default's prices (λ, weight of TV)."""
-COLUMNS = ("objective", "p kept", "p deleted", "area %", "in box %", "steps")
-
-
-def explain(model, image, target, box, config: fgjax.FidoConfig) -> dict[str, float]:
-    """Return one image's seconds and every column."""
-    began = time.perf_counter()
-    result = fgjax.fido(model, image[None], target[None], key=jax.random.key(0), config=config)
-    result = jax.block_until_ready(result)
-    seconds = time.perf_counter() - began
-    last = {name: float(trace[0, -3:].mean()) for name, trace in result.traces.items()}
-    joint = result.heatmap > 0.5
-    return {
-        "seconds": seconds,
-        "objective": last["loss_ssr"] + last["loss_sdr"],
-        "p kept": last["p_kept"],
-        "p deleted": last["p_deleted"],
-        "area %": 100 * float(joint.mean()),
-        "in box %": 100 * float(share_inside(joint, box_mask(box[None], *joint.shape[1:]))[0]),
-        "steps": float(np.sum(result.traces.get("running", np.ones(config.steps)))),
-    }
+"""What is tried."""
+KEPT, DELETED = 0.95, 0.05
 
 
 class Point(NamedTuple):
-    """Of a row: median seconds, and means of what its masks show, rounded as they are printed."""
+    """Of a setting, means over the images, rounded as they are printed."""
 
-    seconds: float
+    area: float
+    coherent: float
     kept: float
     deleted: float
-    area: float
+    transfer: float
+
+    @property
+    def enough(self) -> bool:
+        """Whether the masks suffice and destroy when they are cut."""
+        return self.kept >= KEPT and self.deleted <= DELETED
 
     def beats(self, other: "Point") -> bool:
-        """Return whether it is no slower (by 5 %) and nowhere worse, and better in one."""
-        own, theirs = ((-p.kept, p.deleted, p.area) for p in (self, other))
+        """Return whether it is nowhere worse in area and coherence, and better in one."""
+        own, theirs = (self.area, -self.coherent), (other.area, -other.coherent)
         no_worse = all(a <= b for a, b in zip(own, theirs, strict=True))
-        faster = 1.05 * self.seconds < other.seconds
-        return self.seconds <= 1.05 * other.seconds and no_worse and (own != theirs or faster)
+        return self.enough and no_worse and own != theirs
 
 
 def summary(rows: dict[str, list[dict]]) -> dict[str, Point]:
-    """Return every row's point, fastest first."""
+    """Return every setting's point, the smallest masks first."""
     points = {}
     for name, images in rows.items():
-        mean = lambda column, images=images: np.nanmean([image[column] for image in images])
+        both = lambda what, images=images: sum(mean(images, f"{what} {m}") for m in ("ssr", "sdr"))
         points[name] = Point(
-            float(np.median([image["seconds"] for image in images])),
-            round(float(mean("p kept")), 3),
-            round(float(mean("p deleted")), 3),
-            round(float(mean("area %")), 1),
+            round(100 * both("area"), 1),
+            round(50 * both("five pieces"), 1),
+            round(kept(images, "kept, blur"), 3),
+            round(mean(images, "deleted, blur"), 3),
+            round(min(kept(images, f"kept, {other}") for other in OTHER), 2),
         )
     return dict(sorted(points.items(), key=lambda item: item[1]))
 
 
 def front(points: dict[str, Point]) -> list[str]:
-    """Return the names of the points that no other one beats."""
-    return [name for name, own in points.items() if not any(p.beats(own) for p in points.values())]
+    """Return the names of the points that are enough and that no other one beats."""
+    return [
+        name
+        for name, own in points.items()
+        if own.enough and not any(p.beats(own) for p in points.values())
+    ]
 
 
 def table(rows: dict[str, list[dict]]) -> str:
-    """Return means and standard errors over the images, the front in bold."""
+    """Return the points as Markdown, the front in bold."""
     points = summary(rows)
     best = front(points)
-    lines = ["| settings | seconds an image | " + " | ".join(COLUMNS) + " |",
-             "|---" * (len(COLUMNS) + 2) + "|"]  # fmt: skip
-    for name in points:
-        cells = [f"**{name}**" if name in best else name, f"{points[name].seconds:.1f}"]
-        for column in COLUMNS:
-            values = np.array([image[column] for image in rows[name]])
-            digits = 3 if column.startswith("p ") else 1
-            error = np.nanstd(values, ddof=1) / np.sqrt(np.isfinite(values).sum())
-            cells.append(f"{np.nanmean(values):.{digits}f} ± {error:.{digits}f}")
+    lines = [
+        "| settings | area SSR + SDR % | in five pieces % | cut kept | cut deleted | transfer |",
+        "|---" * 6 + "|",
+    ]
+    for name, point in points.items():
+        cells = [f"**{name}**" if name in best else name, f"{point.area:.1f}",
+                 f"{point.coherent:.1f}", f"{point.kept:.3f}", f"{point.deleted:.3f}",
+                 f"{point.transfer:.2f}"]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def draw(rows: dict[str, list[dict]], path: Path) -> None:
-    """Return the curve: every row a point, the front green; what keeps and deletes less says so."""
+    """Write the picture: the front green, what is not enough hollow."""
     from matplotlib.figure import Figure
 
     points = summary(rows)
     best = front(points)
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     axes = figure.add_subplot()
-    by_area = sorted(points.items(), key=lambda item: item[1].area)
-    for i, (name, point) in enumerate(by_area):
-        axes.plot(point.seconds, point.area, "o", color="#1b6e53" if name in best else "#9a9a9a")
-        weak = point.kept - point.deleted < 0.99
-        about = f"{name} (p {point.kept:.2f}, {point.deleted:.2f})" if weak else name
-        place = (6, -10 if i % 2 else 3)  # in turns, as neighbours are near
-        axes.annotate(
-            about, (point.seconds, point.area), place, textcoords="offset points", fontsize=8
-        )
-    axes.set_yscale("log")
-    axes.set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
-    axes.minorticks_off()
-    axes.set_xlim(0, 1.45 * max(point.seconds for point in points.values()))
-    axes.set_xlabel("seconds an image")
-    axes.set_ylabel("area of the joint mask, % (lower is better)")
+    for i, (name, point) in enumerate(points.items()):
+        color = "#1b6e53" if name in best else "#7a7a7a"
+        fill = color if point.enough else "none"
+        axes.plot(point.coherent, point.area, "o", color=color, markerfacecolor=fill)
+        about = name if point.enough else f"{name} (kept {point.kept:.2f}, {point.deleted:.2f})"
+        place, side = ((-6, 4), "right") if point.coherent > 70 else ((6, 4), "left")
+        place = (place[0], -11) if i % 2 else place  # in turns, as neighbours are near
+        axes.annotate(about, (point.coherent, point.area), place, ha=side, fontsize=8,
+                      textcoords="offset points")  # fmt: skip
+    axes.set_xlim(0, 103)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("share of the cut masks in five pieces, % (higher is more coherent)")
+    axes.set_ylabel("area of SSR + SDR, % (lower is better)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 
@@ -149,26 +128,31 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--birds", required=True)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--labels", required=True)
-    parser.add_argument("--images", type=int, default=12)
-    parser.add_argument("--out", type=Path, help="write the numbers here as JSON")
-    parser.add_argument("--figure", type=Path, help="write the curve here, as PNG or SVG")
+    parser.add_argument("--set", choices=SETS, default="development")
+    parser.add_argument("--images", type=int, default=10)
+    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--out", type=Path, help="JSON; rows measured before are kept in it")
+    parser.add_argument("--figure", type=Path, help="write the picture here, as PNG or SVG")
     args = parser.parse_args(argv)
-    model, images, targets, boxes = birds(args)
-    report = {"machine": machine(), "load_before": os.getloadavg()[0]}
-    for config in ROWS.values():  # compiled before the clock runs
-        fgjax.fido(model, images[:1], targets[:1], key=jax.random.key(0), config=config)
-    rows: dict[str, list[dict]] = {name: [] for name in ROWS}
-    for image, target, box in zip(images, targets, boxes, strict=True):
-        for name, config in ROWS.items():
-            rows[name].append(explain(model, image, target, box, config))
-        print(".", end="", flush=True)
-    report |= {"images": len(images), "load_after": os.getloadavg()[0], "rows": rows}
-    report["settings"] = {name: str(config) for name, config in ROWS.items()}
-    print("\n" + table(rows))
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    model, images, targets, boxes, _, names = birds(args)
+    predict = predictor(model)
+    report = {"rows": {}, "settings": {}}
+    if args.out and args.out.is_file():
+        report = json.loads(args.out.read_text(encoding="utf-8"))
+    report |= {"machine": machine(), "set": args.set, "species": names}
+    for name in args.rows:
+        rows = []
+        for image, target, box in zip(images, targets, boxes, strict=True):
+            maps, seconds = explain(model, image, target, ROWS[name])
+            rows.append({**judge(predict, image, target, box, maps), "seconds": seconds})
+            print(".", end="", flush=True)
+        report["rows"][name], report["settings"][name] = rows, str(ROWS[name])
+        print("\n" + table({name: rows}).splitlines()[-1], flush=True)
+        if args.out:
+            args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print("\n" + table(report["rows"]))
     if args.figure:
-        draw(rows, args.figure)
+        draw(report["rows"], args.figure)
     return 0
 
 

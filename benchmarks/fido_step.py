@@ -39,7 +39,7 @@ from torch_resnet import DEPTHS, load_both, saved_weights, torch
 
 import fgjax
 from fgjax.attribution.fido.loop import Task, optimise
-from fgjax.attribution.fido.method import FidoConfig, fido_start, fido_step
+from fgjax.attribution.fido.method import fido_preset, fido_start, fido_step
 from fgjax.core.functional import combine, partition
 from fgjax.models.folding import fold_batch_norm
 
@@ -81,8 +81,13 @@ def check_parity(name, size, batch, temperature=1.0):
         found = {"logits": difference(logits, theirs(x).numpy())}
 
     # A step of plain descent with rate 1 moves the masks by the gradient itself.
-    config = FidoConfig(
-        batch_size=batch, temperature=temperature, warmup=0, optimizer="sgd", learning_rate=1.0
+    config = fido_preset(
+        "soft",
+        batch_size=batch,
+        temperature=temperature,
+        warmup=0,
+        optimizer="sgd",
+        learning_rate=1.0,
     )
     zero = jnp.asarray(start)
     state, trace = fido_step(
@@ -98,7 +103,7 @@ def check_parity(name, size, batch, temperature=1.0):
     found["gradient"] = difference(ours_gradient, gradient)
     found["probability"] = difference(np.asarray(trace)[0, 0, :2], probability.numpy())
 
-    config = FidoConfig(batch_size=batch, temperature=temperature)
+    config = fido_preset("soft", batch_size=batch, temperature=temperature)
     state = fresh_state(zero, config)
     theta = to_torch(start).requires_grad_()
     optimizer = torch_optimizer(theta, config)
@@ -115,7 +120,7 @@ def check_parity(name, size, batch, temperature=1.0):
 def our_step(ours, size, batch):
     """Return one step of ours as a function, and how long it took to compile."""
     image, infill, target = make_inputs(size)
-    config = FidoConfig(batch_size=batch)
+    config = fido_preset("soft", batch_size=batch)
     arrays, static = partition(fold_batch_norm(ours))
     keys = jax.random.split(jax.random.key(2), 1)
     data = jax.device_put((image, infill, target, keys))
@@ -188,7 +193,7 @@ def time_step(name, size, batch, rounds, python=None):
     `python` ours runs in a process of that Python; its versions are returned, too."""
     ours, theirs = load_both(name, size)
     image, infill, target = make_inputs(size)
-    config, versions = FidoConfig(batch_size=batch), None
+    config, versions = fido_preset("soft", batch_size=batch), None
     if python:
         with saved_weights(theirs) as path:
             other = Elsewhere(python, name, size, batch, path)
@@ -265,7 +270,7 @@ def time_dispatch(name, size, batch, rounds, steps=10):
     arrays, static = partition(fold_batch_norm(ours))
     data = jax.device_put((image, infill, target, jax.random.split(jax.random.key(2), 1)))
     task = Task(arrays, static, *data)
-    config = FidoConfig(batch_size=batch, steps=steps, images_per_step=1)
+    config = fido_preset("soft", batch_size=batch, steps=steps, images_per_step=1)
 
     def run(per):
         logits, _, _ = optimise(task, replace(config, steps_per_dispatch=per), 1)

@@ -6,7 +6,7 @@ Protocol: the first 3 images by name of each species that the model knows, 224 p
 their labelled class. σ_light and σ_shadow each over `--sigmas`, σ_spatial over `--spatial`, all in
 pixels of the 224 px image, on grids of `--grids`: the scores of a light do not depend on the
 other two widths, so 6 widths need 6 · 2 k² forward passes an image and give 6 · 6 · 5 settings.
-pointing: blob centroid at 0.95 (seed 002); argmax: within 15 px; IoU with the butterfly's mask
+pointing: blob centroid at 0.95; argmax: within 15 px; IoU with the butterfly's mask
 at the one threshold (0.1 … 0.9) whose mean IoU is highest. Baselines: centre, random, constant.
 About 15 minutes on two cores.
 """

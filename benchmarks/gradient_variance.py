@@ -262,7 +262,7 @@ def network(model, image, masks, temperatures=TEMPERATURES, key=None):
     key = jax.random.key(1) if key is None else key
     target = jnp.argmax(model(image), axis=1).astype(jnp.int32)
     upstream = log_odds_gradient(model, image, blur(image), target[0])
-    config = fgjax.FidoConfig(steps=10)
+    config = fgjax.fido_preset("soft", steps=10)
     found = fgjax.fido(model, image, target, key=jax.random.key(2), config=config)
     kept = np.asarray(found.maps["ssr"][0], np.float64).clip(1e-9, 1 - 1e-9)
     starts = {"0": np.zeros_like(kept), "10 steps": np.log((1 - kept) / kept).clip(-15, 15)}

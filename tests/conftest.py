@@ -15,6 +15,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from fgjax.devices.compiler import use_onednn
+
 SETTINGS = {
     "jax_platforms": "cpu",
     "jax_persistent_cache_min_compile_time_secs": 0,
@@ -33,6 +35,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 POLISHED = ("parity",)
 """Folders of tests whose programs are compiled as a user's are: real networks on real images."""
+
+
+use_onednn(os.environ.get("FGJAX_ONEDNN", "off"))  # or auto, on: slower, no cache takes them
 
 
 def pytest_configure(config):

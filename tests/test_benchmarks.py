@@ -122,7 +122,7 @@ def test_alternate_takes_turns_and_summary_is_by_hand():
     assert found["ratio"] == {"median": 2.0, "min": 1.0, "max": 3.0, "fastest": 2.0}
 
 
-@pytest.mark.parametrize("script", ["fido_step", "speed", "convolutions"])
+@pytest.mark.parametrize("script", ["fido_step", "speed", "convolutions", "cpu"])
 def test_without_torch_says_how_to_get_it(script, monkeypatch, capsys):
     script = load(script)
     monkeypatch.setattr(script, "torch", None)
@@ -183,13 +183,28 @@ def test_sweeps_of_the_benchmarks_resolve_and_name_columns(capsys):
 
 def test_the_front_is_what_nothing_beats():
     front = load("fido_front")
-    image = {"p kept": 1.0, "p deleted": 0.1, "area %": 3.0}
-    rows = {
-        "quick": [{**image, "seconds": 1.0, "p kept": 0.8}],
-        "slow and no better": [{**image, "seconds": 2.0, "p kept": 0.8}],
-        "slow": [{**image, "seconds": 3.0}],
-        "slow, within 5 %": [{**image, "seconds": 3.1, "area %": 2.0}],
-        "slow and larger": [{**image, "seconds": 9.0, "p deleted": 0.0, "area %": 5.0}],
+    point = lambda area, coherent, kept=1.0, deleted=0.0: front.Point(
+        area, coherent, kept, deleted, 0.5
+    )
+    points = {
+        "small and torn": point(4.0, 40.0),
+        "tiny, but it does not suffice": point(1.0, 99.0, kept=0.94),
+        "tiny, but it does not destroy": point(1.0, 99.0, deleted=0.06),
+        "coherent": point(8.0, 95.0),
+        "as coherent and larger": point(8.1, 95.0),
+        "as large and less coherent": point(8.0, 94.0),
     }
-    best = front.front(front.summary(rows))
-    assert best == ["quick", "slow, within 5 %", "slow and larger"]
+    assert front.front(points) == ["small and torn", "coherent"]
+
+
+def test_pieces_of_a_mask():
+    """Six pieces of 6, 5, 4, 3, 2 and 1 pixels, one of them joined across a corner only."""
+    masks = load("fido_masks")
+    mask = np.zeros((12, 12), bool)
+    for row, size in enumerate((6, 5, 4, 3, 1)):
+        mask[2 * row, :size] = True
+    mask[10, 10] = mask[11, 11] = True
+    share, count = masks.pieces(mask)
+    assert (share, count) == (20 / 21, 6)
+    assert np.isnan(masks.pieces(mask & False)[0])
+    assert masks.disc(9, 5).sum() == 9 and masks.disc(9, 5)[1:4, 1:4].all()

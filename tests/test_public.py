@@ -1,6 +1,8 @@
 """The names others write against."""
 
+import ast
 import inspect
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -89,3 +91,16 @@ def test_a_plain_function_is_a_model(key):
     result = fgjax.fido(model, images, targets, key=key, config=config)
     assert result.heatmap.shape == (2, 16, 16) and set(result.maps) == {"ssr", "sdr"}
     assert 0 <= float(result.heatmap.min()) and float(result.heatmap.max()) <= 1
+
+
+def test_names_that_are_imported_late_are_those_that_type_checkers_read():
+    tree = ast.parse(Path(fgjax.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    read = {alias.name: node.module for node in block.body for alias in node.names}
+    assert read == fgjax._MODULE_OF and sorted(read) == sorted(fgjax.__all__)
+    assert set(fgjax.__all__) <= set(dir(fgjax))
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'fgjax' has no attribute 'fidu'"):
+        _ = fgjax.fidu

@@ -13,7 +13,8 @@ import fgjax.run
 from fgjax.core.progress import progress, say
 from fgjax.options.help import describe
 from fgjax.options.resolve import list_configs
-from fgjax.run import main, print_metrics
+from fgjax.run import main
+from fgjax.stages.evaluate.summary import print_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,4 +1,7 @@
-"""FIDO: both masks of every image optimised together, in plain PyTorch."""
+"""FIDO: both masks of every image optimised together, in plain PyTorch.
+
+Eqs. 1 to 10, as the preset `soft` has them on our side: without what the default adds.
+"""
 
 from dataclasses import replace
 
@@ -94,11 +97,12 @@ def torch_fido(model, images, targets, config, draw):
 def config_of(setup: Setup) -> fgjax.FidoConfig:
     steps = max(1, setup.passes // (2 * BATCH))
     each = max(1, min(len(setup.images), setup.chunk // (2 * BATCH)))
-    return fgjax.FidoConfig(steps=steps, batch_size=BATCH, initial=START, images_per_step=each)
+    changes = dict(steps=steps, batch_size=BATCH, initial=START, images_per_step=each)
+    return fgjax.fido_preset("soft", **changes)
 
 
 def make(setup: Setup, **changes) -> Case:
-    """changes: of FIDO's settings, on our side only."""
+    """Return the case; `changes` are of FIDO's settings, on our side only."""
     config = config_of(setup)
     short = replace(config, steps=min(config.steps, CHECKED))
     size, keys = setup.images.shape[1], image_keys(jax.random.key(0), len(setup.images))

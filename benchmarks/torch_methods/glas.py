@@ -46,7 +46,7 @@ def torch_glas(model, images, targets, config, chunk):
 
 
 def torch_recursive_glas(model, images, targets, config, chunk):
-    """Sums of the rounds' maps, scaled, `n h w`."""
+    """Return the sums of the rounds' maps, scaled, `n h w`."""
     maps = []
     size, device = images.shape[-1], images.device
     place = ((torch.arange(config.grid, device=device) + 0.5) * size / config.grid).long()

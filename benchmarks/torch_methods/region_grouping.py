@@ -7,7 +7,7 @@ from flax import traverse_util
 from torch_resnet import CLASSES, load_region_grouping, torch
 
 import fgjax
-from fgjax.models.composed.region_grouping import TRUNKS
+from fgjax.models.registry import NETWORKS
 from fgjax.training.objectives.part_objective import PartObjective
 from fgjax.training.objectives.part_occurrence import prior_quantiles
 from torch_methods.case import Case, Setup, to_torch
@@ -100,7 +100,7 @@ def torch_region_grouping(trunk, name, variables):
     """Return the network in PyTorch, its new layers with the weights that `variables` hold."""
     params = traverse_util.flatten_dict(variables["params"], sep="/")
     inputs = params["grouping/dictionary"].shape[1]
-    model = TorchRegionGrouping(trunk, inputs, TRUNKS[name][1])
+    model = TorchRegionGrouping(trunk, inputs, NETWORKS[name].trunk.width)
     state = {}
     for path, value in params.items():
         module, *rest = path.split("/")

@@ -37,21 +37,26 @@ from fgjax.attribution.common.streaming import chunks
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.gradients import GradientConfig
 from fgjax.attribution.guided import rectified_gradient
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import combine
+from fgjax.core.option import option
+from fgjax.devices.jit import program
 
 
 @dataclass(frozen=True)
 class GradCamConfig:
-    """Settings of Grad-CAM.
+    """Settings of Grad-CAM."""
 
-    Attributes:
-      score: what is differentiated: the target's "logit", its "log_odds", "probability",
-        or another name of `CLASS_SCORES`.
-      chunk_size: images per model call; None: as memory allows.
-    """
-
-    score: Score = "logit"
-    chunk_size: int | None = None
+    score: Score = option(
+        "logit",
+        'what is differentiated: the target\'s "logit", its "log_odds", "probability", or '
+        "another name of `CLASS_SCORES`.",
+    )
+    chunk_size: int | None = option(
+        None,
+        "images per model call; None: as memory allows.",
+        free=True,
+    )
 
     def __post_init__(self):
         check_choice(self, "score", get_args(Score))
@@ -71,12 +76,13 @@ class GuidedGradCamConfig(GradientConfig):
 # Features.
 
 
-@partial(jax.jit, static_argnames="static")
-def last_features(arrays, static, images):
+@program("explain", static_argnames="static")
+def last_features(arrays: Any, static: Any, images: Any) -> Array:
+    """Return the feature map that the model's head reads."""
     return combine(arrays, static).features(images)
 
 
-@partial(jax.jit, static_argnames=("static", "score"))
+@program("explain", static_argnames=("static", "score"))
 def _head_gradient(arrays, static, features, targets, score):
     def total(features):
         logits = combine(arrays, static).head(features)
@@ -150,7 +156,11 @@ def enlarge(maps: Float[Array, "n H W"], height: int, width: int) -> Float[Array
     return jax.image.resize(maps, (len(maps), height, width), "linear", antialias=False)
 
 
-def class_activation(features, weights, images) -> Attribution:
+def class_activation(
+    features: Float[Array, "n H W k"],
+    weights: Float[Array, "n k"],
+    images: Float[Array | np.ndarray, "n h w c"],
+) -> Attribution:
     """Compute Eq. 2 of Grad-CAM: the weighted channels, rectified, then enlarged."""
     height, width = images.shape[1:3]
     coarse = _weigh(features, weights)
@@ -277,3 +287,30 @@ def guided_grad_cam(
     )
     cam = enlarge(coarse, *guided.shape[1:3])
     return attribution(cam[..., None] * guided, config.reduce, "signed")
+
+
+def _one_pass(config: GradCamConfig, height: int, width: int, channels: int) -> Passes:
+    return Passes(1, 0)  # the head alone is differentiated
+
+
+GRAD_CAM = Method(
+    grad_cam,
+    GradCamConfig,
+    passes=_one_pass,
+    needs=("gradient", "features"),
+    order=130,
+)
+GRAD_CAM_PLUS_PLUS = Method(
+    grad_cam_plus_plus,
+    GradCamPlusPlusConfig,
+    passes=_one_pass,
+    needs=("gradient", "features"),
+    order=140,
+)
+GUIDED_GRAD_CAM = Method(
+    guided_grad_cam,
+    GuidedGradCamConfig,
+    passes=lambda *_: Passes(1, 1),
+    needs=("gradient", "features", "relus"),
+    order=150,
+)

@@ -33,7 +33,9 @@ from fgjax.attribution.common.perturbation import (
 )
 from fgjax.attribution.common.presets import preset
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.filters import REFERENCE_SIDE
+from fgjax.core.option import option
 
 LAMBDA = 1e-5
 """λ of Eq. 2, which keeps a shadow without effect from erasing the light's answer."""
@@ -41,30 +43,33 @@ LAMBDA = 1e-5
 
 @dataclass(frozen=True)
 class GlasConfig:
-    """Settings of GLAS. The defaults are measured (benchmarks/glas_sigma.py), see `sigma_unit`.
+    """Settings of GLAS. The defaults are measured (benchmarks/glas_sigma.py), see `sigma_unit`."""
 
-    Attributes:
-      grid: k; search points are the centres of k x k equal cells.
-      sigma_light: σ_l, the standard deviation of the light.
-      sigma_shadow: σ_s, that of the shadow.
-      sigma_spatial: σ_spatial of the mixture: exp(-D / σ²), D the squared distance.
-      sigma_unit: what the three are counted in: a "pixel" of a 224 px image (scaled with the
-        shorter side), or a "cell" of the grid. On butterflies the best widths are the same
-        number of pixels on a grid of 7 and of 11, and not the same number of cells: a light
-        must show as much as the network needs to see, however many lights there are. A smaller
-        σ_spatial shows finer clues, at the price of IoU with the whole object.
-      score: "probability" of the class as in the paper, another of `CLASS_SCORES`, or a
-        function `(outputs, targets) -> n` for a model that returns something else.
-      chunk_size: perturbed images per model call; None: by the memory there is.
-    """
-
-    grid: int = 11
-    sigma_light: float = 45.0
-    sigma_shadow: float = 20.0
-    sigma_spatial: float = 60.0
-    sigma_unit: Literal["pixel", "cell"] = "pixel"
-    score: Score = "probability"
-    chunk_size: int | None = None
+    grid: int = option(11, "k; search points are the centres of k x k equal cells.")
+    sigma_light: float = option(45.0, "σ_l, the standard deviation of the light.")
+    sigma_shadow: float = option(20.0, "σ_s, that of the shadow.")
+    sigma_spatial: float = option(
+        60.0,
+        "σ_spatial of the mixture: exp(-D / σ²), D the squared distance.",
+    )
+    sigma_unit: Literal["pixel", "cell"] = option(
+        "pixel",
+        'what the three are counted in: a "pixel" of a 224 px image (scaled with the shorter '
+        'side), or a "cell" of the grid. On butterflies the best widths are the same number '
+        "of pixels on a grid of 7 and of 11, and not the same number of cells: a light must "
+        "show as much as the network needs to see, however many lights there are. A smaller "
+        "σ_spatial shows finer clues, at the price of IoU with the whole object.",
+    )
+    score: Score = option(
+        "probability",
+        '"probability" of the class as in the paper, another of `CLASS_SCORES`, or a function '
+        "`(outputs, targets) -> n` for a model that returns something else.",
+    )
+    chunk_size: int | None = option(
+        None,
+        "perturbed images per model call; None: by the memory there is.",
+        free=True,
+    )
 
     def __post_init__(self):
         check_at_least_one(self, "grid", "chunk_size")
@@ -138,8 +143,10 @@ def sigmas_in_pixels(config: Any, sizes: tuple[int, ...]) -> Sigmas:
 def bells(
     sizes: tuple[int, ...], points: Float[Array, "m axes"], sigma: Float[Array, "m axes"]
 ) -> list[Float[Array, "m size"]]:
-    """exp(-½ ((x - μ) / σ)²) along each axis: their product over the axes is G(μ, σ), which is
-    1 at its centre (unnormalised)."""
+    """Return exp(-½ ((x - μ) / σ)²) along each axis.
+
+    Their product over the axes is G(μ, σ), which is 1 at its centre (unnormalised).
+    """
     places = [jnp.arange(size, dtype=jnp.float32) + 0.5 for size in sizes]
     return [
         jnp.exp(-0.5 * ((place[None] - points[:, axis, None]) / sigma[:, axis, None]) ** 2)
@@ -147,15 +154,18 @@ def bells(
     ]
 
 
-def light_and_shadow(images, own, shared, index):
-    """Return perturbation 0 is the image itself; 1 … K are the lights (Eq. 1), K + 1 … 2K the
-    shadows (Eq. 2) on the K points."""
+def light_and_shadow(images: Array, own: Any, shared: Any, index: Array) -> Array:
+    """Return perturbations of images or volumes.
+
+    0 is the image itself; 1 … K are the lights (Eq. 1), K + 1 … 2K the shadows (Eq. 2) on the K
+    points.
+    """
     points, light, shadow = shared
     count, sizes = len(points), images.shape[1:-1]
     is_shadow = index > count
     at = points[jnp.where(is_shadow, index - count - 1, jnp.maximum(index - 1, 0))]
     sigma = jnp.where(is_shadow[:, None], shadow[None], light[None])
-    mask = 1.0
+    mask: Any = 1.0
     for axis, line in enumerate(bells(sizes, at, sigma)):
         mask = mask * line.reshape(
             len(line), *(size if a == axis else 1 for a, size in enumerate(sizes))
@@ -256,6 +266,13 @@ def glas(
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
         outside [0, 1], a score function that does not give one number per image.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> result = glas(model, images, target, config=GlasConfig(grid=3))
+      >>> result.heatmap.shape, sorted(result.maps)
+      ((1, 16, 16), ['light', 'shadow'])
     """
     question = ask(model, images, targets, config.score)
     sizes = question.images.shape[1:-1]
@@ -357,3 +374,12 @@ def glas_volume(
             "fusion": scores.light * scores.shadow,
         },
     )
+
+
+GLAS = Method(
+    glas,
+    GlasConfig,
+    passes=lambda config, *_: Passes(1 + 2 * config.grid**2, 0),
+    presets=GLAS_PRESETS,
+    order=20,
+)

@@ -40,24 +40,30 @@ from fgjax.attribution.common.score_gradient import (
     score_gradient,
 )
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.keys import image_keys
+from fgjax.core.option import option
 
 
 @dataclass(frozen=True)
 class GradientConfig:
-    """Settings of the gradient.
+    """Settings of the gradient."""
 
-    Attributes:
-      score: what is differentiated: the target's "logit", its "log_odds", "probability",
-        or another name of `CLASS_SCORES`.
-      reduce: how channels become one number: "max_abs" (Simonyan et al.: max_c |g|),
-        "sum_abs" (Σ_c |g|), "abs_sum" (|Σ_c g|), "norm" (√Σ_c g²).
-      chunk_size: images per model call; None: as memory allows.
-    """
-
-    score: Score = "logit"
-    reduce: Reduce = "max_abs"
-    chunk_size: int | None = None
+    score: Score = option(
+        "logit",
+        'what is differentiated: the target\'s "logit", its "log_odds", "probability", or '
+        "another name of `CLASS_SCORES`.",
+    )
+    reduce: Reduce = option(
+        "max_abs",
+        'how channels become one number: "max_abs" (Simonyan et al.: max_c |g|), "sum_abs" '
+        '(Σ_c |g|), "abs_sum" (|Σ_c g|), "norm" (√Σ_c g²).',
+    )
+    chunk_size: int | None = option(
+        None,
+        "images per model call; None: as memory allows.",
+        free=True,
+    )
 
     def __post_init__(self):
         check_choice(self, "score", get_args(Score))
@@ -67,20 +73,19 @@ class GradientConfig:
 
 @dataclass(frozen=True)
 class SmoothGradientConfig(GradientConfig):
-    """Settings of SmoothGrad, SmoothGrad-Squared and VarGrad.
+    """Settings of SmoothGrad, SmoothGrad-Squared and VarGrad."""
 
-    Attributes:
-      kind: of the gradients at noisy images their "mean" (SmoothGrad), the mean of their
-        squares "squared" (SmoothGrad-Squared), or their "variance" (VarGrad).
-      samples: noisy images per image.
-      noise: σ of the Gaussian noise, as a share of the image's max - min. The paper
-        advises 0.1 to 0.2 and finds little gain beyond 50 samples.
-      score, reduce, chunk_size: as in `GradientConfig`.
-    """
-
-    kind: Literal["mean", "squared", "variance"] = "mean"
-    samples: int = 50
-    noise: float = 0.15
+    kind: Literal["mean", "squared", "variance"] = option(
+        "mean",
+        'of the gradients at noisy images their "mean" (SmoothGrad), the mean of their '
+        'squares "squared" (SmoothGrad-Squared), or their "variance" (VarGrad).',
+    )
+    samples: int = option(50, "noisy images per image.")
+    noise: float = option(
+        0.15,
+        "σ of the Gaussian noise, as a share of the image's max - min. The paper advises 0.1 "
+        "to 0.2 and finds little gain beyond 50 samples.",
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -125,6 +130,13 @@ def gradient(
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, or images
         outside [0, 1].
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> result = gradient(model, images, target)
+      >>> float(result.heatmap.min())  # every pixel counts alike
+      1.0
     """
     values = input_gradient(
         model, images, targets, score=config.score, chunk_size=config.chunk_size
@@ -178,6 +190,14 @@ def smooth_gradient(
 
     Raises:
       ValueError: no key; and as in `gradient`.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> config = SmoothGradientConfig(samples=4)
+      >>> result = smooth_gradient(model, images, target, key=jax.random.key(0), config=config)
+      >>> result.heatmap.shape
+      (1, 16, 16)
     """
     if key is None:
         raise ValueError("smooth_gradient draws noise: give key=jax.random.key(seed)")
@@ -204,3 +224,20 @@ def smooth_gradient(
         return attribution(first, config.reduce, "signed")
     values = second if kind == "squared" else jnp.maximum(second - first**2, 0)
     return attribution(values, config.reduce, kind)
+
+
+GRADIENT = Method(
+    gradient,
+    GradientConfig,
+    passes=lambda *_: Passes(0, 1),
+    needs=("gradient",),
+    order=80,
+)
+SMOOTH_GRADIENT = Method(
+    smooth_gradient,
+    SmoothGradientConfig,
+    passes=lambda config, *_: Passes(0, config.samples),
+    presets=SMOOTH_GRADIENT_PRESETS,
+    needs=("gradient",),
+    order=90,
+)

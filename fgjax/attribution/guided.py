@@ -45,7 +45,9 @@ from fgjax.attribution.common.score_gradient import (
 )
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.gradients import GradientConfig
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import Static, combine
+from fgjax.devices.jit import program
 
 ReluRule = Literal["guided", "deconv"]
 
@@ -277,9 +279,9 @@ def with_relu_rule(model: Callable, rule: ReluRule) -> Callable:
     return call
 
 
-@partial(jax.jit, static_argnames=("static", "rule", "score"))
+@program("explain", static_argnames=("static", "rule", "score"))
 def _ruled_gradient(
-    arrays: tuple, static: Static, images: Any, targets: Any, rule: str, score: str
+    arrays: tuple, static: Static, images: Any, targets: Any, rule: Any, score: str
 ) -> Float[Array, "n h w c"]:
     return image_gradient(with_relu_rule(combine(arrays, static), rule), images, targets, score)
 
@@ -330,6 +332,12 @@ def guided_backprop(
 
     Raises:
       ValueError: no ReLU, or one that cannot be replaced; and as in `gradient`.
+
+    Example:
+      >>> model = lambda images: jax.nn.relu(images).mean((1, 2))
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> guided_backprop(model, images, target).heatmap.shape
+      (1, 16, 16)
     """
     return _ruled(model, images, targets, "guided", config)
 
@@ -350,6 +358,12 @@ def deconvnet(
 
     Args, Returns, Raises:
       as in `guided_backprop`; per channel: `rectified_gradient(…, "deconv")`.
+
+    Example:
+      >>> model = lambda images: jax.nn.relu(images).mean((1, 2))
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> deconvnet(model, images, target).heatmap.shape
+      (1, 16, 16)
     """
     return _ruled(model, images, targets, "deconv", config)
 
@@ -359,3 +373,19 @@ def _ruled(model, images, targets, rule, config) -> Attribution:
         model, images, targets, rule, score=config.score, chunk_size=config.chunk_size
     )
     return attribution(values, config.reduce, "signed")
+
+
+GUIDED_BACKPROP = Method(
+    guided_backprop,
+    GuidedBackpropConfig,
+    passes=lambda *_: Passes(0, 1),
+    needs=("gradient", "relus"),
+    order=110,
+)
+DECONVNET = Method(
+    deconvnet,
+    DeconvnetConfig,
+    passes=lambda *_: Passes(0, 1),
+    needs=("gradient", "relus"),
+    order=120,
+)

@@ -23,34 +23,39 @@ from fgjax.attribution.common.perturbation import (
 )
 from fgjax.attribution.common.presets import preset
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import Method, Passes
+from fgjax.core.extras import extra
 from fgjax.core.keys import image_keys
+from fgjax.core.option import option
 
 
 @dataclass(frozen=True)
 class LimeConfig:
-    """Settings of LIME.
+    """Settings of LIME."""
 
-    Attributes:
-      samples: perturbed images, each with about half of its superpixels hidden.
-      segments: superpixels, about so many (SLIC).
-      compactness: of the superpixels: colour counts less the higher it is.
-      kernel_width: of the exponential kernel that weighs samples by their nearness.
-      ridge: α, the penalty on the squared coefficients.
-      infill: what a hidden superpixel becomes: "segment_mean", its own mean colour; or a name
-        of `INFILLS`; in Python also an array or a function `(images, key) -> images`.
-      score: "probability" of the class, another of `CLASS_SCORES`, or a function
-        `(outputs, targets) -> n` for a model that returns something else.
-      chunk_size: perturbed images per model call; None: by the memory there is.
-    """
-
-    samples: int = 1000
-    segments: int = 50
-    compactness: float = 10.0
-    kernel_width: float = 0.25
-    ridge: float = 1.0
-    infill: Infill = "segment_mean"
-    score: Score = "probability"
-    chunk_size: int | None = None
+    samples: int = option(1000, "perturbed images, each with about half of its superpixels hidden.")
+    segments: int = option(50, "superpixels, about so many (SLIC).")
+    compactness: float = option(10.0, "of the superpixels: colour counts less the higher it is.")
+    kernel_width: float = option(
+        0.25,
+        "of the exponential kernel that weighs samples by their nearness.",
+    )
+    ridge: float = option(1.0, "α, the penalty on the squared coefficients.")
+    infill: Infill = option(
+        "segment_mean",
+        'what a hidden superpixel becomes: "segment_mean", its own mean colour; or a name of '
+        "`INFILLS`; in Python also an array or a function `(images, key) -> images`.",
+    )
+    score: Score = option(
+        "probability",
+        '"probability" of the class, another of `CLASS_SCORES`, or a function `(outputs, '
+        "targets) -> n` for a model that returns something else.",
+    )
+    chunk_size: int | None = option(
+        None,
+        "perturbed images per model call; None: by the memory there is.",
+        free=True,
+    )
 
     def __post_init__(self):
         check_at_least_one(self, "samples", "segments", "chunk_size")
@@ -84,7 +89,8 @@ def superpixels(
     image: Float[np.ndarray, "h w c"], segments: int, compactness: float = 10.0
 ) -> Int[np.ndarray, "h w"]:
     """SLIC superpixels numbered 0, 1, …; about `segments` of them."""
-    from skimage.segmentation import slic  # slow to import, and of use only here
+    with extra("lime", "LIME's superpixels"):
+        from skimage.segmentation import slic  # slow to import, and of use only here
 
     labels = slic(
         image.astype(np.float64),
@@ -128,7 +134,7 @@ def draw_shown(
 _draw_shown = jax.jit(draw_shown)
 
 
-def hide(images, own, shared, index):
+def hide(images: Array, own: Any, shared: Any, index: Array) -> Array:
     """Return image g as sample `index` shows it; the superpixels not shown are filled in."""
     labels, infill, keys = own
 
@@ -192,6 +198,13 @@ def lime(
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
         outside [0, 1], a key that is missing or of the old kind.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> result = lime(model, images, target, key=jax.random.key(0), config=LimeConfig(samples=20))
+      >>> result.heatmap.shape
+      (1, 16, 16)
     """
     question = ask(model, images, targets, config.score)
     keys = image_keys(key, len(question.images))
@@ -213,13 +226,22 @@ def lime(
         chunk_size=config.chunk_size,
     )
     samples = jnp.arange(config.samples)
-    signed = []
+    found_maps = []
     for mine, answers, own in zip(keys, np.asarray(scores), labels, strict=True):
         shown = np.asarray(_draw_shown(mine, samples, slots))[:, : own.max() + 1]
         found = fit(shown, answers, kernel_width=config.kernel_width, ridge=config.ridge)
-        signed.append(found[own].astype(np.float32))
-    signed = jnp.asarray(np.stack(signed))
+        found_maps.append(found[own].astype(np.float32))
+    signed = jnp.asarray(np.stack(found_maps))
     return Attribution(
         heatmap=positive_part(signed),
         maps={"signed": signed, "segments": jnp.asarray(labels, jnp.float32)},
     )
+
+
+LIME = Method(
+    lime,
+    LimeConfig,
+    passes=lambda config, *_: Passes(config.samples, 0),
+    presets=LIME_PRESETS,
+    order=70,
+)

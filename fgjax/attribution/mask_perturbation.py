@@ -25,9 +25,12 @@ from fgjax.attribution.common.perturbation import (
 from fgjax.attribution.common.presets import preset
 from fgjax.attribution.common.streaming import choose_chunk, chunks, plan
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.filters import REFERENCE_SIDE, gaussian_matrix
 from fgjax.core.functional import Static
 from fgjax.core.keys import image_keys
+from fgjax.core.option import option
+from fgjax.devices.jit import program
 
 REFERENCE_MASK = 28
 """L1 and TV are counted on a mask of this side, whatever side is set."""
@@ -38,42 +41,41 @@ TRACES = ("score", "l1", "tv")
 
 @dataclass(frozen=True)
 class MaskPerturbationConfig:
-    """Settings of mask perturbation. Lengths are those of a 224 px image, and scale with it.
+    """Settings of mask perturbation. Lengths are those of a 224 px image, and scale with it."""
 
-    Attributes:
-      steps: of Adam.
-      learning_rate: of the mask's values, which lie in [0, 1].
-      l1: λ1: the price of deleting one cell of a 28 x 28 mask.
-      tv: λ2, the weight of Σ |∇m|^β, counted on 28 x 28 cells.
-      tv_beta: β.
-      mask_size: side of the coarse mask, which is enlarged linearly.
-      mask_blur: σ_m, of the blur of the enlarged mask; 0: none.
-      jitter: image and infill are shifted by a random 0 … jitter - 1 pixels every step, so
-        that the mask cannot rely on a few pixels; 0: never.
-      infill: what a deleted pixel becomes: a name of `INFILLS`; in Python also an array or a
-        function `(images, key) -> images`.
-      blur_sigma: σ of the blur infill.
-      initial: 1 - m everywhere at the start. (The released code begins with a disc, the
-        smallest one in the middle whose deletion suffices.)
-      score: "probability" of the class, another of `CLASS_SCORES`, or a differentiable
-        function `(outputs, targets) -> n`.
-      chunk_size: images optimised together in one compiled step; None: by the memory there
-        is.
-    """
-
-    steps: int = 300
-    learning_rate: float = 0.1
-    l1: float = 1e-4
-    tv: float = 1e-2
-    tv_beta: float = 3.0
-    mask_size: int = 28
-    mask_blur: float = 5.0
-    jitter: int = 4
-    infill: Infill = "blur"
-    blur_sigma: float = 10.0
-    initial: float = 0.5
-    score: Score = "probability"
-    chunk_size: int | None = None
+    steps: int = option(300, "of Adam.")
+    learning_rate: float = option(0.1, "of the mask's values, which lie in [0, 1].")
+    l1: float = option(1e-4, "λ1: the price of deleting one cell of a 28 x 28 mask.")
+    tv: float = option(1e-2, "λ2, the weight of Σ |∇m|^β, counted on 28 x 28 cells.")
+    tv_beta: float = option(3.0, "β.")
+    mask_size: int = option(28, "side of the coarse mask, which is enlarged linearly.")
+    mask_blur: float = option(5.0, "σ_m, of the blur of the enlarged mask; 0: none.")
+    jitter: int = option(
+        4,
+        "image and infill are shifted by a random 0 … jitter - 1 pixels every step, so that "
+        "the mask cannot rely on a few pixels; 0: never.",
+    )
+    infill: Infill = option(
+        "blur",
+        "what a deleted pixel becomes: a name of `INFILLS`; in Python also an array or a "
+        "function `(images, key) -> images`.",
+    )
+    blur_sigma: float = option(10.0, "σ of the blur infill.")
+    initial: float = option(
+        0.5,
+        "1 - m everywhere at the start. (The released code begins with a disc, the smallest "
+        "one in the middle whose deletion suffices.)",
+    )
+    score: Score = option(
+        "probability",
+        '"probability" of the class, another of `CLASS_SCORES`, or a differentiable function '
+        "`(outputs, targets) -> n`.",
+    )
+    chunk_size: int | None = option(
+        None,
+        "images optimised together in one compiled step; None: by the memory there is.",
+        free=True,
+    )
 
     def __post_init__(self):
         check_at_least_one(self, "steps", "mask_size", "chunk_size")
@@ -172,7 +174,7 @@ def _loss(mask, arrays, static, images, infill, targets, keys, step, config):
     return total.sum(), jnp.stack([scores, l1, tv], axis=1)
 
 
-@partial(jax.jit, static_argnames=("static", "config"), donate_argnames="state")
+@program("explain", static_argnames=("static", "config"), donate_argnames="state")
 def mask_perturbation_step(
     state: MaskState,
     arrays: tuple,
@@ -232,6 +234,14 @@ def mask_perturbation(
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
         outside [0, 1], a key that is missing or of the old kind.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> config = MaskPerturbationConfig(steps=2)
+      >>> result = mask_perturbation(model, images, target, key=jax.random.key(0), config=config)
+      >>> result.heatmap.shape
+      (1, 16, 16)
     """
     question = ask(model, images, targets, config.score)
     keys = image_keys(key, len(question.images))
@@ -250,7 +260,7 @@ def mask_perturbation(
         shape = (size, config.mask_size, config.mask_size)
         mask = jnp.full(shape, 1 - config.initial, jnp.float32)
         state = MaskState(jnp.int32(0), mask, optax.adam(config.learning_rate).init(mask))
-        trace = []
+        rows = []
         # Steps are driven from Python: XLA's CPU backend is slow on convolutions in a scan.
         for _ in range(steps):
             state, values = mask_perturbation_step(
@@ -263,8 +273,8 @@ def mask_perturbation(
                 keys[group.index],
                 config,
             )
-            trace.append(values)
-        trace = jnp.stack(trace, axis=1)
+            rows.append(values)
+        trace = jnp.stack(rows, axis=1)
         # A NaN need not reach the mask: clipping and a constant NaN have no gradient.
         broken = ~jnp.isfinite(trace).all((1, 2))
         maps.append(_heatmap(state.mask, broken, height, width, config)[: group.keep.sum()])
@@ -274,3 +284,13 @@ def mask_perturbation(
         heatmap=jnp.concatenate(maps),
         traces={name: trace[:, :, i] for i, name in enumerate(TRACES)},
     )
+
+
+MASK_PERTURBATION = Method(
+    mask_perturbation,
+    MaskPerturbationConfig,
+    passes=lambda config, *_: Passes(0, config.steps),
+    presets=MASK_PERTURBATION_PRESETS,
+    needs=("descent",),
+    order=60,
+)

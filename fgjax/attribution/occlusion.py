@@ -24,31 +24,38 @@ from fgjax.attribution.common.perturbation import (
 )
 from fgjax.attribution.common.presets import preset
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.filters import REFERENCE_SIDE
+from fgjax.core.option import option
 
 
 @dataclass(frozen=True)
 class OcclusionConfig:
     """Settings of occlusion. Lengths are those of a 224 px image, and scale with the shorter
     side (to whole pixels, at least 1).
-
-    Attributes:
-      window: side of the square that is covered.
-      stride: from one window to the next; at most `window`, so that none is left out.
-      infill: what it is covered with: a name of `INFILLS`; in Python also an array or a
-        function `(images, key) -> images`. The random ones need a key.
-      blur_sigma: σ of the blur infill in pixels.
-      score: "probability" of the class, another of `CLASS_SCORES`, or a function
-        `(outputs, targets) -> n` for a model that returns something else.
-      chunk_size: perturbed images per model call; None: by the memory there is.
     """
 
-    window: int = 48
-    stride: int = 16
-    infill: Infill = "mean"
-    blur_sigma: float = 11.6
-    score: Score = "probability"
-    chunk_size: int | None = None
+    window: int = option(48, "side of the square that is covered.")
+    stride: int = option(
+        16,
+        "from one window to the next; at most `window`, so that none is left out.",
+    )
+    infill: Infill = option(
+        "mean",
+        "what it is covered with: a name of `INFILLS`; in Python also an array or a function "
+        "`(images, key) -> images`. The random ones need a key.",
+    )
+    blur_sigma: float = option(11.6, "σ of the blur infill in pixels.")
+    score: Score = option(
+        "probability",
+        '"probability" of the class, another of `CLASS_SCORES`, or a function `(outputs, '
+        "targets) -> n` for a model that returns something else.",
+    )
+    chunk_size: int | None = option(
+        None,
+        "perturbed images per model call; None: by the memory there is.",
+        free=True,
+    )
 
     def __post_init__(self):
         check_at_least_one(self, "window", "stride", "chunk_size")
@@ -81,16 +88,18 @@ def occlusion_preset(name: str, **changes: Any) -> OcclusionConfig:
 
 
 def windows(size: int, window: int, stride: int) -> Float[np.ndarray, "windows size"]:
-    """1 inside each window along one axis. They start at 0, stride, 2 · stride, …; the last
-    reaches the border, and is cut there."""
+    """Return 1 inside each window along one axis, else 0.
+
+    Windows start at 0, stride, 2 · stride, …; the last reaches the border, and is cut there.
+    """
     count = max(0, math.ceil((size - window) / stride)) + 1
     start = stride * np.arange(count)[:, None]
     place = np.arange(size)
     return ((start <= place) & (place < start + window)).astype(np.float32)
 
 
-def cover(images, own, shared, index):
-    """Return perturbation 0 is the image itself, the others have one window each, row by row."""
+def cover(images: Array, own: Any, shared: Any, index: Array) -> Array:
+    """Return perturbations: 0 is the image itself, the others have a window covered, row by row."""
     down, across = shared
     window = jnp.maximum(index - 1, 0)
     rows, columns = down[window // len(across)], across[window % len(across)]
@@ -127,6 +136,13 @@ def occlusion(
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
         outside [0, 1], a random infill without a key.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> result = occlusion(model, images, target)
+      >>> result.heatmap.shape
+      (1, 16, 16)
     """
     question = ask(model, images, targets, config.score)
     infill = keyed_infill(config.infill, question.images, key, blur_sigma=config.blur_sigma)
@@ -148,3 +164,19 @@ def _average(scores, down, across):
     lost = (scores[:, :1] - scores[:, 1:]).reshape(len(scores), len(down), len(across))
     sums = jnp.einsum("nrc,rh,cw->nhw", lost, down, across, precision="highest")
     return sums / (down.sum(0)[:, None] * across.sum(0)[None])[None]
+
+
+def _passes(config: OcclusionConfig, height: int, width: int, channels: int) -> Passes:
+    scale = min(height, width) / REFERENCE_SIDE
+    window, stride = (max(1, round(n * scale)) for n in (config.window, config.stride))
+    down, across = (len(windows(side, window, stride)) for side in (height, width))
+    return Passes(1 + down * across, 0)
+
+
+OCCLUSION = Method(
+    occlusion,
+    OcclusionConfig,
+    passes=_passes,
+    presets=OCCLUSION_PRESETS,
+    order=50,
+)

@@ -28,29 +28,33 @@ from fgjax.attribution.common.score_gradient import (
 )
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.gradients import GradientConfig
+from fgjax.attribution.registry import Method, Passes
+from fgjax.core.option import option
 
 Rule = Literal["gausslegendre", "midpoint", "trapezoid", "left", "right"]
 
 
 @dataclass(frozen=True)
 class IntegratedGradientsConfig(GradientConfig):
-    """Settings of integrated gradients.
+    """Settings of integrated gradients."""
 
-    Attributes:
-      steps: gradients along the path from the baseline to the image.
-      rule: where on the path [0, 1], and with which weights: "gausslegendre" (exact for
-        polynomials up to degree 2·steps - 1), "midpoint", "trapezoid", "left", or "right"
-        (the paper's Eq. 3: k/m for k = 1 … m). See `quadrature`.
-      baseline: where the path starts: an infill's name, an array or a function, see
-        `make_infill`. "zeros" is black, in [0, 1]; a black of normalised space is a grey here.
-      score, reduce, chunk_size: as in `GradientConfig`; channels are summed, then made
-        positive ("abs_sum"), because the attributions of a pixel's channels add up.
-    """
-
-    reduce: Reduce = "abs_sum"
-    steps: int = 50
-    rule: Rule = "gausslegendre"
-    baseline: Infill = "zeros"
+    reduce: Reduce = option(
+        "abs_sum",
+        'as in `GradientConfig`; channels are summed, then made positive ("abs_sum"), because '
+        "the attributions of a pixel's channels add up.",
+    )
+    steps: int = option(50, "gradients along the path from the baseline to the image.")
+    rule: Rule = option(
+        "gausslegendre",
+        'where on the path [0, 1], and with which weights: "gausslegendre" (exact for '
+        'polynomials up to degree 2·steps - 1), "midpoint", "trapezoid", "left", or "right" '
+        "(the paper's Eq. 3: k/m for k = 1 … m). See `quadrature`.",
+    )
+    baseline: Infill = option(
+        "zeros",
+        "where the path starts: an infill's name, an array or a function, see `make_infill`. "
+        '"zeros" is black, in [0, 1]; a black of normalised space is a grey here.',
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -163,6 +167,13 @@ def integrated_gradients(
     Raises:
       ValueError: a random baseline without a key, a baseline of another shape; and as in
         `gradient`.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> result = integrated_gradients(model, images, target)
+      >>> round(float(result.maps["signed"].sum()), 3)  # the score's gain from black to the image
+      5.0
     """
     prepared = prepare(model, images, targets)
     baselines = keyed_infill(config.baseline, prepared.images, key, name="baseline")
@@ -170,3 +181,13 @@ def integrated_gradients(
         prepared, baselines, config.steps, config.rule, config.score, config.chunk_size
     )
     return attribution(values, config.reduce, "signed")
+
+
+INTEGRATED_GRADIENTS = Method(
+    integrated_gradients,
+    IntegratedGradientsConfig,
+    passes=lambda config, *_: Passes(0, config.steps),
+    presets=INTEGRATED_GRADIENTS_PRESETS,
+    needs=("gradient",),
+    order=100,
+)

@@ -1,4 +1,4 @@
-"""Recursive GLAS: one clue after the other (seed 002, §3, Algorithm 1).
+"""Recursive GLAS: one clue after the other (§3, Algorithm 1).
 
 GLAS shows the most telling clue. Here what it found is dimmed and the search begins again, so
 that further clues, and further objects of the class, come to light.
@@ -31,21 +31,20 @@ from fgjax.attribution.glas import (
     search_points,
     sigmas_in_pixels,
 )
+from fgjax.attribution.registry import Method, Passes
+from fgjax.core.option import option
 
 
 @dataclass(frozen=True)
 class RecursiveGlasConfig(GlasConfig):
-    """Settings of recursive GLAS: those of `GlasConfig`, and
+    """Settings of recursive GLAS: those of `GlasConfig`, and"""
 
-    Attributes:
-      rounds: at most so many; the stop condition may end it before.
-      threshold: t1: search points where the scaled map exceeds it are not visited again.
-      stop: t2: the search ends when mean(S) / P(y|I) reaches it.
-    """
-
-    rounds: int = 4
-    threshold: float = 0.8
-    stop: float = 5.0
+    rounds: int = option(4, "at most so many; the stop condition may end it before.")
+    threshold: float = option(
+        0.8,
+        "t1: search points where the scaled map exceeds it are not visited again.",
+    )
+    stop: float = option(5.0, "t2: the search ends when mean(S) / P(y|I) reaches it.")
 
     def __post_init__(self):
         super().__post_init__()
@@ -97,6 +96,13 @@ def recursive_glas(
 
     Raises:
       ValueError: as for `glas`.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> result = recursive_glas(model, images, target, config=RecursiveGlasConfig(grid=3))
+      >>> result.heatmap.shape
+      (1, 16, 16)
     """
     question = ask(model, images, targets, config.score)
     found = [_one_image(question.at(np.array([i])), config) for i in range(len(question.images))]
@@ -145,3 +151,12 @@ def _one_image(
 
 def _as_it_is(images, own, shared, index):
     return jnp.broadcast_to(images[:, None], (len(images), len(index), *images.shape[1:]))
+
+
+RECURSIVE_GLAS = Method(
+    recursive_glas,
+    RecursiveGlasConfig,
+    passes=lambda config, *_: Passes(config.rounds * (2 + 2 * config.grid**2), 0),
+    presets=RECURSIVE_GLAS_PRESETS,
+    order=30,
+)

@@ -1,10 +1,8 @@
 """Region attention: what a network that groups pixels into parts says of itself."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
@@ -14,24 +12,27 @@ from fgjax.attribution.common.perturbation import check_at_least_one, positive_p
 from fgjax.attribution.common.score_gradient import chunk_for, prepare
 from fgjax.attribution.common.streaming import chunks
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import combine
+from fgjax.core.option import option
+from fgjax.devices.jit import program
 
 
 @dataclass(frozen=True)
 class RegionAttentionConfig:
-    """Settings of region attention.
+    """Settings of region attention."""
 
-    Attributes:
-      chunk_size: images per model call; None: as memory allows.
-    """
-
-    chunk_size: int | None = None
+    chunk_size: int | None = option(
+        None,
+        "images per model call; None: as memory allows.",
+        free=True,
+    )
 
     def __post_init__(self):
         check_at_least_one(self, "chunk_size")
 
 
-@partial(jax.jit, static_argnames="static")
+@program("explain", static_argnames="static")
 def _regions(arrays, static, images, targets):
     found = combine(arrays, static).regions(images)
     attribution = found.attribution
@@ -75,10 +76,7 @@ def region_attention(
       ValueError: a model without parts; shapes that do not fit, a target outside the model's
         classes, or images outside [0, 1].
     """
-    network = getattr(model, "network", None)
-    if not callable(getattr(model, "regions", None)) or (
-        network is not None and not hasattr(network, "regions")
-    ):
+    if not callable(getattr(model, "regions", None)):
         raise ValueError(
             "region_attention needs a model that groups pixels into parts, with regions(images); "
             f"{getattr(model, 'name', '') or type(model).__name__} has none. "
@@ -94,3 +92,12 @@ def region_attention(
     attribution = jnp.concatenate(found)
     maps = {f"part_{k}": jnp.concatenate(p) for k, p in enumerate(zip(*shares), start=1)}
     return Attribution(positive_part(attribution), {"attribution": attribution, **maps})
+
+
+REGION_ATTENTION = Method(
+    region_attention,
+    RegionAttentionConfig,
+    passes=lambda *_: Passes(1, 0),
+    needs=("regions",),
+    order=170,
+)

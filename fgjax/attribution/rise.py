@@ -28,41 +28,48 @@ from fgjax.attribution.common.perturbation import (
 from fgjax.attribution.common.presets import preset
 from fgjax.attribution.common.streaming import chunks, plan
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.keys import image_keys
+from fgjax.core.option import option
+from fgjax.devices.jit import program
 
 
 @dataclass(frozen=True)
 class RiseConfig:
-    """Settings of RISE.
+    """Settings of RISE."""
 
-    Attributes:
-      masks: N, random masks an image is seen through.
-      cells: s, side of the small binary masks before they are enlarged.
-      keep: p, the probability that a cell of a mask lets the image through.
-      normalise: what the raw map is divided by: "keep" p, as Eq. 6 has it; "masks" the mean of
-        the masks drawn at each pixel, whose expectation p is; "none" nothing. The first and
-        the last have the same heat map.
-      tolerance: stop early when the heat map is this near its limit: the expected mean
-        absolute error of the scaled map, found from what leaving out a block of `check_every`
-        masks changes (`jackknife_error`). 0: never.
-      check_every: masks between two checks; only with a tolerance.
-      score: "probability" of the class, another of `CLASS_SCORES`, or a function
-        `(outputs, targets) -> n` for a model that returns something else.
-      infill: what is seen where a mask is shut. "zeros" is the paper's product I ⊙ M, with
-        black in place of what is hidden; released code masks *normalised* images, where 0 is
-        the data set's mean colour, for which "mean" is nearest.
-      chunk_size: perturbed images per model call; None: by the memory there is.
-    """
-
-    masks: int = 4000
-    cells: int = 7
-    keep: float = 0.5
-    normalise: Literal["keep", "masks", "none"] = "keep"
-    tolerance: float = 0.0
-    check_every: int = 500
-    score: Score = "probability"
-    infill: Infill = "zeros"
-    chunk_size: int | None = None
+    masks: int = option(4000, "N, random masks an image is seen through.")
+    cells: int = option(7, "s, side of the small binary masks before they are enlarged.")
+    keep: float = option(0.5, "p, the probability that a cell of a mask lets the image through.")
+    normalise: Literal["keep", "masks", "none"] = option(
+        "keep",
+        'what the raw map is divided by: "keep" p, as Eq. 6 has it; "masks" the mean of the '
+        'masks drawn at each pixel, whose expectation p is; "none" nothing. The first and the '
+        "last have the same heat map.",
+    )
+    tolerance: float = option(
+        0.0,
+        "stop early when the heat map is this near its limit: the expected mean absolute "
+        "error of the scaled map, found from what leaving out a block of `check_every` masks "
+        "changes (`jackknife_error`). 0: never.",
+    )
+    check_every: int = option(500, "masks between two checks; only with a tolerance.")
+    score: Score = option(
+        "probability",
+        '"probability" of the class, another of `CLASS_SCORES`, or a function `(outputs, '
+        "targets) -> n` for a model that returns something else.",
+    )
+    infill: Infill = option(
+        "zeros",
+        'what is seen where a mask is shut. "zeros" is the paper\'s product I ⊙ M, with black '
+        "in place of what is hidden; released code masks *normalised* images, where 0 is the "
+        'data set\'s mean colour, for which "mean" is nearest.',
+    )
+    chunk_size: int | None = option(
+        None,
+        "perturbed images per model call; None: by the memory there is.",
+        free=True,
+    )
 
     def __post_init__(self):
         check_at_least_one(self, "masks", "cells", "check_every", "chunk_size")
@@ -146,7 +153,7 @@ class Sums(NamedTuple):
     masks: Float[Array, "h w"]
 
 
-@partial(jax.jit, static_argnames=("static", "score", "cells"), donate_argnames="sums")
+@program("explain", static_argnames=("static", "score", "cells"), donate_argnames="sums")
 def _step(sums, arrays, static, images, targets, infill, key, index, real, keep, score, cells):
     """Return one call: draws the masks, asks the model, and adds to the sums (donated)."""
     masks = rise_masks(key, index, *images.shape[1:3], cells=cells, keep=keep)
@@ -196,6 +203,13 @@ def rise(
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
         outside [0, 1], a key that is missing or of the old kind.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> result = rise(model, images, target, key=jax.random.key(0), config=RiseConfig(masks=8))
+      >>> result.heatmap.shape
+      (1, 16, 16)
     """
     question = ask(model, images, targets, config.score)
     keys = image_keys(key, len(question.images))
@@ -211,8 +225,8 @@ def rise(
         raw, used = _masked_means(part, infill[group.index], mine, config, block, shape)
         found.append((raw[: group.keep.sum()], np.full((group.keep.sum(), 1), used, np.float32)))
     raw = jnp.concatenate([maps for maps, _ in found])
-    used = jnp.concatenate([jnp.asarray(count) for _, count in found])
-    return Attribution(heatmap=scale_to_unit(raw), maps={"raw": raw}, traces={"masks": used})
+    counts = jnp.concatenate([jnp.asarray(count) for _, count in found])
+    return Attribution(heatmap=scale_to_unit(raw), maps={"raw": raw}, traces={"masks": counts})
 
 
 def _masked_means(
@@ -276,3 +290,12 @@ def jackknife_error(blocks: list[Sums], config: RiseConfig) -> float:
     count = len(blocks)
     variance = (count - 1) / count * ((scaled - scaled.mean(0)) ** 2).sum(0)
     return float(np.sqrt(variance).mean() * math.sqrt(2 / math.pi))
+
+
+RISE = Method(
+    rise,
+    RiseConfig,
+    passes=lambda config, *_: Passes(config.masks, 0),
+    presets=RISE_PRESETS,
+    order=40,
+)

@@ -23,29 +23,40 @@ from fgjax.attribution.common.perturbation import (
 from fgjax.attribution.common.score_gradient import Score, chunk_for
 from fgjax.attribution.common.streaming import chunks
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import combine
+from fgjax.core.option import option
+from fgjax.devices.jit import program
 
 
 @dataclass(frozen=True)
 class ScoreCamConfig:
-    """Settings of Score-CAM.
+    """Settings of Score-CAM."""
 
-    Attributes:
-      score: f: the target's "probability", its "logit", or another name of `CLASS_SCORES`.
-      weights: what a channel counts: "increase", f(masked) - f(infill); "score", f(masked)
-        alone; "softmax" over the channels of f(masked).
-      infill: what the mask leaves open shows this: a name of `INFILLS`, an array or a
-        function. "zeros" is X ∘ H in [0, 1] space; the released code multiplies normalised
-        images, where 0 is the data set's mean colour: give that as an array to do the same.
-      channels: only as many, those that vary most over the map; None: all of them.
-      chunk_size: masked images per model call; None: as memory allows.
-    """
-
-    score: Score = "probability"
-    weights: Literal["increase", "score", "softmax"] = "increase"
-    infill: Infill = "zeros"
-    channels: int | None = None
-    chunk_size: int | None = None
+    score: Score = option(
+        "probability",
+        'f: the target\'s "probability", its "logit", or another name of `CLASS_SCORES`.',
+    )
+    weights: Literal["increase", "score", "softmax"] = option(
+        "increase",
+        'what a channel counts: "increase", f(masked) - f(infill); "score", f(masked) alone; '
+        '"softmax" over the channels of f(masked).',
+    )
+    infill: Infill = option(
+        "zeros",
+        "what the mask leaves open shows this: a name of `INFILLS`, an array or a function. "
+        '"zeros" is X ∘ H in [0, 1] space; the released code multiplies normalised images, '
+        "where 0 is the data set's mean colour: give that as an array to do the same.",
+    )
+    channels: int | None = option(
+        None,
+        "only as many, those that vary most over the map; None: all of them.",
+    )
+    chunk_size: int | None = option(
+        None,
+        "masked images per model call; None: as memory allows.",
+        free=True,
+    )
 
     def __post_init__(self):
         check_choice(self, "score", get_args(Score))
@@ -77,7 +88,7 @@ def _masked(images, infill, features, image, channel):
     return infill[image] + masks * (images[image] - infill[image])
 
 
-@partial(jax.jit, static_argnames=("static", "score"))
+@program("explain", static_argnames=("static", "score"))
 def _score(arrays, static, images, targets, score):
     logits = combine(arrays, static)(images).astype(jnp.float32)
     return CLASS_SCORES[score](logits, targets)
@@ -104,7 +115,7 @@ def score_cam(
 
       H^k = s(Up(A^k)),  s(A) = (A - min A) / (max A - min A)
       w_k = f(X ∘ H^k) - f(X_b)      (Wang et al. 2020, Definition 2)
-      L = ReLU(Σ_k w_k A^k)          (seed 003, section 3.1)
+      L = ReLU(Σ_k w_k A^k)
 
     f is the softmax probability, as the paper argues and its code does; its Algorithm 1
     takes a softmax over the channels for w (`SCORE_CAM_PRESETS`). A channel that is constant
@@ -132,13 +143,13 @@ def score_cam(
 
     size = chunk_for(prepared, config.chunk_size, n * count, backward=False)
     find = partial(_score, arrays, static, score=config.score)
-    scores = []
+    parts = []
     for index, keep in chunks(n * count, size):
         image, channel = np.divmod(index, count)
         masked = _masked(images, infill, features, image, channel)
-        scores.append(find(masked, targets[image])[: keep.sum()])
-        scores[-1].block_until_ready()  # calls that wait hold no more than one call's images
-    scores = jnp.concatenate(scores).reshape(n, count)
+        parts.append(find(masked, targets[image])[: keep.sum()])
+        parts[-1].block_until_ready()  # calls that wait hold no more than one call's images
+    scores = jnp.concatenate(parts).reshape(n, count)
 
     baseline = jnp.zeros(n)
     if config.weights == "increase":
@@ -169,3 +180,18 @@ def _chosen_channels(features, channels):
         _, order = jax.lax.top_k(features.std((1, 2)), channels)
         features = jnp.take_along_axis(features, order[:, None, None, :], axis=-1)
     return features, features.max((1, 2)) == features.min((1, 2))
+
+
+def _passes(config: ScoreCamConfig, height: int, width: int, channels: int) -> Passes:
+    masked = min(config.channels or channels, channels)
+    return Passes(1 + masked + (config.weights == "increase"), 0)
+
+
+SCORE_CAM = Method(
+    score_cam,
+    ScoreCamConfig,
+    passes=_passes,
+    presets=SCORE_CAM_PRESETS,
+    needs=("features",),
+    order=160,
+)

@@ -22,7 +22,9 @@ from jaxtyping import Array, Float, Int, Key
 from fgjax.attribution.common.perturbation import positive_part
 from fgjax.attribution.common.score_gradient import prepare
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import combine
+from fgjax.devices.jit import program
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def step_maps(
     return maps[:-1], maps[-1]
 
 
-@jax.jit
+@program("explain")
 def _look(model, images, targets):
     boxes = model.patch_boxes(images)
     features = model.patch_features(images, boxes).astype(jnp.float32)
@@ -128,3 +130,13 @@ def step_cam(
     each, whole, own, right = _look(model, images, jnp.asarray(targets))
     maps = {f"step_{t + 1}": positive_part(part) for t, part in enumerate(each)}
     return Attribution(positive_part(whole), maps, {"p_step": own, "right_step": right})
+
+
+# The recurrence alone is differentiated; the patches of an image count with it.
+STEP_CAM = Method(
+    step_cam,
+    StepCamConfig,
+    passes=lambda *_: Passes(1, 0),
+    needs=("steps",),
+    order=180,
+)

@@ -28,6 +28,28 @@ def gaussian_matrix(size: int, sigma: float) -> Float[np.ndarray, "size size"]:
     return matrix.astype(np.float32)
 
 
+def smoothing_matrix(size: int, sigma: float | Float[Array, ""]) -> Float[Array, "size size"]:
+    """Return `gaussian_matrix` for a σ that is known only when the program runs; not truncated."""
+    period = max(1, 2 * (size - 1))
+    here = np.arange(size)
+    # Every place stands at i and at -i, a period apart; at both ends the two are one.
+    images = [sign * here + period * turn for turn in (-1, 0, 1) for sign in (1, -1)]
+    share = np.where((here == 0) | (here == size - 1), 0.5, 1.0).astype(np.float32)
+    matrix = jnp.zeros((size, size), jnp.float32)
+    for image in images:
+        distance = jnp.asarray(here[:, None] - image, jnp.float32)
+        matrix = matrix + jnp.exp(-0.5 * jnp.square(distance / sigma)) * share[None]
+    return matrix / matrix.sum(1, keepdims=True)
+
+
+def smooth(maps: Float[Array, "*n h w"], sigma: float | Float[Array, ""]) -> Float[Array, "*n h w"]:
+    """Return maps blurred by a σ known only when the program runs, in pixels of a 224 px image."""
+    height, width = maps.shape[-2:]
+    sigma = sigma * (min(height, width) / REFERENCE_SIDE)
+    rows, columns = smoothing_matrix(height, sigma), smoothing_matrix(width, sigma)
+    return jnp.einsum("yi,xj,...ij->...yx", rows, columns, maps, precision="highest")
+
+
 @jax.jit
 def _blur(images, rows, columns):
     return jnp.einsum("yi,xj,nijc->nyxc", rows, columns, images, precision="highest")
@@ -51,6 +73,10 @@ def total_variation(
     A sum over pixels. For a sharp mask it grows with the length of its outline in pixels, so
     compare it at equal resolution only; for a smooth one it does not depend on it. NaN for a
     map with a NaN. "absolute" takes |·| for (·)², as released code does.
+
+    Example:
+      >>> total_variation(jnp.array([[[0.0, 1.0], [0.0, 1.0]]]))
+      Array([2.], dtype=float32)
     """
     size = jnp.abs if norm == "absolute" else jnp.square
     down, across = jnp.diff(maps, axis=-2), jnp.diff(maps, axis=-1)

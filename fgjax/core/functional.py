@@ -6,14 +6,12 @@ Linen `Partial`, an Equinox module, an `fgjax` classifier and a plain function a
 all called the same way, and the same model object compiles once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
 
 
 @dataclass(frozen=True)
@@ -74,25 +72,7 @@ def _kinds(treedef: Any) -> Iterator[type]:
             yield from _kinds(child)
 
 
-def combine(arrays: tuple[Any, ...], static: Static) -> Callable:
+def combine(arrays: tuple[Any, ...], static: Static) -> Any:
     """Put a model together again. See `partition`."""
     leaves = [a if a is not None else s for a, s in zip(arrays, static.leaves, strict=True)]
     return jax.tree.unflatten(static.treedef, leaves)
-
-
-@partial(jax.jit, static_argnames="static")
-def _forward(arrays, static, images):
-    return combine(arrays, static)(images)
-
-
-def output_shape(arrays: tuple[Any, ...], static: Static, images: Array) -> Any:
-    """Return what the model returns for such images, as shapes; nothing is computed, and a model
-    that was asked before is not traced again."""
-    return _forward.eval_shape(arrays, static, images)
-
-
-def compiled(model: Any) -> Callable[[Float[Array, "n h w c"]], Float[Array, "n k"]]:
-    """Return the model as a jitted function `images -> logits`, its parameters passed as
-    arguments."""
-    arrays, static = partition(model)
-    return lambda images: _forward(arrays, static, images)

@@ -1,5 +1,6 @@
 """Randomness that belongs to an image, not to its place in a batch."""
 
+import zlib
 from functools import partial
 
 import jax
@@ -23,3 +24,9 @@ def image_keys(key: Array | None, images: int) -> Key[Array, "n"]:
     if key.shape != (images,):
         raise ValueError(f"{key.shape[0]} keys for {images} images: one key, or one for each")
     return key
+
+
+def image_key(key: Key[Array, ""], name: str) -> Key[Array, ""]:
+    """Return an image's own key: a function of the seed and its name, so no neighbour changes
+    it."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode("utf-8", "surrogateescape")))

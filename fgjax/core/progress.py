@@ -12,14 +12,14 @@ console = Console(highlight=False, emoji=False, soft_wrap=True)
 
 
 def say(line: str) -> None:
-    """Return one plain line; nothing in it is taken as markup."""
+    """Print one plain line; nothing in it is taken as markup."""
     console.print(line, markup=False)
     sys.stdout.flush()
 
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Nothing is said while the block runs: another process says it."""
+    """Print nothing while the block runs: another process says it."""
     before, console.quiet = console.quiet, True
     try:
         yield
@@ -28,7 +28,7 @@ def hushed() -> Iterator[None]:
 
 
 class Counter:
-    """Counts finished pieces. `advance` is cheap."""
+    """A count of finished pieces. `advance` is cheap."""
 
     def __init__(self, title: str, total: int, bar: Progress | None, every: float = 15.0):
         self.title, self.total, self.done = title, total, 0
@@ -36,9 +36,9 @@ class Counter:
         self._task = bar.add_task(title, total=total) if bar else None
 
     def advance(self, n: int = 1) -> None:
-        """`n` more pieces are done."""
+        """Count `n` more pieces as done."""
         self.done += n
-        if self._bar:
+        if self._bar and self._task is not None:
             self._bar.advance(self._task, n)
         elif time.monotonic() - self._last > self._every:
             self._last = time.monotonic()

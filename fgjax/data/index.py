@@ -118,7 +118,7 @@ def inside(where: str, path: str, folder: str) -> str:
 def check_same(
     path: Path, keys: Collection[K], names: Mapping[K, str], of: str, what: str = "images"
 ) -> None:
-    """That the keys of the file `path` are those of the file `of`, whose names are given."""
+    """Check that the keys of the file `path` are those of the file `of`, whose names are given."""
     missing = [name for key, name in names.items() if key not in keys]
     if missing:
         raise DataError(

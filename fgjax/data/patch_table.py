@@ -20,7 +20,7 @@ from fgjax.data.types import DataError, Example, Source
 
 COLUMNS = ("image", "rank", "x0", "y0", "x1", "y1", "score")
 
-Table = dict[str, Float[np.ndarray, "p 5"]]
+PatchTable = dict[str, Float[np.ndarray, "p 5"]]
 """Image name -> x0, y0, x1, y1, score of its patches, the best first."""
 
 
@@ -35,7 +35,7 @@ def write_patches(path: Path, table: Mapping[str, Float[np.ndarray, "p 5"]]) -> 
     write_atomic(Path(path), out.getvalue())
 
 
-def read_patches(path: str | Path, names: Collection[str]) -> Table:
+def read_patches(path: str | Path, names: Collection[str]) -> PatchTable:
     """Read such a file. The score may be left out, further columns are left alone, and so are
     images that are not in the data set.
 
@@ -50,7 +50,8 @@ def read_patches(path: str | Path, names: Collection[str]) -> Table:
     """
     path = Path(path)
     rows = csv.reader(read_text(path).split("\n"), skipinitialspace=True)
-    wanted, found = set(names), {}
+    wanted = set(names)
+    found: dict[str, dict[int, list[float]]] = {}
     try:
         columns = [field.strip().casefold() for field in next(rows, [])]
         missing = [name for name in COLUMNS[:-1] if name not in columns]
@@ -104,7 +105,7 @@ def _numbers(where: str, fields: dict[str, str]) -> tuple[int, list[float]]:
 def fitted_patches(
     source: Source,
     example: Example,
-    table: Table,
+    table: PatchTable,
     name: str,
     count: int,
     drawn: int | None = None,
@@ -125,10 +126,10 @@ def fitted_patches(
     scale = 1.0
     if example.shape is None and drawn is not None:
         scale = example.image.shape[0] / drawn
-    boxes = [fitted_box(source, example, row[:4] * np.float32(scale)) for row in table[name]]
-    boxes = [box for box in boxes if box is not None]
+    moved = [fitted_box(source, example, row[:4] * np.float32(scale)) for row in table[name]]
     height, width = example.image.shape[:2]
-    boxes = boxes or [np.array([0, 0, width, height], np.float32)]
+    whole = np.array([0, 0, width, height], np.float32)
+    boxes = [box for box in moved if box is not None] or [whole]
     return np.stack([boxes[i % len(boxes)] for i in range(count)])
 
 

@@ -9,14 +9,14 @@ import os
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from fgjax.data.types import DataError, Example, Record
+from fgjax.data.types import SPLITS, DataError, Example, Record, Source
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Batch:
 
 
 def load_examples(
-    source,
+    source: Source,
     records: Sequence[Record],
     *,
     workers: int | None = None,
@@ -80,7 +80,7 @@ def load_examples(
 
 def _load_examples(source, records, workers, ahead, on_error):
     pool = ThreadPoolExecutor(workers, thread_name_prefix="fgjax-load")
-    waiting = deque()
+    waiting: deque[tuple[int, Future]] = deque()
     following = enumerate(records)
     try:
         while True:
@@ -104,7 +104,7 @@ def _load(source, record: Record) -> Example | DataError:
         # The traceback's frames hold decoded images: without this, a list of failures
         # would keep them all.
         for cause in (error, error.__cause__):
-            traceback.clear_frames(cause and cause.__traceback__)
+            traceback.clear_frames(cause.__traceback__ if cause else None)
         if isinstance(error, DataError):
             return error
         wrapped = DataError(f"{record.name}: could not be loaded: {type(error).__name__}: {error}")
@@ -112,10 +112,10 @@ def _load(source, record: Record) -> Example | DataError:
         return wrapped
 
 
-def load_batch(source, records: Sequence[Record], *, workers: int | None = None) -> Batch:
+def load_batch(source: Source, records: Sequence[Record], *, workers: int | None = None) -> Batch:
     """Load and stacks records; raises the DataError of the first that cannot be."""
     loaded = load_examples(source, records, workers=workers, on_error="raise")
-    return stack([example for _, example in loaded])
+    return stack([example for _, example in loaded if isinstance(example, Example)])
 
 
 def stack(examples: Sequence[Example]) -> Batch:
@@ -171,8 +171,8 @@ def take(records: Sequence[Record], limit: int | None) -> tuple[Record, ...]:
         return tuple(records)
     if limit < 1:
         raise ValueError(f"limit must be at least 1 image, not {limit}")
-    kept = set()
-    for split in ("train", "test"):
+    kept: set[int] = set()
+    for split in SPLITS:
         seen: dict[int | None, int] = {}
         turns = []
         for position, record in enumerate(records):
@@ -183,7 +183,7 @@ def take(records: Sequence[Record], limit: int | None) -> tuple[Record, ...]:
     return tuple(records[position] for position in sorted(kept))
 
 
-def fingerprint(source) -> str:
+def fingerprint(source: Source) -> str:
     """Return a hash of what the data set is: classes, landmark names, names, labels, splits.
 
     A source that reads files offers `file(record) -> Path`; then the sizes of the

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 Split = Literal["train", "test"]
+SPLITS: tuple[Split, Split] = ("train", "test")
 
 
 class DataError(ValueError):
@@ -66,8 +67,19 @@ class Source(Protocol):
     the file cannot be used. It is safe to call from several threads.
     """
 
-    classes: tuple[str, ...]
-    landmark_names: tuple[str, ...]
-    records: tuple[Record, ...]
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; empty: there are no labels."""
+        ...
+
+    @property
+    def landmark_names(self) -> tuple[str, ...]:
+        """The names of the landmarks."""
+        ...
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """What the index says of each image."""
+        ...
 
     def load(self, record: Record) -> Example: ...

@@ -114,7 +114,7 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._done.wait(EVERY):
-            self.peak = max(self.peak, bytes_in_use() or 0)
+            self.peak = max(self.peak or 0, bytes_in_use() or 0)
 
     def __exit__(self, *exception) -> None:
         self._done.set()

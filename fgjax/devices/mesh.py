@@ -58,8 +58,8 @@ def own_rows(mesh: Mesh, rows: int) -> slice:
     """Return which of a batch of so many rows, a multiple of the mesh's size, this process's
     devices hold: all of them, where the mesh is over no other's."""
     sharding = NamedSharding(mesh, PartitionSpec("batch"))
-    held = [place[0].indices(rows) for place in
-            sharding.addressable_devices_indices_map((rows,)).values()]  # fmt: skip
+    places = sharding.addressable_devices_indices_map((rows,)).values()
+    held = [place[0].indices(rows) for place in places if place is not None]
     return slice(min(first for first, _, _ in held), max(end for _, end, _ in held))
 
 
@@ -84,6 +84,7 @@ def own_copy(tree: Any) -> Any:
     def own(array):
         if not isinstance(array, jax.Array) or array.is_fully_addressable:
             return array
+        assert isinstance(array.sharding, NamedSharding)
         # The compiler may have split a result; then it is made whole first.
         array = jax.device_put(array, NamedSharding(array.sharding.mesh, PartitionSpec()))
         parts = [part.data for part in array.addressable_shards]

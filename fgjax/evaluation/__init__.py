@@ -54,6 +54,7 @@ from fgjax.evaluation.randomisation import (
 )
 from fgjax.evaluation.road import Road, impute, road, road_protocol
 from fgjax.evaluation.sensitivity import max_sensitivity, sensitivity_protocol
+from fgjax.evaluation.smallest_regions import Region, SmallestRegions, smallest_regions
 from fgjax.evaluation.sparseness import GINI_PROTOCOL, gini
 from fgjax.evaluation.summary import (
     BETTER,
@@ -72,7 +73,9 @@ __all__ = [
     "KeptAndDeleted",
     "PartDeletion",
     "Randomised",
+    "Region",
     "Road",
+    "SmallestRegions",
     "Summary",
     "area",
     "box_iou",
@@ -120,6 +123,7 @@ __all__ = [
     "sensitivity_protocol",
     "share_inside",
     "single_part_deletion",
+    "smallest_regions",
     "square_boxes",
     "structural_similarity",
     "summarise",

@@ -46,7 +46,7 @@ def kept_and_deleted(
 ) -> KeptAndDeleted:
     """Return the class probability with only the map's region kept, and with it replaced.
 
-    Both are φ(x, z) = (1 − z)·x + z·x̂ (seed 000, Eq. 1) with the infill x̂: z = 1 − map
+    Both are φ(x, z) = (1 − z)·x + z·x̂ (FIDO's Eq. 1) with the infill x̂: z = 1 − map
     keeps the region, z = map deletes it. A soft map (importance in [0, 1]) blends.
     An empty map keeps nothing, so p_kept is then the probability of the infill.
 
@@ -88,6 +88,12 @@ def insertion(
     References:
       Petsiuk et al., RISE, BMVC 2018. (There the blur is an 11 px window with a Gaussian of
       5 px; pass such images to compare with its numbers.)
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> insertion(model, images, target, images.mean(-1), steps=4).shape
+      (1,)
     """
     base = baseline_images(images, baseline)
     return _area_under_curve(model, base, images, targets, maps, steps)
@@ -109,6 +115,12 @@ def deletion(
     References:
       Petsiuk et al., RISE, BMVC 2018. (There the baseline is 0 *after* normalisation, the
       data set's mean colour.)
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> deletion(model, images, target, images.mean(-1), steps=4).shape
+      (1,)
     """
     base = baseline_images(images, baseline)
     return _area_under_curve(model, images, base, targets, maps, steps)
@@ -176,5 +188,5 @@ def _change(before, after, ranks, count):
 
 @jax.jit
 def _fill(images, z, infill):
-    """Return seed 000, Eq. 1: z = 1 is replaced by the infill."""
+    """Return FIDO's Eq. 1: z = 1 is replaced by the infill."""
     return (1.0 - z[..., None]) * images + z[..., None] * infill

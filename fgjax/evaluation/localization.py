@@ -43,6 +43,10 @@ def iou(maps: Bool[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Float[Array,
 
     One of the two empty is 0, both empty is NaN. (A truth that is empty because
     nobody annotated it is the caller's to leave out; `evaluate_maps` does.)
+
+    Example:
+      >>> iou(jnp.array([[[True, True]]]), jnp.array([[[True, False]]])).tolist()
+      [0.5]
     """
     return _count(maps & truth) / _count(maps | truth)
 
@@ -73,7 +77,7 @@ def iou_at_levels(
     mean; the mean of each image's best value is higher still, for it chooses by the answer.
 
     References:
-      GLAS (seed 002), Table 3: saliency scaled as at the end of Algorithm 1, levels 0.1 to
+      GLAS, 2020, Table 3: saliency scaled as at the end of Algorithm 1, levels 0.1 to
       0.9. ILSVRC annotates boxes, so the truth there is the filled box.
     """
     maps = scaled(heatmap)
@@ -162,7 +166,13 @@ def pointing_game(
 
     References:
       Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016.
-      GLAS (seed 002), "Evaluation on target localization".
+      GLAS, 2020, "Evaluation on target localization".
+
+    Example:
+      >>> maps = jnp.zeros((1, 32, 32)).at[0, 4, 4].set(1.0)
+      >>> truth = jnp.zeros((1, 32, 32), bool).at[0, 3:6, 3:6].set(True)
+      >>> pointing_game(maps, truth, protocol="blob_centroid").tolist()
+      [1.0]
     """
     return points_at(point_of(maps, protocol=protocol), truth, protocol=protocol)
 
@@ -176,7 +186,7 @@ def is_small(
     The pointing game on small objects is its mean over these images.
 
     References:
-      GLAS (seed 002), Table 2, "PT-small": the total area of the class's boxes, here the one
+      GLAS, 2020, Table 2, "PT-small": the total area of the class's boxes, here the one
       box of an image, is below a quarter of the image (after Cao et al., Look and Think Twice,
       ICCV 2015). The "difficult" set of Zhang et al., ECCV 2016, asks besides for an object of
       another class in the image, which data with one label per image do not have.

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from fgjax.attribution.common.scores import log_odds
+from fgjax.core.scores import log_odds
+from fgjax.devices.jit import program
 from fgjax.evaluation.order import rank_correlation
 
 POOLS = {
@@ -54,7 +55,7 @@ def single_part_deletion(
 
       ρ_p( s(x) − s(x without part p),  pool over part p of the map )
 
-    A part counts where it is `present` and its mask has a pixel. "log_odds" (seed 000, Eq. 4)
+    A part counts where it is `present` and its mask has a pixel. "log_odds" (FIDO's Eq. 4)
     orders the parts as the class probability does, without its saturation.
 
     Args:
@@ -102,7 +103,7 @@ def part_drops(
     return before[:, None] - jnp.stack(after, axis=1)
 
 
-@partial(jax.jit, static_argnames="pool")
+@program("explain", static_argnames="pool")
 def part_attribution(
     maps: Float[Array, "n h w"],
     part_masks: Bool[Array, "n parts h w"],

@@ -218,7 +218,8 @@ def model_protocols(
     }
 
 
-BETTER: dict[str, bool | None] = dict.fromkeys((*protocols(), *model_protocols()), True) | {
+BETTER: dict[str, bool | None] = {
+    **dict.fromkeys((*protocols(), *model_protocols()), True),
     "area": None,
     "total_variation": None,
     "gini": None,

@@ -1,6 +1,6 @@
 """A network together with its weights and its idea of a normalised image."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import flax.linen as nn
 import jax
@@ -9,28 +9,16 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
-from fgjax.core.spelling import did_you_mean
-from fgjax.models.backbones import BACKBONES
-from fgjax.models.composed.patches import crop_patches
-from fgjax.models.composed.prototypes import PrototypeNet
-from fgjax.models.composed.region_grouping import Regions, region_grouping
-from fgjax.models.composed.two_stream import Streams, TwoStream
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-NETWORKS = {
-    **BACKBONES,
-    "region_grouping": region_grouping,
-    "prototypes": PrototypeNet,
-    "two_stream": TwoStream,
-}
-"""Architectures by name: functions of `num_classes`, `padding`, `dtype` and what a kind takes
-besides."""
+from fgjax.devices.jit import outermost
+from fgjax.models.registry import IMAGENET_MEAN, IMAGENET_STD, NETWORKS
 
 
 @struct.dataclass
 class Classifier:
     """Images in [0, 1] -> logits. A pytree: its weights are arguments of every compiled step.
+
+    What only some networks offer (parts, prototypes, patches) is offered by a subclass that
+    stands with the network.
 
     Attributes:
       variables: Flax variables (params and batch statistics).
@@ -40,8 +28,6 @@ class Classifier:
       size: side of the square images it was made for.
       name: of the architecture, a key of `NETWORKS`; empty for a network of another kind.
       options: what else `make_network` was given to make it, in plain values.
-      boxes: of a two-stream network: the patches of the images that it is called with, in their
-        pixels. None: it finds them itself.
     """
 
     variables: Any
@@ -52,86 +38,39 @@ class Classifier:
     size: int = struct.field(pytree_node=False, default=224)
     name: str = struct.field(pytree_node=False, default="")
     options: tuple[tuple[str, Any], ...] = struct.field(pytree_node=False, default=())
-    boxes: Float[Array | np.ndarray, "n p 4"] | None = None
+
+    if TYPE_CHECKING:  # what `struct.dataclass` adds
+
+        def replace(self, **changes: Any) -> Self:
+            """Return the same with other fields."""
+            ...
+
+    def _apply(self, *args: Any, method: str | None = None) -> Any:
+        return self.network.apply(self.variables, *args, method=method)
 
     def normalise(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n h w 3"]:
-        """(image - mean) / std."""
+        """Return (image - mean) / std."""
         mean = jnp.asarray(self.mean, images.dtype)[None, None, None]
         std = jnp.asarray(self.std, images.dtype)[None, None, None]
-        return (images - mean) / std
+        return (jnp.asarray(images) - mean) / std
 
     def __call__(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n k"]:
         """Return logits, float32."""
-        given = () if self.boxes is None else (jnp.asarray(self.boxes),)
-        return self.network.apply(self.variables, self.normalise(images), *given)
+        return self._apply(self.normalise(images))
 
     def features(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n H W d"]:
         """Return the last feature map; `head(features(images))` equals the logits."""
-        return self.network.apply(self.variables, self.normalise(images), method="features")
+        return self._apply(self.normalise(images), method="features")
 
     def head(self, features: Float[Array, "n H W d"]) -> Float[Array, "n k"]:
         """Return logits of a feature map."""
-        return self.network.apply(self.variables, features, method="head")
+        return self._apply(features, method="head")
 
     def intermediates(
         self, images: Float[Array | np.ndarray, "n h w 3"]
     ) -> dict[str, Float[Array, "n ..."]]:
         """Return every stage's output, by name."""
-        return self.network.apply(self.variables, self.normalise(images), method="intermediates")
-
-    def regions(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Regions:
-        """Return parts, their attention and the pixels', of a network that has them.
-
-        Raises:
-          ValueError: it has none.
-        """
-        if not hasattr(self.network, "regions"):
-            raise ValueError(
-                f"{self.name or type(self.network).__name__} groups no pixels into parts: "
-                'create_model("region_grouping", …) makes a network that does'
-            )
-        return self.network.apply(self.variables, self.normalise(images), method="regions")
-
-    # Of a network with prototypes, and of a two-stream network.
-
-    @property
-    def has_prototypes(self) -> bool:
-        """Whether `activations` can be called."""
-        return hasattr(self.network, "activations")
-
-    def activations(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n H W m"]:
-        """Return how much each place of the image looks like each prototype."""
-        return self.network.apply(self.variables, self.normalise(images), method="activations")
-
-    @property
-    def looks_again(self) -> bool:
-        """Whether there is a recurrence over patches, so that the three below can be called."""
-        return getattr(self.network, "looks_again", False)
-
-    def streams(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Streams:
-        """Return what each of the two streams says, and the local one's every step."""
-        given = () if self.boxes is None else (jnp.asarray(self.boxes),)
-        return self.network.apply(self.variables, self.normalise(images), *given, method="look")
-
-    def patch_boxes(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n p 4"]:
-        """Return the given boxes of the images' patches, or those that the global stream finds."""
-        if self.boxes is not None:
-            return jnp.asarray(self.boxes)
-        x = self.normalise(images)
-        return self.network.apply(self.variables, x, method="find_patches").boxes
-
-    def patch_features(
-        self, images: Float[Array | np.ndarray, "n h w 3"], boxes: Float[Array, "n p 4"]
-    ) -> Float[Array, "n p H W d"]:
-        """Return the local stream's last feature map of every patch."""
-        patches = crop_patches(self.normalise(images), boxes, self.network.patch_size)
-        return self.network.apply(self.variables, patches, method="patch_features")
-
-    def classify_patches(
-        self, features: Float[Array, "n p H W d"]
-    ) -> tuple[Float[Array, "n p k"], Float[Array, "n p t k"] | None]:
-        """Return the local stream's logits of every patch, and of every time step by itself."""
-        return self.network.apply(self.variables, features, method="classify_patches")
+        return self._apply(self.normalise(images), method="intermediates")
 
 
 def make_network(name: str, num_classes: int, **options: Any) -> nn.Module:
@@ -140,10 +79,16 @@ def make_network(name: str, num_classes: int, **options: Any) -> nn.Module:
     Raises:
       ValueError: an unknown name, with the nearest known one.
     """
-    if name not in NETWORKS:
-        hint = did_you_mean(name, NETWORKS)
-        raise ValueError(f"no network is called {name!r}: one of {', '.join(NETWORKS)}.{hint}")
-    return NETWORKS[name](num_classes=num_classes, **options)
+    try:
+        network = NETWORKS.find(name)
+    except ValueError as error:
+        raise ValueError(f"no network is called {name!r}: {error}") from None
+    return network.make(num_classes=num_classes, **options)
+
+
+def classifier_of(name: str) -> type[Classifier]:
+    """Return the class of a network's classifiers: what offers what only such networks have."""
+    return NETWORKS.find(name).classifier or Classifier
 
 
 def variable_shapes(network: nn.Module) -> Any:
@@ -171,9 +116,19 @@ def create_model(
       key: of the weights; the same key gives the same weights. None: key 0.
       size: side of the images it is meant for.
       options: passed to the network: `padding`, `dtype`, and what its kind takes besides.
+
+    Example:
+      >>> model = create_model("resnet_tiny", 10, size=32)
+      >>> model(jnp.zeros((1, 32, 32, 3))).shape
+      (1, 10)
     """
     network = make_network(name, num_classes, **options)
     key = jax.random.key(0) if key is None else key
-    variables = jax.jit(network.init)(key, jnp.zeros((1, 96, 96, 3), jnp.float32))
+    # On a CPU, LLVM optimises the drawing of every kernel by itself: three to nine times the wait
+    # (ResNet-18: 11 s for 2), for a program that runs once. Weights differ in the last bit.
+    quick = outermost() and jax.default_backend() == "cpu"
+    unpolished = {"xla_backend_optimization_level": 0} if quick else {}
+    draw = jax.jit(network.init, compiler_options=unpolished or None)
+    variables = draw(key, jnp.zeros((1, 96, 96, 3), jnp.float32))
     kept = tuple((k, v) for k, v in options.items() if k != "dtype")
-    return Classifier(variables, network, mean, std, classes, size, name, kept)
+    return classifier_of(name)(variables, network, mean, std, classes, size, name, kept)

@@ -1,4 +1,4 @@
-"""Trained weights from safetensors files, by the tables in `names.py`.
+"""Trained weights from safetensors files, by the tables of their networks.
 
 Nothing is pickled, and nothing is skipped in silence: missing, surplus and misshapen
 tensors are all named in one error.
@@ -19,20 +19,20 @@ from flax import traverse_util
 from jaxtyping import Array, Key
 from safetensors import SafetensorError, safe_open
 
+from fgjax.core.extras import extra
 from fgjax.models.classifier import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Classifier,
     make_network,
     variable_shapes,
 )
-from fgjax.models.names import TABLES, Table, rename
+from fgjax.models.names import Table, rename
+from fgjax.models.registry import NETWORKS, Network
 
-ARCHITECTURES = {
-    "mobilenetv2_100": "mobilenet_v2",
-    **{name: name for name in TABLES},
-}
-"""A file's word for its architecture -> ours."""
+
+def _architectures() -> dict[str, str]:
+    """Return a file's word for its architecture -> ours."""
+    known = {name: network for name, network in NETWORKS.items() if network.names}
+    return {word: name for name, network in known.items() for word in (*network.also, name)}
 
 
 def _place(name: str, tensor: np.ndarray, table: Table) -> tuple[str, np.ndarray] | None:
@@ -78,14 +78,14 @@ def find_weights(source: str | Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _from_hub(name: str) -> tuple[Path, dict[str, Any]]:
-    # Slow to import, and of use only here.
-    from huggingface_hub import (
-        get_hf_file_metadata,
-        hf_hub_download,
-        hf_hub_url,
-        try_to_load_from_cache,
-    )
-    from huggingface_hub.errors import HfHubHTTPError
+    with extra("hub", f"{name}: a model of the Hugging Face hub"):  # slow to import
+        from huggingface_hub import (
+            get_hf_file_metadata,
+            hf_hub_download,
+            hf_hub_url,
+            try_to_load_from_cache,
+        )
+        from huggingface_hub.errors import HfHubHTTPError
 
     weights = try_to_load_from_cache(name, "model.safetensors")
     if not isinstance(weights, str):
@@ -172,19 +172,23 @@ def load_pretrained(
     """
     path, about = find_weights(source)
     tensors, metadata = read_safetensors(path)
-    stated = metadata.get("architecture") or about.get("architecture")
-    name = name or ARCHITECTURES.get(stated, stated)
-    if name is None:
+    stated = str(metadata.get("architecture") or about.get("architecture") or "")
+    words = _architectures()
+    name = name or words.get(stated, stated)
+    if not name:
         raise ValueError(f"{source} does not say its architecture: name it")
-    if ARCHITECTURES.get(stated, name) != name:
-        raise ValueError(f"{source} is a {ARCHITECTURES[stated]}, not a {name}")
-    if name not in TABLES:
-        raise ValueError(f"model {name!r}: trained weights are read for {', '.join(TABLES)}")
+    if words.get(stated, name) != name:
+        raise ValueError(f"{source} is a {words[stated]}, not a {name}")
+    entry = NETWORKS.get(name)
+    if entry is None or not entry.names:
+        known = ", ".join(dict.fromkeys(words.values()))
+        raise ValueError(f"model {name!r}: trained weights are read for {known}")
+    table = entry.names
     placed, surplus = {}, []
     for tensor_name, tensor in tensors.items():
-        if tensor_name.endswith("num_batches_tracked") or rename(tensor_name, TABLES[name]) == "":
+        if tensor_name.endswith("num_batches_tracked") or rename(tensor_name, table) == "":
             continue
-        target = _place(tensor_name, tensor, TABLES[name])
+        target = _place(tensor_name, tensor, table)
         if target is None:
             surplus.append(tensor_name)
         else:
@@ -220,7 +224,7 @@ def load_pretrained(
         )
         network = make_network(name, num_classes, padding=padding, dtype=dtype)
         variables |= _fresh_head(network, jax.random.key(0) if key is None else key)
-    mean, std = _normalisation(name, metadata, about)
+    mean, std = _normalisation(entry, metadata, about)
     variables = traverse_util.unflatten_dict(variables, sep="/")
     options = (("padding", padding),)
     return Classifier(variables, network, mean, std, classes, size, name, options)
@@ -236,7 +240,7 @@ def _fresh_head(network: nn.Module, key: Key[Array, ""]) -> dict[str, Array]:
 
 
 def _normalisation(
-    name: str, metadata: dict[str, str], about: dict[str, Any]
+    network: Network, metadata: dict[str, str], about: dict[str, Any]
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Return mean and deviation per channel: what the file says, then the hub, then the custom."""
     half = (0.5, 0.5, 0.5)
@@ -244,5 +248,6 @@ def _normalisation(
         return half, half
     known = about.get("pretrained_cfg", {})
     if len(known.get("mean", ())) == 3 and len(known.get("std", ())) == 3:
-        return tuple(map(float, known["mean"])), tuple(map(float, known["std"]))
-    return (half, half) if name == "inception_v3" else (IMAGENET_MEAN, IMAGENET_STD)
+        (r, g, b), (sr, sg, sb) = (map(float, known[key]) for key in ("mean", "std"))
+        return (r, g, b), (sr, sg, sb)
+    return network.mean, network.std

@@ -1,60 +1,12 @@
-"""Which values the options may take; what is out of its range is told by name."""
+"""Whether the options can be meant: each by itself, as its field says, and with the others."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fgjax.attribution import METHODS
 from fgjax.core.spelling import did_you_mean
-from fgjax.options.schema import BASELINES, CROPS, STAGES, Config, ConfigError, DistributedConfig
-
-ABOVE_ZERO = (
-    "data.limit", "data.workers", "data.train_images", "data.test_images",
-    "distributed.processes", "distributed.timeout",
-    "train.epochs", "train.learning_rate", "train.adam_eps",
-    "compare.steps",
-    "parts.number", "parts.alpha", "parts.beta", "parts.std",
-    "proxy.every", "proxy.clear", "train.mix_alpha",
-    "focus.first", "focus.steps", "focus.hidden", "focus.patches", "focus.extractor_epochs",
-    "focus.prototypes", "focus.channels",
-)  # fmt: skip
-NOT_NEGATIVE = (
-    "train.batch_size", "train.weight_decay", "train.light", "train.color",
-    "compare.sensitivity", "compare.randomised", "compare.again", "compare.gallery",
-    "report.images", "report.figures",
-    "tta.padding",
-    "parts.weight", "parts.radius", "parts.gallery",
-    "proxy.smooth",
-    "focus.local_weight", "focus.ranking", "focus.cluster", "focus.separation",
-)  # fmt: skip
-ZERO_TO_ONE = (
-    "data.test_share", "data.shortcut_share",
-    "train.warmup", "train.label_smoothing", "train.shift", "train.momentum",
-    "train.mix_probability", "proxy.threshold", "proxy.weight", "proxy.start", "proxy.stop",
-)  # fmt: skip
-BETWEEN_ZERO_AND_ONE = ("train.validation", "evaluate.threshold", "tta.threshold")
-SHARES = ("data.crop", "train.crop", "tta.share", "proxy.subset", "train.erase_side",
-          "focus.patch_side")  # fmt: skip
-
-RANGES: tuple[tuple[tuple[str, ...], str, Callable[[float], bool]], ...] = (
-    (ABOVE_ZERO, "must be above 0", lambda value: value > 0),
-    (NOT_NEGATIVE, "must not be negative", lambda value: value >= 0),
-    (ZERO_TO_ONE, "from 0 to 1", lambda value: 0 <= value <= 1),
-    (BETWEEN_ZERO_AND_ONE, "between 0 and 1", lambda value: 0 < value < 1),
-    (SHARES, "above 0 and at most 1", lambda value: 0 < value <= 1),
-    (("data.size", "focus.patch_size"), "at least 32 pixels", lambda value: value >= 32),
-    (("focus.margin",), "from -1 to 1", lambda value: -1 <= value <= 1),
-    (("focus.percentile",), "from 0 to below 100", lambda value: 0 <= value < 100),
-    (("seed",), "a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),
-)
-"""Options, what their values must be, and whether one is; null is always in range."""
-
-NAMES = {
-    "stages": STAGES,
-    "tta.crops": CROPS,
-    "compare.methods": (*METHODS, *BASELINES),
-}
-"""Lists of names, and the names there are."""
+from fgjax.data.registry import SOURCES
+from fgjax.options.schema import CROPS, OPTIONS, STAGES, Config, ConfigError, DistributedConfig
 
 
 def check_ranges(config: Config, flat: dict[str, Any]) -> None:
@@ -67,22 +19,22 @@ def check_ranges(config: Config, flat: dict[str, Any]) -> None:
     for name, value in flat.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{name}={value}: must be finite")
-    for names, wants, holds in RANGES:
-        for name in names:
-            if flat[name] is not None and not holds(flat[name]):
-                raise ConfigError(f"{name}={flat[name]}: {wants}")
-    for option, known in NAMES.items():
-        for name in flat[option]:
-            if name not in known:
-                hint = did_you_mean(name, known)
-                raise ConfigError(f"{option}: {name!r} is none of {', '.join(known)}.{hint}")
+    for name, about in OPTIONS.items():
+        value = flat[name]
+        if about.within and value is not None and not about.within.holds(value):
+            raise ConfigError(f"{name}={value}: {about.within.words}")
+        if about.names:
+            _check_names(name, value, about.names(), about.also)
     if not config.stages:
         raise ConfigError(f"stages: none given; {', '.join(STAGES)}")
     if "tta" in config.stages and not config.tta.crops:
         raise ConfigError(f"tta.crops: none given; {', '.join(CROPS)}")
     if config.data.attribute == "all":
-        if config.data.source != "celeba":
-            raise ConfigError("data.attribute=all: only data.source=celeba has attributes")
+        able = [name for name, set in SOURCES.items() if "data.attribute" in set.options.values()]
+        if config.data.source not in able:
+            raise ConfigError(
+                f"data.attribute=all: only data.source={' or '.join(able)} has attributes"
+            )
         if "test" in config.stages:
             raise ConfigError("stages: test judges classes; attributes are judged by parts")
     given = config.model.checkpoint or config.model.weights
@@ -113,6 +65,25 @@ def check_ranges(config: Config, flat: dict[str, Any]) -> None:
         raise ConfigError("model.weights and model.checkpoint: give one of them, not both")
     if model.labels and not (model.weights or model.checkpoint):
         raise ConfigError("model.labels belongs to model.weights: it names that file's outputs")
+
+
+def _check_names(
+    option: str, value: str | Sequence[str], known: Iterable[str], also: tuple[str, ...]
+) -> None:
+    """Raise ConfigError where a name, or one of a list, is none of those there are."""
+    for name in [value] if isinstance(value, str) else value:
+        if name in also or name in known:  # package.module:name, too, where it is found
+            continue
+        if ":" in name and isinstance(known, Mapping):
+            try:
+                known[name]
+            except KeyError as error:
+                raise ConfigError(f"{option}={name}: {error.args[0]}") from None
+        names = (*also, *known)
+        hint, every = did_you_mean(name, names), ", ".join(names)
+        if isinstance(value, str):
+            raise ConfigError(f"{option}={name}: one of {every}.{hint}")
+        raise ConfigError(f"{option}: {name!r} is none of {every}.{hint}")
 
 
 def _check_coordinator(given: DistributedConfig) -> None:

@@ -1,4 +1,4 @@
-"""From a YAML file and `key=value` words to one checked `Config` (its options: `options.py`).
+"""From a YAML file and `key=value` words to one checked `Config` (its options: `schema.py`).
 
 `resolve` turns words from the command line into one checked `Config`. OmegaConf reads,
 merges and checks types; this file says what went wrong in the user's words.
@@ -21,26 +21,16 @@ from omegaconf.errors import (
 from yaml import YAMLError
 
 from fgjax.attribution import CONFIGS, PRESETS
+from fgjax.attribution.registry import METHOD_ENTRIES
+from fgjax.core.option import option_of
 from fgjax.core.spelling import did_you_mean
 from fgjax.options.ranges import check_ranges
-from fgjax.options.schema import PATHS, STAGES, CompareConfig, Config, ConfigError, ExplainConfig
-
-EXAMPLES = {
-    "stages": ",".join(STAGES),
-    "train.drops": "0.5,0.75",
-    "train.rates": "classifier:10,blocks_0:0.1",
-    "train.freeze": "stem,blocks_0",
-    "compare.methods": "fido,glas,rise",
-    "explain.coarse_to_fine": "14,56",
-    "compare.fido.coarse_to_fine": "14,56",
-    "tta.crops": "box,center,fido_simplified",
-}
-"""The options that are lists, and what one looks like."""
+from fgjax.options.schema import OPTIONS, CompareConfig, Config, ConfigError, ExplainConfig
 
 
 def config_folder() -> Path:
     """Return where the named configs lie: inside the wheel, or beside the package in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
@@ -70,14 +60,18 @@ def _method_fields(method: str, preset: str) -> list[tuple[str, Any, Any]]:
     hints = typing.get_type_hints(CONFIGS[method])
     values = PRESETS[method][preset]
     return [
-        (f.name, _plain(hints[f.name]), field(default=values.get(f.name, f.default)))
+        (f.name, _plain(hints[f.name]), _like(f, values.get(f.name, f.default)))
         for f in dataclasses.fields(CONFIGS[method])
     ]
 
 
+def _like(of: dataclasses.Field, default: Any) -> Any:
+    return field(default=default, metadata=of.metadata)
+
+
 def _common_fields(group: type) -> list[tuple[str, Any, Any]]:
     return [
-        (f.name, f.type, field(default=f.default))
+        (f.name, f.type, _like(f, f.default))
         for f in dataclasses.fields(group)
         if f.name != "settings"
     ]
@@ -85,9 +79,10 @@ def _common_fields(group: type) -> list[tuple[str, Any, Any]]:
 
 def _explain_schema(method: str, preset: str) -> type:
     """`explain.*`: the options of every method and those of this one."""
-    if method not in CONFIGS:
-        hint = did_you_mean(method, CONFIGS)
-        raise ConfigError(f"explain.method={method}: one of {', '.join(CONFIGS)}.{hint}")
+    try:
+        METHOD_ENTRIES.find(method)
+    except ValueError as error:
+        raise ConfigError(f"explain.method={method}: {error}") from None
     if preset not in PRESETS[method]:
         hint = did_you_mean(preset, PRESETS[method])
         raise ConfigError(f"explain.preset={preset}: one of {', '.join(PRESETS[method])}.{hint}")
@@ -110,7 +105,7 @@ def _schema(method: str, preset: str) -> type:
     """Return the dataclass that a config file and the command line are checked against."""
     own = {"explain": _explain_schema(method, preset), "compare": _compare_schema()}
     parts = [
-        (f.name, f.type, field(default=f.default))
+        (f.name, f.type, _like(f, f.default))
         if f.default is not dataclasses.MISSING
         else (f.name, f.type, field(default_factory=f.default_factory))
         for f in dataclasses.fields(Config)
@@ -120,19 +115,23 @@ def _schema(method: str, preset: str) -> type:
     return dataclasses.make_dataclass("Schema", parts, frozen=True)
 
 
-def _types(schema: type, prefix: str = "") -> dict[str, Any]:
-    """Return option -> its type; a group of options is there too, as its dataclass."""
-    types = {}
+def _fields(schema: Any, prefix: str = "") -> dict[str, dataclasses.Field]:
+    """Return option -> its field; a group of options is there too."""
+    found = {}
     for f in dataclasses.fields(schema):
-        types[f"{prefix}{f.name}"] = f.type
+        found[f"{prefix}{f.name}"] = f
         if dataclasses.is_dataclass(f.type):
-            types |= _types(f.type, f"{prefix}{f.name}.")
-    return types
+            found |= _fields(f.type, f"{prefix}{f.name}.")
+    return found
+
+
+def _is_list(of: dataclasses.Field) -> bool:
+    return typing.get_origin(of.type) is tuple
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}, in order."""
-    flat = {}
+    """Return the leaves by their dotted names, in order: {"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{name}.")
@@ -141,8 +140,8 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _wants(kind: Any, option: str) -> str:
-    """Return what an option takes, in words."""
+def _wants(kind: Any, option: str, example: str) -> str:
+    """Return what an option takes, in words; `example` is of a list."""
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     if kind in words:
         return words[kind]
@@ -152,26 +151,28 @@ def _wants(kind: Any, option: str) -> str:
     if typing.get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, typing.get_args(kind)))}"
     if typing.get_origin(kind) is tuple:
-        return f"a list, such as [{EXAMPLES.get(option, '…')}]"
+        return f"a list, such as [{example}]"
     parts = [part for part in typing.get_args(kind) if part is not type(None)]
-    return " or ".join([*(_wants(part, option) for part in parts), "null"])
+    return " or ".join([*(_wants(part, option, example) for part in parts), "null"])
 
 
-def _say(error: Exception, schema: type, part: Any, where: str) -> ConfigError:
+def _in_words(error: Exception, schema: type, part: Any, where: str) -> ConfigError:
     """OmegaConf's error about the options of `part`, in the user's words."""
-    types = _types(schema)
+    every = _fields(schema)
+    types = {name: f.type for name, f in every.items()}
     option = getattr(error, "full_key", None) or ""
     if isinstance(error, ConfigKeyError):
         known = [name for name, kind in types.items() if not dataclasses.is_dataclass(kind)]
         return ConfigError(f"{where}there is no option {option}.{did_you_mean(option, known)}")
-    for name in EXAMPLES:  # of a list OmegaConf does not say which
+    for name in (n for n, f in every.items() if _is_list(f)):  # OmegaConf does not say which
         items = OmegaConf.select(part, name)
         kinds = {int, float} & set(typing.get_args(types.get(name)))
         fits = (int, *kinds)
         if kinds and isinstance(items, ListConfig) and not all(isinstance(i, fits) for i in items):
             listed = ",".join(map(str, items))
-            return ConfigError(f"{where}{name}=[{listed}]: wants {_wants(types[name], name)}")
-    given = OmegaConf.to_container(part)
+            wanted = _wants(types[name], name, option_of(every[name]).example)
+            return ConfigError(f"{where}{name}=[{listed}]: wants {wanted}")
+    given: Any = OmegaConf.to_container(part)
     if not option:  # OmegaConf does not say which group was given no group, or the reverse
         group = {name: dataclasses.is_dataclass(types.get(name)) for name in given}
         option = next((n for n in given if group[n] != isinstance(given[n], dict)), "")
@@ -185,7 +186,8 @@ def _say(error: Exception, schema: type, part: Any, where: str) -> ConfigError:
     choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
     value = "null" if value is None else value
     hint = did_you_mean(str(value), choices)
-    return ConfigError(f"{where}{option}={value}: wants {_wants(kind, option)}.{hint}")
+    wanted = _wants(kind, option, option_of(every[option]).example)
+    return ConfigError(f"{where}{option}={value}: wants {wanted}.{hint}")
 
 
 def _read(name: str) -> tuple[str, Any]:
@@ -205,6 +207,14 @@ def _read(name: str) -> tuple[str, Any]:
     if not OmegaConf.is_dict(loaded):
         raise ConfigError(f"config={path}: must hold `option: value` lines")
     return path.stem, loaded
+
+
+def _take_infills(part: Any) -> None:
+    """Move a folder that stands as explain.infill, which takes names, to explain.infills."""
+    infill = OmegaConf.select(part, "explain.infill")
+    if isinstance(infill, str) and (os.sep in infill or Path(infill).is_dir()):
+        part.explain.pop("infill")
+        OmegaConf.update(part, "explain.infills", infill)
 
 
 def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
@@ -229,32 +239,38 @@ def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
     dots = [f"{key}={value}" for key, value in given.items()]
     try:
         line = OmegaConf.from_dotlist(dots)
+        for option in ("explain.method", "data.source", "model.name"):
+            if ":" in given.get(option, ""):  # module:name, which YAML may read as a group
+                OmegaConf.update(line, option, given[option])
+        for part in (file, line):
+            _take_infills(part)
         both = OmegaConf.merge(file, line)
         method = OmegaConf.select(both, "explain.method", default=ExplainConfig.method)
         preset = OmegaConf.select(both, "explain.preset", default=ExplainConfig.preset)
     except (OmegaConfBaseException, YAMLError, TypeError) as error:
         raise ConfigError(f"cannot read {' '.join(dots)}: {error}") from None
+    schema = _schema(str(method), str(preset))
     # Written as the help shows it: stages=explain,evaluate
-    for option in EXAMPLES:
+    for option in (name for name, f in _fields(schema).items() if _is_list(f)):
         given_list = OmegaConf.select(line, option)
         if isinstance(given_list, str | int | float) and not isinstance(given_list, bool):
             words = [word.strip() for word in str(given_list).split(",") if word.strip()]
             OmegaConf.update(line, option, [_number(word) for word in words])
-    schema = _schema(str(method), str(preset))
     merged = OmegaConf.structured(schema)
     for part, where in ((file, f"config={name}: "), (line, "")):
         try:
             merged = OmegaConf.merge(merged, part)
         except (OmegaConfBaseException, TypeError) as error:
-            raise _say(error, schema, part, where) from None
+            raise _in_words(error, schema, part, where) from None
     try:
-        plain = OmegaConf.to_container(merged, resolve=True)
+        plain: Any = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
-        raise _say(error, schema, both, "") from None
+        raise _in_words(error, schema, both, "") from None
     plain["run_dir"] = plain["run_dir"] or f"runs/{name}"
     plain["run_dir"] = _home(plain["run_dir"])
-    for group, names in PATHS.items():
-        plain[group] |= {name: _home(plain[group][name]) for name in names}
+    for option in (name for name, about in OPTIONS.items() if about.path):
+        group, _, last = option.partition(".")
+        plain[group][last] = _home(plain[group][last])
     return name, _build(plain), plain
 
 
@@ -301,7 +317,8 @@ def _build(plain: dict[str, Any]) -> Config:
         value = rest[f.name]
         if dataclasses.is_dataclass(f.type):
             more = {"settings": settings[f.name]} if f.name in settings else {}
-            value = f.type(**{k: _frozen(v) for k, v in value.items()}, **more)
+            group: Any = f.type
+            value = group(**{k: _frozen(v) for k, v in value.items()}, **more)
         values[f.name] = _frozen(value)
     config = Config(**values)
     check_ranges(config, flatten(plain))

@@ -1,23 +1,30 @@
-"""What a run can be told: every option with its meaning, type and default.
+"""What a run can be told: every option, and all that is known of it, in its field.
 
-The docstrings are the help text: `option_help.describe` reads them.
+The help, the checks, the command line and a run that goes on read it there (see `Option`).
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import reduce
 from typing import Any, Literal
 
+from fgjax.attribution.registry import METHOD_ENTRIES, METHODS
+from fgjax.core.option import (
+    ABOVE_ZERO,
+    BETWEEN_ZERO_AND_ONE,
+    NOT_NEGATIVE,
+    PIXELS,
+    SHARE,
+    ZERO_TO_ONE,
+    Option,
+    Range,
+    option,
+    option_of,
+)
+from fgjax.data.registry import SOURCES
 from fgjax.options.training import FocusConfig, PartsConfig, ProxyConfig, TrainConfig
 
 STAGES = ("train", "test", "explain", "evaluate", "report", "compare", "tta", "parts")
-PATHS = {
-    "data": ("path", "masks"),
-    "model": ("weights", "labels", "checkpoint", "pretrained"),
-    "tta": ("boxes",),
-    "focus": ("file", "folder"),
-}
-"""The options that are paths."""
-
-
 BASELINES = ("center", "random")
 """Maps that know nothing of the image; compare.methods takes them, too."""
 
@@ -33,161 +40,231 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images.
+    """Which images."""
 
-    Attributes:
-      source: species (drawn by fgjax), folder (class folders, or a flat folder of images), tfds
-        (TensorFlow Datasets), or a set as its authors ship it: cub, dogs, cars, aircraft, celeba,
-        inat2017, cifar100, food101, imagenette, asl, plantvillage.
-      path: the folder of the data set; for tfds, where prepared sets lie.
-      name: the name of a tfds set.
-      level: of the classes of aircraft.
-      attribute: the one of celeba that makes the two classes; all: each is an output of its own,
-        for region grouping.
-      aligned: celeba: the aligned faces, or the original photographs with their boxes.
-      masks: folder of object masks, for a folder source.
-      size: side of the square images the model sees, in pixels.
-      crop: share of the shorter side that the centre crop keeps.
-      limit: explain and evaluate at most so many test images, spread over the classes.
-      test_share: share of each class that is test, for plantvillage and a folder without a split.
-      train_images: how many to draw, for the species source.
-      test_images: how many to draw, for the species source.
-      shortcut: species: in training, the background goes with the class.
-      shortcut_share: of the training images that it goes with, by data.shortcut=true.
-      workers: threads that decode.
-    """
-
-    source: Literal[
-        "species", "folder", "cub", "dogs", "cars", "aircraft", "celeba", "cifar100", "food101",
-        "imagenette", "inat2017", "asl", "plantvillage", "tfds",
-    ] = "species"  # fmt: skip
-    path: str | None = None
-    name: str | None = None
-    level: Literal["variant", "family", "manufacturer"] = "variant"
-    attribute: str | None = None
-    aligned: bool = True
-    masks: str | None = None
-    size: int = 224
-    crop: float = 0.875
-    limit: int | None = None
-    test_share: float = 0.5
-    train_images: int = 3000
-    test_images: int = 500
-    shortcut: bool = False
-    shortcut_share: float = 1.0
-    workers: int = 4
+    source: str = option(
+        "species",
+        "species (drawn by fgjax), folder (class folders, or a flat folder of images), tfds "
+        "(TensorFlow Datasets), or a set as its authors ship it: cub, dogs, cars, aircraft, "
+        "celeba, inat2017, cifar100, food101, imagenette, asl, plantvillage.",
+        names=lambda: SOURCES,
+    )
+    path: str | None = option(
+        None,
+        "the folder of the data set; for tfds, where prepared sets lie.",
+        path=True,
+    )
+    name: str | None = option(None, "the name of a tfds set.")
+    level: Literal["variant", "family", "manufacturer"] = option(
+        "variant",
+        "of the classes of aircraft.",
+    )
+    attribute: str | None = option(
+        None,
+        "the one of celeba that makes the two classes; all: each is an output of its own, for "
+        "region grouping.",
+    )
+    aligned: bool = option(
+        True,
+        "celeba: the aligned faces, or the original photographs with their boxes.",
+    )
+    masks: str | None = option(None, "folder of object masks, for a folder source.", path=True)
+    size: int = option(224, "side of the square images the model sees, in pixels.", within=PIXELS)
+    crop: float = option(
+        0.875,
+        "share of the shorter side that the centre crop keeps.",
+        within=SHARE,
+    )
+    limit: int | None = option(
+        None,
+        "explain and evaluate at most so many test images, spread over the classes.",
+        within=ABOVE_ZERO,
+    )
+    test_share: float = option(
+        0.5,
+        "share of each class that is test, for plantvillage and a folder without a split.",
+        within=ZERO_TO_ONE,
+    )
+    train_images: int = option(3000, "how many to draw, for the species source.", within=ABOVE_ZERO)
+    test_images: int = option(500, "how many to draw, for the species source.", within=ABOVE_ZERO)
+    shortcut: bool = option(False, "species: in training, the background goes with the class.")
+    shortcut_share: float = option(
+        1.0,
+        "of the training images that it goes with, by data.shortcut=true.",
+        within=ZERO_TO_ONE,
+    )
+    workers: int = option(4, "threads that decode.", within=ABOVE_ZERO, free=True)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which classifier.
+    """Which classifier."""
 
-    Attributes:
-      name: architecture; left out with weights, the file says it.
-      weights: a .safetensors file of a trained classifier, with torchvision's or timm's names.
-      labels: which output is which class: a text file with a line per output, or a CSV
-        with the columns class_name,model_index.
-      checkpoint: a finished run's checkpoint folder, used instead of training.
-      pretrained: what training starts from: a .safetensors file, or a Hugging Face hub id such
-        as timm/resnet50.tv_in1k; null: from scratch. Other classes get a fresh classifier.
-    """
-
-    name: str | None = None
-    weights: str | None = None
-    labels: str | None = None
-    checkpoint: str | None = None
-    pretrained: str | None = None
+    name: str | None = option(None, "architecture; left out with weights, the file says it.")
+    weights: str | None = option(
+        None,
+        "a .safetensors file of a trained classifier, with torchvision's or timm's names.",
+        path=True,
+    )
+    labels: str | None = option(
+        None,
+        "which output is which class: a text file with a line per output, or a CSV with the "
+        "columns class_name,model_index.",
+        path=True,
+    )
+    checkpoint: str | None = option(
+        None,
+        "a finished run's checkpoint folder, used instead of training.",
+        path=True,
+    )
+    pretrained: str | None = option(
+        None,
+        "what training starts from: a .safetensors file, or a Hugging Face hub id such as "
+        "timm/resnet50.tv_in1k; null: from scratch. Other classes get a fresh classifier.",
+        path=True,
+    )
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """How maps are judged.
+    """How maps are judged."""
 
-    Attributes:
-      threshold: a pixel is in the mask when its importance is above this.
-    """
-
-    threshold: float = 0.5
+    threshold: float = option(
+        0.5,
+        "a pixel is in the mask when its importance is above this.",
+        within=BETWEEN_ZERO_AND_ONE,
+    )
+    regions: bool = option(
+        True,
+        "whether the smallest regions that suffice and that destroy are found (about 35 forward "
+        "passes an image).",
+    )
 
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """What the page shows.
+    """What the page shows."""
 
-    Attributes:
-      images: at most so many in the gallery.
-      figures: at most so many pictures in figures/.
-    """
-
-    images: int = 300
-    figures: int = 32
+    images: int = option(300, "at most so many in the gallery.", within=NOT_NEGATIVE)
+    figures: int = option(32, "at most so many pictures in figures/.", within=NOT_NEGATIVE)
 
 
 @dataclass(frozen=True)
 class CompareConfig:
     """Many methods on the same images and model. A method's own settings are compare.METHOD.FIELD,
     such as compare.rise.masks=500.
-
-    Attributes:
-      methods: which; all when left out. center and random are maps to be better than.
-      steps: of the insertion and deletion curves.
-      road: whether ROAD is measured (about 18 forward passes and as many imputations a map).
-      sensitivity: nearby images that max-sensitivity explains again; 0: not measured.
-      randomised: images that are explained again with randomised layers; 0: not measured.
-      again: methods with more model passes per image than this are not run again for those two.
-      gallery: at most so many images on the page.
     """
 
-    methods: tuple[str, ...] = ()
-    steps: int = 50
-    road: bool = True
-    sensitivity: int = 3
-    randomised: int = 0
-    again: int = 600
-    gallery: int = 12
+    methods: tuple[str, ...] = option(
+        (),
+        "which; all when left out. center and random are maps to be better than.",
+        example="fido,glas,rise",
+        names=lambda: METHODS,
+        also=BASELINES,
+    )
+    steps: int = option(50, "of the insertion and deletion curves.", within=ABOVE_ZERO)
+    road: bool = option(
+        True,
+        "whether ROAD is measured (about 18 forward passes and as many imputations a map).",
+    )
+    sensitivity: int = option(
+        3,
+        "nearby images that max-sensitivity explains again; 0: not measured.",
+        within=NOT_NEGATIVE,
+    )
+    randomised: int = option(
+        0,
+        "images that are explained again with randomised layers; 0: not measured.",
+        within=NOT_NEGATIVE,
+    )
+    again: int = option(
+        600,
+        "methods with more model passes per image than this are not run again for those two.",
+        within=NOT_NEGATIVE,
+    )
+    gallery: int = option(12, "at most so many images on the page.", within=NOT_NEGATIVE)
     settings: Any = None
 
 
 @dataclass(frozen=True)
 class TtaConfig:
-    """Test-time augmentation: a crop of each test image that the classifier sees as well.
+    """Test-time augmentation: a crop of each test image that the classifier sees as well."""
 
-    Attributes:
-      crops: which: box (the annotated one), random, center, gradient, detector, fido_original,
-        fido_simplified, glas. FIDO's settings are those of explain.*; fido_original_cleaned
-        and fido_simplified_cleaned leave specks of the same mask out of the box.
-      boxes: for detector: a CSV with the columns name,x0,y0,x1,y1[,score], in pixels of the
-        image file; of several boxes of an image the one with the highest score counts.
-      threshold: a map's box is around its values above this.
-      padding: added to a map's box on every side, as a share of its side.
-      share: side of the random and center crops, as a share of the image's.
-    """
-
-    crops: tuple[str, ...] = (
-        "box", "random", "center", "gradient", "fido_original", "fido_simplified", "glas",
-    )  # fmt: skip
-    boxes: str | None = None
-    threshold: float = 0.5
-    padding: float = 0.1
-    share: float = 0.75
+    crops: tuple[str, ...] = option(
+        (
+            "box",
+            "random",
+            "center",
+            "gradient",
+            "fido_original",
+            "fido_simplified",
+            "glas",
+        ),
+        "which: box (the annotated one), random, center, gradient, detector, fido_original, "
+        "fido_simplified, glas. fido_original is FIDO with all of Chang et al.'s settings, "
+        "fido_simplified ours, those of explain.*; fido_original_cleaned and "
+        "fido_simplified_cleaned leave specks of the same mask out of the box.",
+        example="box,center,fido_simplified",
+        names=lambda: CROPS,
+        free=True,
+    )
+    original_steps: int | None = option(
+        None,
+        "steps of fido_original; null: their 300, of 2 x 32 masks each, forty times our work.",
+        within=ABOVE_ZERO,
+    )
+    boxes: str | None = option(
+        None,
+        "for detector: a CSV with the columns name,x0,y0,x1,y1[,score], in pixels of the "
+        "image file; of several boxes of an image the one with the highest score counts.",
+        path=True,
+    )
+    threshold: float = option(
+        0.5,
+        "a map's box is around its values above this.",
+        within=BETWEEN_ZERO_AND_ONE,
+    )
+    padding: float = option(
+        0.1,
+        "added to a map's box on every side, as a share of its side.",
+        within=NOT_NEGATIVE,
+    )
+    share: float = option(
+        0.75,
+        "side of the random and center crops, as a share of the image's.",
+        within=SHARE,
+    )
 
 
 @dataclass(frozen=True)
 class ExplainConfig:
-    """Which attribution method, on which class.
+    """Which attribution method, on which class."""
 
-    Attributes:
-      method: name of the method.
-      preset: published settings of the method; what you set yourself goes on top.
-      target: explain the labelled class (predicted where there is none), or the predicted.
-      precision: of the network's layers while it is explained: f32, or bf16, which is faster on
-        accelerators and slower on a CPU. What it predicts is computed in f32.
-    """
-
-    method: str = "fido"
-    preset: str = "default"
-    target: Literal["label", "predicted"] = "label"
-    precision: Literal["f32", "bf16"] = "f32"
+    method: str = option("fido", "name of the method.")
+    preset: str = option(
+        "default",
+        "published settings of the method; what you set yourself goes on top.",
+    )
+    target: Literal["label", "predicted"] = option(
+        "label",
+        "explain the labelled class (predicted where there is none), or the predicted.",
+    )
+    against: str | None = option(
+        None,
+        "why this class and not that one: second (the one that comes nearest), siblings (of its "
+        "family, or the 3 classes with the most similar weights), or the name of a class.",
+    )
+    infills: str | None = option(
+        None,
+        "a folder with a picture for every image, which is its infill; the same as "
+        "explain.infill=FOLDER.",
+        path=True,
+    )
+    precision: Literal["f32", "bf16"] = option(
+        "f32",
+        "of the network's layers while it is explained: f32, or bf16, which is faster on "
+        "accelerators and slower on a CPU. What it predicts is computed in f32.",
+    )
     settings: Any = None
 
 
@@ -196,52 +273,106 @@ class DistributedConfig:
     """Several processes on one run, each on devices of its own. All are given the same options
     but for process_id; each explains its share of the images, process 0 does all the rest. With
     a coordinator all of them train together.
-
-    Attributes:
-      processes: how many.
-      process_id: which of them this is, from 0.
-      find: ask Slurm or MPI, which started the processes, for both.
-      coordinator: HOST:PORT, the machine of process 0 and a free port there, connects the
-        processes: training goes over the devices of all. auto: JAX finds it, processes and
-        process_id (TPU pods, Slurm, Open MPI).
-      timeout: seconds until all must be connected.
     """
 
-    processes: int = 1
-    process_id: int | None = None
-    find: bool = False
-    coordinator: str | None = None
-    timeout: int = 300
+    processes: int = option(1, "how many.", within=ABOVE_ZERO)
+    process_id: int | None = option(None, "which of them this is, from 0.")
+    find: bool = option(False, "ask Slurm or MPI, which started the processes, for both.")
+    coordinator: str | None = option(
+        None,
+        "HOST:PORT, the machine of process 0 and a free port there, connects the processes: "
+        "training goes over the devices of all. auto: JAX finds it, processes and process_id "
+        "(TPU pods, Slurm, Open MPI).",
+    )
+    timeout: int = option(300, "seconds until all must be connected.", within=ABOVE_ZERO)
+
+
+@dataclass(frozen=True)
+class DevicesConfig:
+    """What the devices compute with."""
+
+    onednn: Literal["auto", "on", "off"] = option(
+        "auto",
+        "oneDNN's convolutions on a CPU: auto, where they measured faster (jax 0.11 or newer); on, "
+        "wherever the compiler has them; off. run.json says what was used.",
+    )
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a run can be told.
+    """Everything a run can be told."""
 
-    Attributes:
-      run_dir: where results go; runs/NAME when left out.
-      seed: of every random choice.
-      stages: which of train, test (the accuracy on all test images), explain, evaluate, report,
-        compare (many methods), tta (test-time augmentation), parts (region grouping) to do.
-      dry_run: only say what would be done, and about how long it takes.
-      parallel: auto (all devices), none (one), jit (one program over a mesh), or pmap (explaining
-        goes through jax.pmap; training and testing as with jit).
-    """
-
-    run_dir: str | None = None
-    seed: int = 0
-    stages: tuple[str, ...] = ("train", "explain", "evaluate", "report")
-    dry_run: bool = False
-    parallel: Literal["auto", "none", "jit", "pmap"] = "auto"
+    run_dir: str | None = option(None, "where results go; runs/NAME when left out.", free=True)
+    seed: int = option(
+        0,
+        "of every random choice.",
+        within=Range("a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32),
+    )
+    stages: tuple[str, ...] = option(
+        ("train", "explain", "evaluate", "report"),
+        "which of train, test (the accuracy on all test images), explain, evaluate, report, "
+        "compare (many methods), tta (test-time augmentation), parts (region grouping) to do.",
+        example=",".join(STAGES),
+        names=lambda: STAGES,
+        free=True,
+    )
+    dry_run: bool = option(
+        False,
+        "only say what would be done, and about how long it takes.",
+        free=True,
+    )
+    parallel: Literal["auto", "none", "jit", "pmap"] = option(
+        "auto",
+        "auto (all devices), none (one), jit (one program over a mesh), or pmap (explaining "
+        "goes through jax.pmap; training and testing as with jit).",
+        free=True,
+    )
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
     explain: ExplainConfig = field(default_factory=ExplainConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    report: ReportConfig = field(default_factory=ReportConfig)
-    compare: CompareConfig = field(default_factory=CompareConfig)
+    evaluate: EvaluateConfig = option(EvaluateConfig, "no map depends on it.", free=True)
+    report: ReportConfig = option(ReportConfig, "no map depends on it.", free=True)
+    compare: CompareConfig = option(CompareConfig, "no map depends on it.", free=True)
     tta: TtaConfig = field(default_factory=TtaConfig)
     parts: PartsConfig = field(default_factory=PartsConfig)
     focus: FocusConfig = field(default_factory=FocusConfig)
-    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    devices: DevicesConfig = option(DevicesConfig, "how fast a run is.", free=True)
+    distributed: DistributedConfig = option(DistributedConfig, "no map depends on it.", free=True)
+
+
+def options_of(group: Any, prefix: str = "") -> Iterator[tuple[str, Option]]:
+    """Yield every option of a group, and of the groups in it, with what its field says."""
+    for f in fields(group):
+        if is_dataclass(f.type):
+            yield from options_of(f.type, f"{prefix}{f.name}.")
+        elif f.name != "settings":
+            yield f"{prefix}{f.name}", option_of(f, group)
+
+
+OPTIONS: dict[str, Option] = dict(options_of(Config))
+"""Every option but the methods' own settings, explain.* and compare.METHOD.*, see `CONFIGS`."""
+
+
+def may_change(option: str, method: str) -> bool:
+    """Return whether a run that goes on may be given another value of an option.
+
+    Args:
+      method: the one of `explain.method`.
+    """
+    group, _, name = option.partition(".")
+    if any(f.name == group and option_of(f).free for f in fields(Config)):
+        return True
+    if option in OPTIONS:
+        return OPTIONS[option].free
+    # A setting of a method. A run of before may be of one that is gone.
+    configs = [METHOD_ENTRIES[method].config] if method in METHOD_ENTRIES else []
+    configs += [entry.config for entry in METHOD_ENTRIES.values()]
+    said = [option_of(f, config) for config in configs for f in fields(config) if f.name == name]
+    return group == "explain" and bool(said) and said[0].free
+
+
+def option_value(config: Config, option: str) -> Any:
+    """Return the value of an option by its name, such as data.size."""
+    return reduce(getattr, option.split("."), config)

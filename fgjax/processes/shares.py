@@ -36,6 +36,12 @@ class Share:
     own: int = 0
     connected: bool = False
 
+    @property
+    def leads(self) -> bool:
+        """Whether this is the only process, or the first: it does everything but the others'
+        images."""
+        return self.own == 0
+
     def places(self, images: int, process: int | None = None) -> Int[np.ndarray, "m"]:
         """Return the images of a process, of this one when none is named: every so many-th."""
         return np.arange(self.own if process is None else process, images, self.processes)

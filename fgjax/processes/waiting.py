@@ -1,6 +1,5 @@
 """What one process of a run waits for from the others; they meet in the run's folder."""
 
-import csv
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fgjax.core.progress import say
+from fgjax.core.tables import read_csv
 from fgjax.data.types import Record
 from fgjax.processes.shares import Share
 from fgjax.runs.folder import RunFolder, process_folder
@@ -73,11 +73,7 @@ def join_maps(run: RunFolder, share: Share, records: tuple[Record, ...]) -> int:
 
 
 def _failures(folder: Path) -> dict[str, str]:
-    try:
-        with (folder / "failures.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except FileNotFoundError:
-        return {}
+    rows = read_csv(folder / "failures.csv")
     return {row["name"]: row["reason"] for row in rows if row["stage"] == "explain"}
 
 

@@ -53,9 +53,9 @@ class Table:
         found = {}
         for i, column in enumerate(self.columns):
             means = {
-                row.method: round(row.cells[i][0], 3)
+                row.method: round(cell[0], 3)
                 for row in self.rows
-                if row.cells[i] is not None and row.rank is not None
+                if (cell := row.cells[i]) is not None and row.rank is not None
             }
             if means and column.higher is not None:
                 top = (max if column.higher else min)(means.values())
@@ -109,7 +109,7 @@ def _spread(table: Table) -> list[tuple[float, float]]:
     """Return the lowest and highest mean of each column, for the shade of its cells."""
     ends = []
     for i in range(len(table.columns)):
-        means = [row.cells[i][0] for row in table.rows if row.cells[i] is not None]
+        means = [cell[0] for row in table.rows if (cell := row.cells[i]) is not None]
         ends.append((min(means, default=0.0), max(means, default=0.0)))
     return ends
 

@@ -225,10 +225,10 @@ def panel(
         remark = f": {notes[name]}" if notes and name in notes else ""
         label = map_title(name) + remark + (f" ({note})" if note else "")
         pictures.append((picture, label, []))
-    name = primary_map(list(maps))
-    if name is not None:
-        above = resize_map(to_unit(maps[name])[0], height, width) > threshold
-        label = f"{map_title(name)} > {threshold:g}"
+    primary = primary_map(list(maps))
+    if primary is not None:
+        above = resize_map(to_unit(maps[primary])[0], height, width) > threshold
+        label = f"{map_title(primary)} > {threshold:g}"
         dimmed = np.where(above[..., None], photo, photo // 3)
         pictures.append((draw_mask_outline(dimmed, above, CONTOUR), label, []))
     return _rows(pictures, title)

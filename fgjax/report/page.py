@@ -23,6 +23,8 @@ from fgjax.core.files import write_atomic
 from fgjax.report.overlay import ANNOTATION, CONTOUR, map_title, primary_map, resize_map, to_unit
 
 Number = int | float | np.number
+PAPER = 226
+"""The grey on which regions are shown, on a light page and on a dark one."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,21 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Cutout:
+    """A region of an image, cut out.
+
+    Attributes:
+      title: what the region is, e.g. "suffices".
+      mask: True inside.
+      about: what the model makes of it, e.g. "p 0.93, 3.2 % of the image".
+    """
+
+    title: str
+    mask: Bool[np.ndarray, "h w"]
+    about: str
+
+
+@dataclass(frozen=True)
 class Entry:
     """One explained image.
 
@@ -67,6 +84,7 @@ class Entry:
       metrics: name -> number for this image. None or NaN: undefined.
       box, mask, cue: annotation in pixels of `image` (see `fgjax.data.types.Example`).
       notes: name of a map -> a remark on it, such as "right, p 0.91".
+      cutouts: regions of the image, shown before everything else.
       traces: name -> value at each step, e.g. {"p kept": [...], "p deleted": [...]}.
     """
 
@@ -84,6 +102,7 @@ class Entry:
     cue: Bool[np.ndarray, "h w"] | None = None
     traces: Mapping[str, Sequence[Number]] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    cutouts: Sequence[Cutout] = ()
 
 
 @dataclass(frozen=True)
@@ -148,7 +167,10 @@ def render(page: Page, *, image_size: int = 320, map_size: int = 112) -> str:
     """Return the page as text. Arguments and errors as `write_page`."""
     if page.colormap not in matplotlib.colormaps:
         raise ValueError(f"no colormap {page.colormap!r}: use one of matplotlib's, such as 'magma'")
-    cards, names, metrics, classes, numbers = [], {}, {}, set(), {}
+    cards, classes = [], set()
+    names: dict[str, None] = {}
+    metrics: dict[str, None] = {}
+    numbers: dict[str, str] = {}
     for index, entry in enumerate(page.entries):
         cards.append(_card(index, entry, image_size, map_size))
         # Dicts keep the order in which a name was first seen.
@@ -285,6 +307,10 @@ def _card(index: int, entry: Entry, image_size: int, map_size: int) -> dict:
         "height": height,
         "width": width,
         "image": encode_image(entry.image, image_size),
+        "cutouts": [
+            {"cutout": c, "image": encode_image(cut_out(entry.image, c.mask), image_size // 2)}
+            for c in entry.cutouts
+        ],
         "status": status,
         "notes": notes,
         "lines": sparkline(entry.traces),
@@ -305,6 +331,13 @@ def _card(index: int, entry: Entry, image_size: int, map_size: int) -> dict:
             "box": box,
         },
     }
+
+
+def cut_out(
+    image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the image with all but the mask in a light grey."""
+    return np.where(mask[..., None], image, np.uint8(PAPER))
 
 
 def _row(metric: Metric, baselines: list[str]) -> dict:

@@ -21,9 +21,13 @@ Color = tuple[int, int, int]
 def part_colors(parts: int) -> list[Color]:
     """Return a colour for each part, the same on every page: matplotlib's tab10, then tab20's pale
     ones, then again from the start."""
-    strong = matplotlib.colormaps["tab10"].colors
-    both = [*strong, *matplotlib.colormaps["tab20"].colors[1::2]]
-    return [tuple(round(255 * c) for c in both[i % len(both)]) for i in range(parts)]
+    strong, paired = (matplotlib.colormaps[name] for name in ("tab10", "tab20"))
+    both = [*(strong(i) for i in range(10)), *(paired(i) for i in range(1, 20, 2))]
+    found = []
+    for i in range(parts):
+        red, green, blue = (round(255 * c) for c in both[i % len(both)][:3])
+        found.append((red, green, blue))
+    return found
 
 
 def draw_parts(

@@ -5,9 +5,7 @@ run.json       versions, device, data fingerprint, seconds per stage
 failures.csv   images that could not be used, with stage and reason
 """
 
-import csv
 import dataclasses
-import io
 import json
 import platform
 from importlib.metadata import version
@@ -17,19 +15,17 @@ from typing import Any
 import yaml
 
 from fgjax.core.files import write_atomic
+from fgjax.core.tables import read_csv, to_csv
+from fgjax.devices.compiler import onednn_in_use
 from fgjax.options.resolve import flatten
-from fgjax.options.schema import Config, ConfigError
+from fgjax.options.schema import Config, ConfigError, may_change
 
-# A finished part of a run does not depend on these: they may change when it goes on.
-FREE = ("run_dir", "stages", "dry_run", "parallel", "data.workers", "explain.images_per_step",
-        "explain.chunk_size", "explain.steps_per_dispatch", "tta.crops", "parts.view",
-        "parts.landmarks", "parts.gallery")  # fmt: skip
-LATE = ("evaluate.", "report.", "compare.", "distributed.")
 RESULTS = {"training", "checkpoint", "extractor", "patches.csv", "maps.zarr", "results.csv",
            "compare", "tta.csv", "parts.json"}  # fmt: skip
 CHANGED = {
     "data_fingerprint": "the images of data.path",
-    "model_fingerprint": "model.weights, model.labels, model.checkpoint or focus.file",
+    "model_fingerprint": "model.weights, model.labels, model.checkpoint, focus.file or "
+    "explain.infill",
 }
 """What to say of a fingerprint in run.json that is not that of now."""
 
@@ -43,22 +39,11 @@ class ConfigChanged(ConfigError):
     """The folder holds results of another config. The message names the keys that differ."""
 
 
-def to_csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
-    """Return rows as CSV text with a header line."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
 def settled(plain: dict[str, Any]) -> dict[str, Any]:
     """Return the options that maps depend on."""
-    return {
-        key: value
-        for key, value in flatten(plain).items()
-        if key not in FREE and not key.startswith(LATE)
-    }
+    flat = flatten(plain)
+    method = str(flat.get("explain.method"))
+    return {key: value for key, value in flat.items() if not may_change(key, method)}
 
 
 def process_folder(path: Path, process: int) -> Path:
@@ -163,13 +148,14 @@ class RunFolder:
         self.facts["stages"][name] = facts
         self.save_facts()
 
+    def forget(self, name: str) -> None:
+        """Take back that a stage is done."""
+        if self.facts["stages"].pop(name, None) is not None:
+            self.save_facts()
+
     def failures(self) -> list[dict[str, str]]:
         """Return the rows of failures.csv: name, stage, reason."""
-        try:
-            with self._file("failures.csv").open(encoding="utf-8", newline="") as file:
-                return list(csv.DictReader(file))
-        except FileNotFoundError:
-            return []
+        return read_csv(self._file("failures.csv"))
 
     def set_failures(self, stage: str, failed: dict[str, str]) -> None:
         """Replace the stage's rows of failures.csv by `failed` (name -> reason)."""
@@ -187,5 +173,6 @@ def _versions() -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: version(name) for name in ("fgjax", "jax", "flax", "numpy")},
         },
+        "onednn": onednn_in_use(),
         "device": f"{len(jax.devices())} x {device.device_kind}",
     }

@@ -1,25 +1,27 @@
 """`dry_run=true`: how much work a run is, measured on this machine before doing it."""
 
 import time
-from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fgjax.attribution.common.passes import Passes, count_passes
 from fgjax.attribution.common.streaming import choose_chunk
-from fgjax.core.functional import combine, compiled, partition
+from fgjax.attribution.registry import Passes, count_passes
+from fgjax.core.functional import combine, partition
 from fgjax.core.progress import say
-from fgjax.data.types import Record, Source
+from fgjax.devices.forward import compiled
+from fgjax.devices.jit import program
 from fgjax.models.folding import fold_batch_norm
 from fgjax.models.precision import in_precision
 from fgjax.options.schema import Config
-from fgjax.stages.focus.patches import patch_file
-from fgjax.stages.setup import load_model, training_model, training_records, trains
-from fgjax.stages.train.recipes import looks_at_patches
-from fgjax.stages.train.stage import make_recipe
+from fgjax.stages.classifier import load_model, training_model, trains
+from fgjax.stages.focus.patches import looks_at_patches, patch_file
+from fgjax.stages.images import training_records
+from fgjax.stages.job import Job
+from fgjax.stages.train.prepare import with_margin
+from fgjax.stages.train.recipe import make_recipe
 from fgjax.training.batch_size import FIRST
 from fgjax.training.classifier import start, train_step
 
@@ -28,17 +30,19 @@ JUDGING = 5 * 3 + 1
 at most four baselines; and the prediction."""
 
 
-def dry_run(name: str, config: Config, source: Source, records: tuple[Record, ...]) -> None:
+def dry_run(job: Job) -> None:
     """Say how many images and forward passes a run takes, and about how long.
 
     Two steps are run to time them; nothing is written.
     """
+    config, source = job.config, job.source
     if trains(config):
         training = training_records(source, config)
         model = training_model(config, source)
     else:
         model = load_model(config, source, Path(config.run_dir)).model
-    say(f"config={name} would do, in {config.run_dir}:")
+    records = job.records if {"explain", "evaluate"} & set(config.stages) else ()
+    say(f"config={job.name} would do, in {config.run_dir}:")
     total = 0.0
     if trains(config) and "train" in config.stages:
         settings = config.train
@@ -94,7 +98,7 @@ def dry_run(name: str, config: Config, source: Source, records: tuple[Record, ..
 
 def _seconds_per_training_image(model, config: Config) -> float:
     batch, side = config.train.batch_size or FIRST, config.data.size
-    if config.train.crop < 1 or config.train.window == "random":
+    if with_margin(config.train):
         side = round(side / config.data.crop)
     recipe = make_recipe(config, model, 10)
     state = jax.tree.map(jax.numpy.array, start(model, recipe.optimizer))
@@ -115,7 +119,7 @@ def _seconds_per_training_image(model, config: Config) -> float:
     return seconds / batch
 
 
-@partial(jax.jit, static_argnames="static")
+@program("explain", static_argnames="static")
 def _input_gradient(arrays, static, images):
     return jax.grad(lambda x: combine(arrays, static)(x)[:, 0].sum())(images)
 

@@ -10,58 +10,77 @@ import numpy as np
 
 from fgjax.core.progress import say
 from fgjax.data.pipeline import load_examples
-from fgjax.data.types import DataError, Record, Source
+from fgjax.data.types import DataError
+from fgjax.evaluation.order import pixel_ranks
 from fgjax.options.resolve import flatten
-from fgjax.options.schema import Config
+from fgjax.options.schema import Config, ConfigError
 from fgjax.report.figures import write_figures
-from fgjax.report.page import Entry, Failure, Metric, Page, write_page
+from fgjax.report.page import Cutout, Entry, Failure, Metric, Page, write_page
 from fgjax.runs.folder import RunFolder
 from fgjax.runs.maps import read_maps, read_traces
-from fgjax.stages.evaluate import BETTER, COLUMNS, read_results
+from fgjax.stages.evaluate.stage import COLUMNS, current_metrics, read_results
+from fgjax.stages.evaluate.summary import BETTER
+from fgjax.stages.job import Job
+from fgjax.stages.stage import Stage
 
-SHOWN = ("p_kept", "p_deleted", "area", "iou_cue", "in_cue", "iou_mask", "in_object",
-         "iou_box", "in_box")  # fmt: skip
+SHOWN = ("p_kept", "p_deleted", "area_ssr", "area_sdr", "area", "iou_cue", "in_cue", "iou_mask",
+         "in_object", "iou_box", "in_box")  # fmt: skip
 
 
-def report_stage(
-    config: Config,
-    plain: dict[str, Any],
-    name: str,
-    source: Source,
-    records: tuple[Record, ...],
-    run: RunFolder,
-    metrics: dict[str, Any],
-) -> None:
+class Report(Stage):
     """Write the page and the figures of a run that has been evaluated."""
-    began = time.monotonic()
+
+    name = "report"
+
+    def missing(self, job: Job) -> None:
+        """Tell that there is nothing to explain."""
+        _ = job.records
+
+    def run(self, job: Job) -> int:
+        """Write them, where they are not those of the numbers of now.
+
+        Raises:
+          ConfigError: the maps are not evaluated yet.
+        """
+        metrics = current_metrics(job)
+        if metrics is None:
+            raise ConfigError(
+                f"{job.run.path}: its maps are not evaluated yet, or at another "
+                "evaluate.threshold: stages must include evaluate"
+            )
+        page, about = job.run.path / "report.html", job.run.stage("report")
+        if not page.is_file() or about | _about(job.config, metrics) != about:
+            write_report(job, metrics)
+        say(f"report: {page}")
+        return 0
+
+
+def write_report(job: Job, metrics: dict[str, Any]) -> None:
+    """Write report.html and figures/ from results.csv, the maps and `metrics`."""
+    began, config, run = time.monotonic(), job.config, job.run
     rows = read_results(run)
     say(f"report: {min(len(rows), config.report.images)} images")
     for old in (run.path / "figures").glob("*.png"):
         old.unlink()
-    figures = _entries(config, source, records, run, rows[: config.report.figures])
+    figures = _entries(job, rows[: config.report.figures])
     write_figures(run.path / "figures", figures, threshold=config.evaluate.threshold)
     page = Page(
-        title=f"{name}: {config.explain.method}",
+        title=f"{job.name}: {config.explain.method}",
         summary=_headline(metrics),
         facts=_facts(run),
         settings={
             key: str(value)
-            for key, value in flatten(plain).items()
+            for key, value in flatten(job.plain).items()
             if not key.startswith(("compare.", "tta."))  # of stages that have pages of their own
         },
-        metrics=[_metric(key, value) for key, value in metrics["metrics"].items()],
-        entries=_entries(config, source, records, run, rows[: config.report.images]),
+        # What is defined for no image, such as overlaps without annotation, says nothing.
+        metrics=[_metric(k, value) for k, value in metrics["metrics"].items() if value["defined"]],
+        entries=_entries(job, rows[: config.report.images]),
         failures=[Failure(**row) for row in run.failures()],
         threshold=config.evaluate.threshold,
     )
     write_page(run.path / "report.html", page)
     run.finish("report", seconds=round(time.monotonic() - began, 1), **_about(config, metrics))
-
-
-def report_is_done(config: Config, run: RunFolder, metrics: dict[str, Any]) -> bool:
-    """Return whether the page is there, of these numbers and with these settings."""
-    about = run.stage("report")
-    return (run.path / "report.html").is_file() and about | _about(config, metrics) == about
 
 
 def _about(config: Config, metrics: dict[str, Any]) -> dict[str, Any]:
@@ -101,11 +120,11 @@ def _metric(name: str, value: dict[str, Any]) -> Metric:
     )
 
 
-def _entries(config, source, records, run, rows) -> Iterator[Entry]:
-    folder = run.path / "maps.zarr"
+def _entries(job: Job, rows: list[dict[str, str]]) -> Iterator[Entry]:
+    folder = job.run.path / "maps.zarr"
     traces = read_traces(folder)
-    wanted = [records[int(row["index"])] for row in rows]
-    loaded = load_examples(source, wanted, workers=config.data.workers)
+    wanted = [job.records[int(row["index"])] for row in rows]
+    loaded = load_examples(job.source, wanted, workers=job.config.data.workers)
     for place, example in islice(loaded, len(rows)):
         if isinstance(example, DataError):
             continue  # it was there when it was evaluated; failures.csv will say so next time
@@ -134,7 +153,24 @@ def _entries(config, source, records, run, rows) -> Iterator[Entry]:
                 if k in traces
             },
             notes=_step_notes(traces, index),
+            cutouts=tuple(_cutouts(maps, numbers)),
         )
+
+
+def _cutouts(maps: dict[str, np.ndarray], numbers: dict[str, float]) -> Iterator[Cutout]:
+    """Yield the smallest regions that suffice and that destroy, where they were found."""
+    both = {"ssr", "sdr"} <= maps.keys()
+    for title, metric, name in (
+        ("suffices", "smallest_kept", "ssr"),
+        ("without it", "smallest_deleted", "sdr"),
+    ):
+        share, p = numbers.get(metric, np.nan), numbers.get(f"{metric}_p", np.nan)
+        if not np.isfinite([share, p]).all():
+            continue
+        heat = maps[name if both else "heatmap"].astype(np.float32)
+        ranks = np.asarray(pixel_ranks(heat[None]))[0]
+        mask = ranks < round(share * ranks.size)
+        yield Cutout(title, mask, f"p {p:.2f}, {share:.1%} of the image")
 
 
 def _step_notes(traces: dict[str, np.ndarray], index: int) -> dict[str, str]:

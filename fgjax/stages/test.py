@@ -9,19 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fgjax.core.batching import filled_places
 from fgjax.core.files import write_atomic
-from fgjax.core.functional import compiled
 from fgjax.core.progress import progress, say
-from fgjax.data.patch_table import fitted_patches
+from fgjax.core.tables import to_csv
+from fgjax.data.patch_table import PatchTable, fitted_patches
 from fgjax.data.pipeline import load_examples
-from fgjax.data.types import DataError, Example, Source
+from fgjax.data.types import DataError, Example, Record
+from fgjax.devices.forward import compiled
+from fgjax.devices.jit import program
 from fgjax.devices.mesh import make_mesh, replicate, shard
 from fgjax.evaluation import summarise
-from fgjax.options.schema import Config, ConfigError
-from fgjax.runs.folder import RunFolder, to_csv
-from fgjax.stages.focus.patches import known_patches
-from fgjax.stages.setup import Explained
-from fgjax.stages.train.recipes import looks_at_patches
+from fgjax.options.schema import ConfigError
+from fgjax.stages.focus.patches import known_patches, looks_at_patches
+from fgjax.stages.job import Job
+from fgjax.stages.stage import Stage
 
 PROTOCOLS = {
     "accuracy": "share of test images whose highest output is the label's, one centre crop each",
@@ -34,8 +36,23 @@ BATCH = {"cpu": 32}
 """Images per forward pass and device, by backend."""
 
 
-def test_stage(config: Config, source: Source, explained: Explained, run: RunFolder) -> int:
-    """Write run/test.json and run/predictions.csv (a row per image). Returns how many failed.
+class Test(Stage):
+    """Judge the classifier by all labelled test images."""
+
+    name = "test"
+
+    def run(self, job: Job) -> int:
+        """Write run/test.json and run/predictions.csv, where they are not there; say the line."""
+        run = job.run
+        if run.stage("test") and (run.path / "test.json").is_file():
+            about = json.loads((run.path / "test.json").read_text(encoding="utf-8"))
+            say(_line(about))
+            return run.stage("test")["failed"]
+        return test_classifier(job)
+
+
+def test_classifier(job: Job) -> int:
+    """Write run/test.json and run/predictions.csv (a row per image). Return how many failed.
 
     Images of classes that the classifier does not know are counted apart. An image that cannot
     be read goes to failures.csv.
@@ -43,21 +60,18 @@ def test_stage(config: Config, source: Source, explained: Explained, run: RunFol
     Raises:
       ConfigError: there is no labelled test image of a class the classifier knows.
     """
-    if run.stage("test") and (run.path / "test.json").is_file():
-        about = json.loads((run.path / "test.json").read_text(encoding="utf-8"))
-        say(_line(about))
-        return run.stage("test")["failed"]
-    began = time.monotonic()
+    began, run, source, explained = time.monotonic(), job.run, job.source, job.explained
     labelled = [r for r in source.records if r.split == "test" and r.label is not None]
     known = [r for r in labelled if explained.index[r.label] is not None]
     if not known:
         raise ConfigError(
-            f"data.path={config.data.path}: no labelled test image of a class the classifier knows"
+            f"data.path={job.config.data.path}: no labelled test image of a class the classifier "
+            "knows"
         )
     failed: dict[str, str] = {}
-    patches = known_patches(config, source, run.path, explained.model)
+    patches = known_patches(job)
     rows, logits, targets, labels, parts = [], [], [], [], []
-    for examples, outputs, more in _forward(config, source, known, explained, patches, failed):
+    for examples, outputs, more in _forward(job, known, patches, failed):
         parts.append(more)
         for (record, _), output in zip(examples, outputs, strict=True):
             target = explained.index[record.label]
@@ -121,7 +135,7 @@ def _figure(values: np.ndarray, protocol: str) -> dict[str, Any]:
     }
 
 
-@jax.jit
+@program("explain")
 def _look(model, images):
     """Return the joint logits, and the class that each stream, and each step, says by itself."""
     streams = model.streams(images)
@@ -133,10 +147,11 @@ def _look(model, images):
 
 
 def _forward(
-    config, source, records, explained, patches, failed
+    job: Job, records: list[Record], patches: PatchTable | None, failed: dict[str, str]
 ) -> Iterator[tuple[list, np.ndarray, dict[str, np.ndarray]]]:
     """Yield batches of (record, example) with their logits, and what the parts of a two-stream
     network predict; the last batch is filled up."""
+    config, explained = job.config, job.explained
     mesh = make_mesh(config.parallel)
     devices = mesh.devices.size
     size = BATCH.get(jax.default_backend(), 128) * devices
@@ -147,7 +162,7 @@ def _forward(
         return shard(mesh, array) if devices > 1 else array
 
     def run():
-        index = np.minimum(np.arange(size), len(chunk) - 1)
+        index = filled_places(len(chunk), size)
         filled = np.stack([chunk[i][1].image for i in index])
         images = place(jnp.asarray(filled.astype(np.float32) / 255))
         if looks_at_patches(model):
@@ -164,7 +179,7 @@ def _forward(
     boxes: list[np.ndarray] = []
 
     say(f"test: {len(records)} images")
-    loaded = load_examples(source, records, workers=config.data.workers, ahead=2 * size)
+    loaded = load_examples(job.source, records, workers=config.data.workers, ahead=2 * size)
     with progress("test", len(records)) as counter:
         for number, example in loaded:
             name = records[number].name
@@ -173,7 +188,7 @@ def _forward(
                     raise example
                 if patches is not None:
                     count = config.focus.patches
-                    boxes.append(fitted_patches(source, example, patches, name, count))
+                    boxes.append(fitted_patches(job.source, example, patches, name, count))
                 chunk.append((records[number], example))
             except DataError as error:
                 failed[name] = str(error)

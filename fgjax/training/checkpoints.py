@@ -22,7 +22,7 @@ from orbax.checkpoint import v1 as ocp
 from fgjax.core.files import write_atomic
 from fgjax.devices.collectives import leads, wait_for_all
 from fgjax.devices.mesh import own_copy
-from fgjax.models.classifier import Classifier, make_network, variable_shapes
+from fgjax.models.classifier import Classifier, classifier_of, make_network, variable_shapes
 
 FORMAT = 1
 
@@ -123,7 +123,7 @@ def load_classifier(path: str | Path) -> Classifier:
     except Exception as error:  # Orbax raises many kinds; the user needs the folder's name
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: the checkpoint cannot be read: {first}") from error
-    return Classifier(
+    return classifier_of(about["name"])(
         variables,
         network,
         tuple(about["mean"]),

@@ -17,7 +17,9 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from fgjax.core.batching import filled_places
 from fgjax.devices.collectives import over_processes
+from fgjax.devices.jit import program
 from fgjax.devices.mesh import awaited, own_copy
 from fgjax.models.classifier import Classifier
 from fgjax.training.augment.geometry_and_light import Augmentation, center_crop
@@ -85,6 +87,7 @@ class Recipe:
         """Return what a step makes smaller."""
         if self.objective is not None:
             return self.objective(outputs, labels)
+        assert mixed is not None  # without an objective images are mixed, if only with themselves
         return self.mix.loss(outputs, labels, mixed, self.smoothing)
 
 
@@ -117,7 +120,7 @@ def _normalise(mean, std, images):
     return (images - jnp.asarray(mean).reshape(shape)) / jnp.asarray(std).reshape(shape)
 
 
-@partial(jax.jit, static_argnames=("network", "mean", "std", "recipe"), donate_argnames="state")
+@program("train", static_argnames=("network", "mean", "std", "recipe"), donate_argnames="state")
 def train_step(
     state: TrainState,
     images: Inputs,
@@ -138,7 +141,7 @@ def train_step(
     if recipe.objective is None:
         attention = None
         if recipe.mix.name == "attentive_cutmix":
-            seen = network.apply(state.variables, normalised(x), method="features")
+            seen: Any = network.apply(state.variables, normalised(x), method="features")
             attention = jnp.abs(seen.astype(jnp.float32)).mean(3)
         mixed = recipe.mix(jax.random.fold_in(keys[0], 101), x, attention)
         x = mixed.images
@@ -165,7 +168,7 @@ def train_step(
     return TrainState(state.step + 1, {**changed, "params": params}, moments), value
 
 
-@partial(jax.jit, static_argnames="size")
+@program("explain", static_argnames="size")
 def _judge(model: Classifier, images, labels, weight, size):
     if isinstance(images, tuple):
         images, boxes = images
@@ -199,7 +202,7 @@ def measure(
     loss = right = total = 0.0
     for images, labels in batches:
         n = len(labels)
-        index = np.minimum(np.arange(batch_size), n - 1)
+        index = filled_places(n, batch_size)
         weight = (np.arange(batch_size) < n).astype(np.float32)
         size = min(model.size, jax.tree.leaves(images)[0].shape[1])
         filled = jax.tree.map(lambda values: values[index], images)  # noqa: B023

@@ -9,7 +9,8 @@ import pytest
 from jax.tree_util import Partial
 
 from fgjax.core import functional
-from fgjax.core.functional import combine, compiled, partition
+from fgjax.core.functional import combine, partition
+from fgjax.devices.forward import compiled
 
 
 def affine(weights, x, *, scale=1.0):

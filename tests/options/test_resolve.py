@@ -7,6 +7,7 @@ import pytest
 from fgjax.attribution import CONFIGS
 from fgjax.options.help import describe
 from fgjax.options.resolve import ConfigError, flatten, list_configs, resolve
+from fgjax.options.schema import ExplainConfig
 from fgjax.sweeps.grid import find_grid, make_trials
 
 
@@ -169,7 +170,7 @@ def test_every_option_is_described_with_its_default(tmp_path):
     assert set(names) == set(flatten(plain)) - grouped
     for method, settings in CONFIGS.items():
         own = {name for name, _, _ in describe(method) if name.startswith("explain.")}
-        own -= {f"explain.{name}" for name in ("method", "preset", "target", "precision")}
+        own -= {f"explain.{field.name}" for field in dataclasses.fields(ExplainConfig)}
         assert own == {f"explain.{field.name}" for field in dataclasses.fields(settings)}
         assert all(about for _, _, about in describe(method)), method
         assert own == {f"explain.{n.split('.')[2]}" for n in grouped if n.split(".")[1] == method}

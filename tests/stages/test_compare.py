@@ -12,7 +12,7 @@ from fgjax.evaluation import Summary
 from fgjax.report.comparison import Column, Row, Table
 from fgjax.run import main
 from fgjax.runs.maps import read_maps
-from fgjax.stages.compare.comparison import mean_ranks, shown_metrics, to_markdown
+from fgjax.stages.compare.table import mean_ranks, shown_metrics, to_markdown
 
 METHODS = ("gradient", "grad_cam", "glas", "center", "random")
 SMALL = (

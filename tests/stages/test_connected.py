@@ -184,7 +184,7 @@ def rows_trained(run) -> int:
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(words, tmp_path, of_eight):
     """Process 1 dies as it saves the second epoch, then process 0 at its second map."""
     run, usual = tmp_path / "run", ("-m", "fgjax.run")
-    saving = ("-c", KILLED, "fgjax.stages.train.stage", "save_tree", "2")
+    saving = ("-c", KILLED, "fgjax.stages.train.history", "save_tree", "2")
     codes, told = two(words(run, *LONGER), scripts=[usual, saving])
     assert codes[1] == -9 and codes[0] != 0, told
     assert len(rows(run)) == 1

@@ -17,7 +17,7 @@ import fgjax.stages.explain.stage as stage
 from fgjax.attribution.common.types import Attribution
 from fgjax.run import main
 from fgjax.runs.maps import MapStore, load_maps, read_traces
-from fgjax.stages.setup import Explained
+from fgjax.stages.classifier import Explained
 
 EXHAUSTED = "RESOURCE_EXHAUSTED: Out of memory allocating 1099511627776 bytes."
 
@@ -64,7 +64,10 @@ def test_an_exhausted_memory_is_asked_for_less(run, words, finished, monkeypatch
 def test_images_that_stop_early(tmp_path, trained, words, capsys, together):
     """All at the first step at which they may: five steps of warm-up and twice five."""
     run = tmp_path / "stops"
-    options = ("explain.steps=20", "explain.stop=1e9", f"explain.images_per_step={together}")
+    options = (
+        "explain.steps=20", "explain.warmup=5", "explain.stop=1e9",
+        f"explain.images_per_step={together}",
+    )  # fmt: skip
     checkpoint = f"model.checkpoint={trained / 'checkpoint'}"
     assert main(words(run, checkpoint, "stages=explain", *options)) == 0
     assert "25% of the steps were saved" in capsys.readouterr().out

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import fgjax
-from fgjax.core.functional import compiled
 from fgjax.data.patch_table import fitted_patches, read_patches, write_patches
+from fgjax.devices.forward import compiled
 from fgjax.options.resolve import resolve
 from fgjax.run import main
-from fgjax.stages.setup import make_source
+from fgjax.stages.images import make_source
 from fgjax.training.checkpoints import load_classifier
 
 SMALL = (

@@ -13,7 +13,7 @@ import fgjax
 from fgjax.data.pipeline import load_batch
 from fgjax.options.resolve import resolve
 from fgjax.run import main
-from fgjax.stages.setup import make_source
+from fgjax.stages.images import make_source
 
 WORDS = ("config=parts_species", "data.size=48", "data.train_images=40", "data.test_images=20",
          "train.epochs=1", "train.batch_size=16", "parts.number=3", "parts.gallery=4")  # fmt: skip

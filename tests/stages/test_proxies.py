@@ -10,7 +10,7 @@ import fgjax.stages.train.stage
 import fgjax.training.classifier
 from fgjax.options.schema import Config, DataConfig
 from fgjax.run import main
-from fgjax.stages.setup import make_source
+from fgjax.stages.images import make_source
 from fgjax.training.checkpoints import load_classifier
 
 # 36 of 40 drawings train in two steps an epoch, 4 validate.

@@ -12,6 +12,7 @@ import pytest
 
 import fgjax
 import fgjax.stages.explain.stage
+import fgjax.stages.train.history
 import fgjax.stages.train.stage
 import fgjax.training.checkpoints
 from fgjax.run import main
@@ -129,9 +130,9 @@ def stop(patch, module, name: str, call: int, *, after: bool) -> None:
 
 
 STOPS = {
-    "a state is saved, its row not yet": ("train", "save_tree", 2, True),
-    "a state is half saved": ("train", "save_tree", 2, False),
-    "a row is written": ("train", "_forget", 3, False),
+    "a state is saved, its row not yet": ("history", "save_tree", 2, True),
+    "a state is half saved": ("history", "save_tree", 2, False),
+    "a row is written": ("rows", "_keep", 3, False),
     "the checkpoint lacks its description": ("checkpoints", "save_tree", 1, True),
     "the checkpoint is whole, the stage not": ("train", "save_classifier", 1, True),
 }
@@ -145,7 +146,12 @@ QUICK = ("a state is saved, its row not yet", "the checkpoint lacks its descript
 )
 def test_interrupted_around_a_checkpoint(tmp_path, words, longer, capsys, moment):
     place, name, call, after = STOPS[moment]
-    module = {"train": fgjax.stages.train.stage, "checkpoints": fgjax.training.checkpoints}[place]
+    module = {
+        "train": fgjax.stages.train.stage,
+        "history": fgjax.stages.train.history,
+        "rows": fgjax.stages.train.history.History,
+        "checkpoints": fgjax.training.checkpoints,
+    }[place]
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         stop(patch, module, name, call, after=after)
@@ -161,7 +167,7 @@ def test_interrupted_around_a_checkpoint(tmp_path, words, longer, capsys, moment
 def test_a_row_that_was_cut_off(tmp_path, words, longer):
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        stop(patch, fgjax.stages.train.stage, "_forget", 3, after=True)
+        stop(patch, fgjax.stages.train.history.History, "_keep", 3, after=True)
         assert main(words(run, *LONGER)) == 130
     rows = run / "metrics.jsonl"
     rows.write_bytes(rows.read_bytes()[:-20])
@@ -190,6 +196,23 @@ def test_interrupted_while_explaining(tmp_path, words, trained, finished, capsys
     assert main(words(run, "stages=explain")) == 0
     assert "2 images of 3, the others are done" in capsys.readouterr().out
     np.testing.assert_array_equal(load_maps(run)["heatmap"], load_maps(finished)["heatmap"])
+
+
+@pytest.mark.slow
+def test_a_damaged_state_falls_back_to_an_earlier_one(tmp_path, words, longer, capsys):
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        stop(patch, fgjax.stages.train.history.History, "_keep", 3, after=True)
+        assert main(words(run, *LONGER)) == 130
+    *_, last = sorted((run / "training").glob("epoch_*"))
+    for file in last.rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:7])
+    capsys.readouterr()
+    assert main(words(run, *LONGER)) == 0
+    assert f"{last} is damaged" in capsys.readouterr().out.replace("\n", " ")
+    assert epochs(run) == epochs(longer)
+    assert_same_classifier(run, longer)
 
 
 @pytest.mark.slow

@@ -14,9 +14,10 @@ from fgjax.options.resolve import resolve
 from fgjax.options.schema import Config, ConfigError, DataConfig, ModelConfig
 from fgjax.options.training import TrainConfig
 from fgjax.run import main
-from fgjax.stages.setup import make_source, training_model
+from fgjax.stages.classifier import training_model
+from fgjax.stages.images import make_source
 from fgjax.stages.train import images as training_images
-from fgjax.stages.train.stage import make_recipe, statistics_are_folded
+from fgjax.stages.train.recipe import make_recipe, statistics_are_folded
 from fgjax.training.checkpoints import load_classifier
 
 

@@ -14,12 +14,12 @@ import fgjax
 import fgjax.stages.tta.crops as tta_crops
 import fgjax.stages.tta.stage as tta
 import fgjax.stages.tta.table as tta_table
+from fgjax.core.keys import image_key
 from fgjax.data.pipeline import take
 from fgjax.options.resolve import resolve
 from fgjax.options.schema import CROPS, ConfigError
 from fgjax.run import main
-from fgjax.stages.explain.stage import image_key
-from fgjax.stages.setup import make_source
+from fgjax.stages.images import make_source
 from fgjax.training.checkpoints import load_classifier
 
 ALL = tuple(crop for crop in CROPS if crop != "detector")
@@ -70,7 +70,7 @@ def check_row(row, model, names, target, whole, alone):
 def drawn(words):
     """The words of a run of this stage alone on drawings."""
     every = f"tta.crops={','.join(ALL)}"
-    return lambda run, *more: words(run, "stages=tta", every, *more)
+    return lambda run, *more: words(run, "stages=tta", every, "tta.original_steps=2", *more)
 
 
 @pytest.fixture(scope="module")
@@ -120,22 +120,24 @@ def test_boxes_are_where_they_should_be(done, drawn):
         assert right - left == pytest.approx(max(x1 - x0, y1 - y0), abs=0.02)
         assert left <= x0 and top <= y0 and right >= x1 and bottom >= y1
 
-        # FIDO explains the predicted class, with the image's own key, and this sampler.
+        # FIDO explains the predicted class, with the image's own key: Chang et al.'s, and ours.
         image = jnp.asarray(example.image[None], jnp.float32) / 255
         target = np.asarray(model(image)).argmax(1).astype(np.int32)
         key = image_key(jax.random.fold_in(jax.random.key(0), 7), record.name)
-        for sampler in ("original", "simplified"):
-            settings = fgjax.FidoConfig(steps=2, batch_size=2, initial=0.5, sampler=sampler)
+        for name, settings in (
+            ("fido_original", fgjax.fido_preset("chang-2019", steps=2)),
+            ("fido_simplified", fgjax.FidoConfig(steps=2, batch_size=2, initial=0.5)),
+        ):
             heat = fgjax.fido(model, image, target, key=key[None], config=settings).heatmap[0]
             y, x = np.nonzero(np.asarray(heat) > 0.5)
             side = max(x.max() + 1 - x.min(), y.max() + 1 - y.min()) * 1.2
-            box = found[f"fido_{sampler}"]
+            box = found[name]
             assert box[2] - box[0] == pytest.approx(min(side, 32), abs=0.02)
             middle = (x.min() + x.max() + 1) / 2
             left = np.clip(middle - min(side, 32) / 2, 0, 32 - min(side, 32))
             assert box[0] == pytest.approx(left, abs=0.02)
             # At 32 px a blob of one pixel is as large as 49 of 224: none is a speck.
-            assert found[f"fido_{sampler}_cleaned"] == box
+            assert found[f"{name}_cleaned"] == box
 
 
 def test_the_table_is_made_of_the_rows(done, capsys, drawn):
@@ -157,7 +159,8 @@ def test_the_table_is_made_of_the_rows(done, capsys, drawn):
             assert row["crop_alone"] == pytest.approx(np.mean(alone))
         seconds = sum(float(found[name, crop]["seconds"]) for name in names)
         assert row["seconds"] == pytest.approx(seconds, abs=0.01)
-    assert "sampler=original, steps=2" in about["rows"]["fido_original"]["protocol"]
+    protocol = about["rows"]["fido_original"]["protocol"]
+    assert "sampler=original, steps=2, batch_size=32, temperature=0.1, mask_size=56" in protocol
     assert about["settings"]["fido_original"]["sampler"] == "original"
     text = (done / "tta.md").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line.startswith("| ")]
@@ -171,7 +174,7 @@ def test_the_same_command_again_does_nothing_but_print(tmp_path, done, drawn, ca
     monkeypatch.setattr(tta, "_look_again", None)  # must not be called
     assert main(drawn(run)) == 0
     said = capsys.readouterr().out
-    assert "BL + FIDO, simplified" in said and "ground-truth box alone" in said
+    assert "BL + FIDO, ours" in said and "ground-truth box alone" in said
     assert "…" not in said  # every cell fits
     for name in ("tta.csv", "tta.json", "tta.md"):
         assert (run / name).read_bytes() == (done / name).read_bytes()
@@ -223,7 +226,7 @@ def test_another_setting_is_refused_once_there_are_results(run, drawn, capsys):
 
 def test_a_damaged_table_is_told(run, drawn, capsys):
     (run / "tta.csv").write_text("name,accuracy\na,1\n")
-    assert main(drawn(run, "tta.crops=center")) == 2
+    assert main(drawn(run, "tta.crops=center", "tta.original_steps=null")) == 2
     assert "tta.csv: is not what this version writes" in capsys.readouterr().err
 
 

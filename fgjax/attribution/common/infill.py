@@ -1,4 +1,4 @@
-"""What a pixel is replaced by when a mask takes it away: x̂ in Eq. 1 of seed 000.
+"""What a pixel is replaced by when a mask takes it away: x̂ in FIDO's Eq. 1.
 
 Images are RGB in [0, 1], so every infill lives there too.
 
@@ -9,13 +9,14 @@ References:
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from fgjax.core.filters import REFERENCE_SIDE, gaussian_blur
+from fgjax.core.filters import REFERENCE_SIDE, gaussian_blur, smooth
 from fgjax.core.keys import image_keys
 from fgjax.core.spelling import did_you_mean
 
@@ -56,13 +57,32 @@ def original(images: Images, key: Key[Array, ""] | None = None) -> Images:
     return images
 
 
-def knockoff(images: Images, key: Key[Array, ""], *, patch: int = 16) -> Images:
+def knockoff(images: Images, key: Key[Array, ""], *, tile: int = 9) -> Images:
+    """Return the image with its pixels shuffled inside square tiles, as the released code has it.
+
+    Every tile keeps its pixels, so colours stay where they are to within a tile; each has an order
+    of its own, the same for all images of a call. At the right and lower edge a tile may be
+    smaller. (The released code leaves what fills no whole tile there black.)
+
+    `tile` is in pixels of a 224 px image, scaled with the shorter side.
+    """
+    n, height, width, channels = images.shape
+    side = max(1, round(tile * min(height, width) / REFERENCE_SIDE))
+    row, column = np.arange(height) // side, np.arange(width) // side
+    tiles = jnp.asarray((row[:, None] * width + column[None]).ravel())
+    place = jnp.argsort(tiles, stable=True)
+    source = jnp.lexsort((jax.random.uniform(key, tiles.shape), tiles))
+    pixels = images.reshape(n, height * width, channels)
+    return pixels.at[:, place].set(pixels[:, source]).reshape(images.shape)
+
+
+def patches(images: Images, key: Key[Array, ""], *, patch: int = 16) -> Images:
     """Return patches of the same image in another order, none in its own place.
 
-    A knockoff must look as if drawn from the same image but carry no information about
-    the place it stands in; permuting patches keeps every patch's statistics and breaks
-    their order. The permutation is a random cycle, so no patch stays. What does not fill
-    a whole patch at the right and lower edge is taken from the mirrored image.
+    It looks as if drawn from the same image but carries no information about the place it
+    stands in: every patch keeps its statistics, their order is broken. The permutation is a
+    random cycle, so no patch stays. What does not fill a whole patch at the right and lower
+    edge is taken from the mirrored image.
 
     `patch` is in pixels of a 224 px image, scaled with the shorter side.
     """
@@ -79,26 +99,46 @@ def knockoff(images: Images, key: Key[Array, ""], *, patch: int = 16) -> Images:
     return tiles.reshape(n, down * side, across * side, channels)[:, :height, :width]
 
 
+def blurs(images: Images, key: Key[Array, ""], *, sigma: float = 11.6) -> Images:
+    """Gaussian blur of a σ drawn between `sigma` / 2 and 2 `sigma`, even on a logarithmic scale."""
+    drawn = sigma * 2.0 ** jax.random.uniform(key, (), minval=-1, maxval=1)
+    return jnp.moveaxis(smooth(jnp.moveaxis(images, -1, 1), drawn), 1, -1)
+
+
+def grey(images: Images, key: Key[Array, ""]) -> Images:
+    """Middle grey with Gaussian noise of deviation 0.1, each value by itself, clipped to [0, 1]."""
+    return jnp.clip(0.5 + 0.1 * jax.random.normal(key, images.shape, images.dtype), 0, 1)
+
+
 INFILLS: dict[str, Callable] = {
     "blur": blur,
+    "blurs": blurs,
     "mean": mean,
     "zeros": zeros,
     "uniform": uniform,
     "normal": normal,
+    "grey": grey,
     "original": original,
     "knockoff": knockoff,
+    "patches": patches,
 }
 
 
-RANDOM_INFILLS = ("uniform", "normal", "knockoff")
+RANDOM_INFILLS = ("blurs", "grey", "uniform", "normal", "knockoff", "patches")
 """Those that draw."""
 
 
-def check_infill(infill: Infill) -> None:
+def check_infill(infill: Infill, setting: str = "infill") -> None:
     """Raise ValueError when a named infill does not exist, with the nearest name."""
     if isinstance(infill, str) and infill not in INFILLS:
         hint = did_you_mean(infill, INFILLS)
-        raise ValueError(f"infill={infill!r}: must be one of {', '.join(INFILLS)}.{hint}")
+        raise ValueError(f"{setting}={infill!r}: must be one of {', '.join(INFILLS)}.{hint}")
+
+
+def named_infill(name: str, blur_sigma: float = 11.6) -> Callable[[Array, Array], Array]:
+    """Return the function `(images, key) -> images` of that name."""
+    function = INFILLS[name]
+    return partial(function, sigma=blur_sigma) if function in (blur, blurs) else function
 
 
 def make_infill(
@@ -124,9 +164,9 @@ def make_infill(
             raise ValueError(
                 f"infill of shape {np.shape(infill)} does not fit images {images.shape}"
             ) from None
-    function = INFILLS[infill] if isinstance(infill, str) else infill
-    if function is blur:
+    if infill is blur or (isinstance(infill, str) and infill == "blur"):
         return blur(images, sigma=blur_sigma)
+    function = named_infill(infill, blur_sigma) if isinstance(infill, str) else infill
     made = [function(images[i : i + 1], keys[i]) for i in range(len(images))]
     result = jnp.concatenate([jnp.asarray(m, images.dtype) for m in made])
     if result.shape != images.shape:

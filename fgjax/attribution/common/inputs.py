@@ -5,7 +5,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from fgjax.core.functional import Static, output_shape
+from fgjax.core.functional import Static
+from fgjax.devices.forward import output_shape
 
 
 def check_inputs(

@@ -7,7 +7,6 @@ function that reads a score from it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,8 +17,10 @@ from jaxtyping import Array, Float
 from fgjax.attribution.common.inputs import check_classes, check_images, check_inputs
 from fgjax.attribution.common.scores import log_odds
 from fgjax.attribution.common.streaming import choose_chunk, chunks, plan
-from fgjax.core.functional import Static, combine, output_shape, partition
+from fgjax.core.functional import Static, combine, partition
 from fgjax.core.spelling import did_you_mean
+from fgjax.devices.forward import output_shape
+from fgjax.devices.jit import program
 
 Score = str | Callable[[Any, Any], Array]
 """A name in `CLASS_SCORES`, or a function `(outputs, targets) -> n`: `outputs` is whatever the
@@ -145,7 +146,7 @@ def score_perturbed(
     return score(outputs, repeated).astype(jnp.float32).reshape(g, m)
 
 
-@partial(jax.jit, static_argnames=("static", "score", "perturb"))
+@program("explain", static_argnames=("static", "score", "perturb"))
 def _scores(arrays, static, images, targets, own, shared, index, score, perturb):
     perturbed = perturb(images, own, shared, index)
     return score_perturbed(arrays, static, perturbed, targets, score)

@@ -20,6 +20,7 @@ from fgjax.attribution.common.perturbation import (
 from fgjax.attribution.common.streaming import choose_chunk, chunks
 from fgjax.attribution.common.types import Attribution
 from fgjax.core.functional import Static, combine, partition
+from fgjax.devices.jit import program
 
 Score = Literal["logit", "log_odds", "probability", "log_probability", "sigmoid"]
 Reduce = Literal["max_abs", "sum_abs", "abs_sum", "norm"]
@@ -73,7 +74,7 @@ def attribution(values: Float[Array, "n h w c"], reduce: str, name: str) -> Attr
     return Attribution(_heatmap(values, reduce), {name: values.sum(-1)})
 
 
-@partial(jax.jit, static_argnames=("static", "score"))
+@program("explain", static_argnames=("static", "score"))
 def score_gradient(
     arrays: tuple,
     static: Static,
@@ -81,11 +82,18 @@ def score_gradient(
     targets: Int[Array | np.ndarray, "n"],
     score: str,
 ) -> Float[Array, "n h w c"]:
-    """∂s_c/∂x of each image. NaN where the score is: a ReLU would let no NaN through."""
+    """Return ∂s_c/∂x of each image. NaN where the score is: a ReLU would let no NaN through."""
     return image_gradient(combine(arrays, static), images, targets, score)
 
 
-def image_gradient(model, images, targets, score):
+def image_gradient(
+    model: Callable,
+    images: Float[Array, "n h w c"],
+    targets: Int[Array | np.ndarray, "n"],
+    score: str,
+) -> Float[Array, "n h w c"]:
+    """Return ∂s_c/∂x of each image, NaN where the score is, within a compiled program."""
+
     def total(images):
         values = CLASS_SCORES[score](model(images).astype(jnp.float32), targets)
         return values.sum(), values
@@ -126,14 +134,20 @@ def input_gradient(
 
 
 @partial(jax.jit, donate_argnames="total")
-def add_at(total, image, weight, values):
+def add_at(
+    total: Float[Array, "n h w c"],
+    image: Int[Array | np.ndarray, "m"],
+    weight: Float[Array | np.ndarray, "m"],
+    values: Float[Array, "m h w c"],
+) -> Float[Array, "n h w c"]:
+    """Return the sums with weighted values added, each to its image's."""
     weight = weight[:, None, None, None]
     # A place that only fills up a call has weight 0, and may hold a NaN.
     return total.at[image].add(jnp.where(weight == 0, 0, weight * values))
 
 
 def places(count: int, each: int, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
-    """`(image, question, keep)` of every call, for `each` questions on each of `count` images."""
+    """Yield `(image, question, keep)` of every call: `each` questions on each of `count` images."""
     for index, keep in chunks(count * each, size):
         image, question = np.divmod(index, each)
         yield image, question, keep.astype(np.float32)

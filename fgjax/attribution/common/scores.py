@@ -1,21 +1,10 @@
-"""How sure the model is of a class: s_M(c | x) in Eqs. 2-4 of seed 000."""
+"""What FIDO and its kin can ask of the model: how sure it is of a class."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-
-def log_odds(logits: Float[Array, "n k"], targets: Int[Array, "n"]) -> Float[Array, "n"]:
-    """log(p(c) / (1 - p(c))) without forming p: logit_c - logsumexp of the other classes (Eq. 4).
-
-    Exact and unsaturated where p(c) rounds to 0 or 1. Needs at least two classes.
-    """
-    if logits.shape[1] < 2:
-        raise ValueError("log-odds need at least two classes; the model returned one")
-    chosen = jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
-    is_target = jax.nn.one_hot(targets, logits.shape[1], dtype=bool)
-    others = jax.nn.logsumexp(jnp.where(is_target, -jnp.inf, logits), axis=1)
-    return chosen - others
+from fgjax.core.scores import log_odds
 
 
 def leaking_log_odds(logits: Float[Array, "n k"], targets: Int[Array, "n"]) -> Float[Array, "n"]:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fgjax.core.filters import REFERENCE_SIDE
 from fgjax.core.functional import Static, combine
+from fgjax.devices.jit import program
 from fgjax.devices.memory import MARGIN, free_bytes, host_free_bytes, images_that_fit
 
 CPU_CHUNK = 8
@@ -111,12 +112,12 @@ def bytes_per_image(
     return call // _PROBE + 2 * int(np.prod(shape)) * np.dtype(dtype).itemsize
 
 
-@jax.jit(static_argnames="static")
+@program("explain", static_argnames="static")
 def _forward(arrays, static, images):
     return combine(arrays, static)(images)
 
 
-@jax.jit(static_argnames="static")
+@program("explain", static_argnames="static")
 def _backward(arrays, static, images):
     def total(images):
         outputs = jax.tree.leaves(combine(arrays, static)(images))

@@ -10,72 +10,141 @@ from fgjax.attribution.common.infill import Infill, check_infill
 from fgjax.attribution.common.presets import preset
 from fgjax.attribution.common.scores import SCORES
 from fgjax.attribution.fido.concrete import concrete_dropout, simplified_concrete_dropout
+from fgjax.core.option import option
 
 
 @dataclass(frozen=True)
 class FidoConfig:
     """Settings of FIDO. Lengths and areas are those of a 224 px image, and scale with it.
 
-    Attributes:
-      steps: optimisation steps.
-      batch_size: masks sampled per step for each of the two objectives.
-      temperature: t of Eqs. 5 and 8.
-      sampler: "simplified" (Eq. 8) or "original" (Eq. 5).
-      score: "log_odds" (Eq. 4) or "leaking" (what the released code computes).
-      optimizer: "adamw" without weight decay, which is Adam; or "sgd".
-      learning_rate: of the mask logits.
-      adam_eps: ε of Adam. At 0.1 it exceeds the gradients, so steps keep their size.
-      l1: λ of Eqs. 2 and 3: the price of one important pixel of a 224x224 image.
-      tv: weight of the total variation (Eq. 10).
-      tv_norm: "squared" differences as in Eq. 10, or "absolute" as the released code has.
-      warmup: steps over which l1 and tv ramp up from 0.
-      schedule: of the learning rate: "constant", or falling to 0 as a "cosine".
-      mask_size: side of a coarse mask that is upsampled bilinearly; None: every pixel.
-      coarse_to_fine: sides of coarser masks to begin with, such as (14, 56); each, and then
-        mask_size, for an equal share of the steps.
-      infill: a name (blur, mean, zeros, uniform, normal, original, knockoff); in Python
-        also an array or a function `(images, key) -> images`.
-      blur_sigma: σ of the blur infill in pixels.
-      antithetic: sample masks in pairs with opposite noise.
-      initial: importance of every pixel at the start, in (0, 1).
-      images_per_step: images optimised together in one compiled step; None: 1 on a CPU,
-        16 on an accelerator (in a run: as many as fit there).
-      steps_per_dispatch: steps that are one program; None: 1.
-      stop: an image is done, before all its steps, when five steps have lowered its two
-        objectives together by less than this (in units of the score; log odds: nats); None: never.
+    The default's masks are meant to be cut at 0.5. Such a mask should suffice (SSR) or destroy
+    (SDR) by itself, whatever stands in the rest, and be small and of few pieces. Four things see
+    to that: the temperature falls, so that the last masks are almost binary; masks move smoothly,
+    first in large patches and then in smaller ones, and are sampled smoothly; a score beyond what
+    is asked counts for nothing, so that only area is left to gain; and the sampled masks are
+    filled in several ways, anew at every step. `fido_preset("soft")` has none of them.
     """
 
-    steps: int = 30
-    batch_size: int = 8
-    temperature: float = 1.0
-    sampler: Literal["simplified", "original"] = "simplified"
-    score: Literal["log_odds", "leaking"] = "log_odds"
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 40.0
-    adam_eps: float = 0.1
-    l1: float = 2e-3
-    tv: float = 0.01
-    tv_norm: Literal["squared", "absolute"] = "squared"
-    warmup: int = 5
-    schedule: Literal["constant", "cosine"] = "constant"
-    mask_size: int | None = None
-    coarse_to_fine: tuple[int, ...] = ()
-    infill: Infill = "blur"
-    blur_sigma: float = 11.6
-    antithetic: bool = False
-    initial: float = 0.2
-    images_per_step: int | None = None
-    steps_per_dispatch: int | None = None
-    stop: float | None = None
+    steps: int = option(30, "optimisation steps.")
+    batch_size: int = option(8, "masks sampled per step for each of the two objectives.")
+    temperature: float = option(1.0, "t of Eqs. 5 and 8, at the first step.")
+    temperature_end: float | None = option(0.5, "t at the last steps; None: as at the first.")
+    sharpness: float = option(
+        5.0,
+        "what the mask logits ϑ are multiplied by at the last steps, 1 at the first: rates θ "
+        "move away from 1/2, and a mask drawn by them is nearly the mask cut at 1/2.",
+    )
+    smoothing: float = option(
+        12.0,
+        "σ of the Gaussian that a step's gradient is smoothed by, in pixels, at the first "
+        "step; 0: never. Masks then are sums of such Gaussians: no speck can arise alone.",
+    )
+    smoothing_end: float | None = option(4.0, "the same at the last steps; None: as at the first.")
+    anneal: float = option(
+        0.8,
+        "share of the steps over which temperature, sharpness and smoothing go, "
+        "geometrically, from the first value to the last, where they stay.",
+    )
+    noise_smoothing: float = option(
+        4.0,
+        "σ in pixels of the Gaussian that makes neighbouring pixels be sampled alike, each at "
+        "its own rate still; 0: every pixel by itself.",
+    )
+    sampler: Literal["simplified", "original"] = option(
+        "simplified",
+        '"simplified" (Eq. 8) or "original" (Eq. 5).',
+    )
+    score: Literal["log_odds", "leaking"] = option(
+        "log_odds",
+        '"log_odds" (Eq. 4) or "leaking" (what the released code computes).',
+    )
+    kept_margin: float | None = option(
+        1.0,
+        "the SSR's score counts up to that of the whole image plus this (log odds: in nats); "
+        "None: however high it is.",
+    )
+    deleted_margin: float | None = option(
+        4.6,
+        "the SDR's score counts down to this below 0 and below that of the whole image, "
+        "whichever is lower (4.6 nats: p = 0.01); None: however low it is.",
+    )
+    optimizer: Literal["adamw", "sgd"] = option(
+        "adamw",
+        '"adamw" without weight decay, which is Adam; or "sgd".',
+    )
+    learning_rate: float = option(200.0, "of the mask logits.")
+    adam_eps: float = option(
+        0.1,
+        "ε of Adam. At 0.1 it exceeds the gradients, so steps keep their size.",
+    )
+    l1: float = option(
+        1e-3,
+        "λ of Eqs. 2 and 3: the price of one important pixel of a 224x224 image.",
+    )
+    tv: float = option(0.01, "weight of the total variation (Eq. 10).")
+    tv_norm: Literal["squared", "absolute"] = option(
+        "squared",
+        '"squared" differences as in Eq. 10, or "absolute" as the released code has.',
+    )
+    warmup: int = option(15, "steps over which l1 and tv ramp up from 0.")
+    schedule: Literal["constant", "cosine"] = option(
+        "constant",
+        'of the learning rate: "constant", or falling to 0 as a "cosine".',
+    )
+    mask_size: int | None = option(
+        None,
+        "side of a coarse mask that is upsampled bilinearly; None: every pixel.",
+    )
+    coarse_to_fine: tuple[int, ...] = option(
+        (),
+        "sides of coarser masks to begin with, such as (14, 56); each, and then mask_size, for an "
+        "equal share of the steps.",
+        example="14,56",
+    )
+    infill: Infill = option(
+        "blur",
+        "a name (blur, blurs, mean, zeros, uniform, normal, grey, original, knockoff, "
+        "patches); in Python also an array or a function `(images, key) -> images`.",
+    )
+    infill_also: tuple[str, ...] = option(
+        ("blurs", "mean", "grey"),
+        "names of infills beside it, drawn anew at every step; each takes an equal share of the "
+        "masks, so that what is found holds under all of them.",
+        example="blurs,mean",
+    )
+    blur_sigma: float = option(11.6, "σ of the blur infill in pixels.")
+    antithetic: bool = option(False, "sample masks in pairs with opposite noise.")
+    initial: float = option(0.5, "importance of every pixel at the start, in (0, 1).")
+    images_per_step: int | None = option(
+        None,
+        "images optimised together in one compiled step; None: 1 on a CPU, 16 on an accelerator "
+        "(in a run: as many as fit there).",
+        free=True,
+    )
+    steps_per_dispatch: int | None = option(None, "steps that are one program; None: 1.", free=True)
+    stop: float | None = option(
+        None,
+        "an image is done, before all its steps, when five steps have lowered its two "
+        "objectives together by less than this (in units of the score; log odds: nats); None: "
+        "never.",
+    )
 
     def __post_init__(self):
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("temperature", "learning_rate", "adam_eps", "blur_sigma"):
+        for name in ("temperature", "learning_rate", "sharpness", "adam_eps", "blur_sigma"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be above 0")
-        for name in ("l1", "tv", "warmup"):
+        for name in ("temperature_end", "smoothing_end"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be above 0, or left out")
+        for name in ("kept_margin", "deleted_margin"):
+            if getattr(self, name) is not None and not np.isfinite(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)}: a finite number, or left out")
+        if not 0 < self.anneal <= 1:
+            raise ValueError(f"anneal={self.anneal}: a share of the steps, above 0 and at most 1")
+        for name in ("l1", "tv", "warmup", "smoothing", "noise_smoothing"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
         for name in ("mask_size", "images_per_step", "steps_per_dispatch"):
@@ -102,6 +171,8 @@ class FidoConfig:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r}: one of {', '.join(known)}")
         check_infill(self.infill)
+        for name in self.infill_also:
+            check_infill(name, "infill_also")
 
 
 SAMPLERS = {
@@ -116,15 +187,35 @@ _CHOICES = {
     "schedule": ("constant", "cosine"),
 }
 
+_AS_PUBLISHED: dict[str, Any] = dict(
+    temperature_end=None,
+    sharpness=1.0,
+    smoothing=0.0,
+    smoothing_end=None,
+    noise_smoothing=0.0,
+    kept_margin=None,
+    deleted_margin=None,
+    infill_also=(),
+    warmup=5,
+)
+"""Without what the default adds to Eqs. 1-10."""
+
 FIDO_PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    # Masks that hold under every infill. The default is such a setting itself.
+    "robust": dict(infill_also=("blurs", "mean", "grey")),
+    # As the default, for one infill: masks that hold under no other, and SDRs that fail more often.
+    "one-infill": dict(infill_also=()),
+    # Soft masks at t = 1, whose p(c) is that of a mixture of both pictures: cut, they keep nothing.
+    "soft": dict(_AS_PUBLISHED, learning_rate=40.0, l1=2e-3, initial=0.2),
     # The paper as written: t = 0.1, Eq. 4, λ = 1e-3.
     "korsch-2023": dict(
-        temperature=0.1, learning_rate=10.0, l1=1e-3, tv=0.01, steps=100, initial=0.5
+        _AS_PUBLISHED, temperature=0.1, learning_rate=10.0, l1=1e-3, tv=0.01, steps=100, initial=0.5
     ),
     # The released code: t = 1, a score that saturates, absolute differences in TV, and one
     # λ = 1e-3 for the mean of both masks' L1.
     "fido-pytorch": dict(
+        _AS_PUBLISHED,
         temperature=1.0,
         score="leaking",
         learning_rate=10.0,
@@ -134,8 +225,10 @@ FIDO_PRESETS: dict[str, dict[str, Any]] = {
         steps=30,
         initial=0.5,
     ),
-    # Chang et al.: a coarse mask, Adam with its usual ε, the original sampler.
+    # Chang et al.: a coarse mask, Adam with its usual ε, the original sampler, 32 masks.
     "chang-2019": dict(
+        _AS_PUBLISHED,
+        batch_size=32,
         temperature=0.1,
         sampler="original",
         learning_rate=0.05,

@@ -13,8 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from fgjax.attribution.common.scores import SCORES
 from fgjax.attribution.fido.config import FidoConfig
-from fgjax.attribution.fido.step import TRACES, FidoState, fido_start, fido_step, finer
+from fgjax.attribution.fido.step import (
+    TRACES,
+    FidoState,
+    enough_score,
+    fido_start,
+    fido_step,
+    finer,
+)
+from fgjax.devices.forward import forward
 
 WINDOW = 5
 """Steps whose mean objective is compared with that of as many before them."""
@@ -37,11 +46,24 @@ class Task:
         return replace(self, **{name: getattr(self, name)[index] for name in names})
 
 
+def annealing(config: FidoConfig) -> bool:
+    """Return whether temperature, sharpness or smoothing change on the way."""
+    moves = lambda start, end: end is not None and end != start
+    smoothing = config.smoothing and moves(config.smoothing, config.smoothing_end)
+    temperature = moves(config.temperature, config.temperature_end)
+    return bool(smoothing or temperature or config.sharpness != 1)
+
+
+def timed(config: FidoConfig) -> bool:
+    """Return whether a step must know how many there are."""
+    return config.schedule == "cosine" or annealing(config)
+
+
 def step_config(config: FidoConfig) -> FidoConfig:
     """Return what a step knows of the settings: another number of steps, say, is no other
     program."""
     return replace(
-        config, infill="blur", steps=config.steps if config.schedule == "cosine" else 1,
+        config, infill="blur", steps=config.steps if timed(config) else 1,
         images_per_step=None, steps_per_dispatch=None, stop=None, mask_size=None,
         coarse_to_fine=(),
     )  # fmt: skip
@@ -57,24 +79,25 @@ def optimise(
       its last row; and how many steps each image took.
     """
     *coarse, (side, count) = _stages(config, *task.images.shape[1:3])
-    states, logits, traces = [], [], []
+    states, ends = [], []
+    traces: list[Any] = []
     for rows, left in _chunks(task, slots):
-        state, trace = _start(len(rows.targets), coarse[0][0] if coarse else side, config), []
+        state, parts = _start(rows, coarse[0][0] if coarse else side, config), []
         for mask_side, steps in coarse:
             state, seen = _run(rows, finer(state, *mask_side), config, steps)
-            trace.append(seen)
+            parts.append(seen)
         state = finer(state, *side)
         if config.stop is None:
             state, seen = _run(rows, state, config, count)
-            trace.append(seen)
-            logits.append(state.logits[:left])
+            parts.append(seen)
+            ends.append(state.logits[:left])
         else:
             states.append(jax.tree.map(lambda leaf, left=left: leaf[:left], state))
-        traces.append(jnp.concatenate(trace, 1)[:left] if trace else None)
+        traces.append(jnp.concatenate(parts, 1)[:left] if parts else None)
     images = len(task.targets)
     if config.stop is None:
         whole = jnp.concatenate(traces)
-        return jnp.concatenate(logits), whole, np.full(images, config.steps)
+        return jnp.concatenate(ends), whole, np.full(images, config.steps)
     state = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states)
     logits, trace, taken = _until_settled(task, state, config, count, min(slots, images))
     if coarse:
@@ -98,11 +121,15 @@ def _chunks(task: Task, size: int) -> Iterator[tuple[Task, int]]:
         yield task.rows(np.minimum(np.arange(start, start + size), images - 1)), images - start
 
 
-def _start(images: int, side: tuple[int, int], config: FidoConfig) -> FidoState:
+def _start(rows: Task, side: tuple[int, int], config: FidoConfig) -> FidoState:
+    images, enough = len(rows.targets), None
+    if config.kept_margin is not None or config.deleted_margin is not None:
+        outputs = forward(rows.arrays, rows.static, rows.images).astype(jnp.float32)
+        enough = enough_score(SCORES[config.score](outputs, rows.targets), config)
     logit = float(np.log(config.initial / (1 - config.initial)))
     signs = jnp.asarray([-1, 1], jnp.float32)[None, :, None, None]  # as in `importance`
     logits = jnp.array(jnp.broadcast_to(logit * signs, (images, 2, *side)))
-    return fido_start(logits, step_config(config))
+    return fido_start(logits, step_config(config), enough)
 
 
 def _run(
@@ -128,14 +155,14 @@ def _until_settled(
     place, following = np.arange(slots), slots  # the image in each slot; the next to come
     running = np.ones(slots, bool)
     state, rows = jax.tree.map(lambda leaf: leaf[place], waiting), task.rows(place)
-    done = [None] * images
+    done: list[Any] = [None] * images
     while running.any():
         count = min(config.steps_per_dispatch or 1, steps - taken[place[running]].max())
         state, trace = _run(rows, state, config, int(count))
-        trace, moved = np.asarray(trace), False
+        told, moved = np.asarray(trace), False
         for slot in np.flatnonzero(running):
             image = place[slot]
-            traces[image, taken[image] : taken[image] + count] = trace[slot]
+            traces[image, taken[image] : taken[image] + count] = told[slot]
             taken[image] += count
             seen = traces[image, : taken[image]]
             if taken[image] < steps and not settled(seen, config):
@@ -155,8 +182,10 @@ def _until_settled(
 
 def settled(trace: Float[np.ndarray, "steps 8"], config: FidoConfig) -> bool:
     """Return whether both objectives together gained less than `config.stop` from the five steps
-    before the last five to the last five. Not before the prices have ramped up."""
-    if len(trace) < config.warmup + 2 * WINDOW:
+    before the last five to the last five. Not before the prices have ramped up, nor before
+    temperature, sharpness and smoothing are at their end."""
+    ready = max(config.warmup, config.anneal * config.steps if annealing(config) else 0)
+    if len(trace) < ready + 2 * WINDOW:
         return False
     objective = trace[:, TRACES.index("loss_ssr")] + trace[:, TRACES.index("loss_sdr")]
     gain = objective[-2 * WINDOW : -WINDOW].mean() - objective[-WINDOW:].mean()

@@ -31,8 +31,10 @@ from fgjax.attribution.fido.step import (
     fido_start,
     fido_step,
     importance,
+    sharpened,
     upsample,
 )
+from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import partition
 from fgjax.core.keys import image_keys
 
@@ -78,6 +80,14 @@ def fido(
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
         outside [0, 1], or a key of the old kind.
+
+    Example:
+      >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
+      >>> images, target = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
+      >>> config = FidoConfig(steps=2, batch_size=2)
+      >>> result = fido(model, images, target, key=jax.random.key(0), config=config)
+      >>> result.heatmap.shape, sorted(result.maps)
+      ((1, 16, 16), ['sdr', 'ssr'])
     """
     images = jnp.asarray(images, jnp.float32)
     targets = jnp.asarray(targets, jnp.int32)
@@ -89,8 +99,25 @@ def fido(
     task = Task(arrays, static, images, infill, targets, keys)
     logits, trace, taken = optimise(task, config, slots)
     # A NaN need not reach the logits: where the model's NaN is a constant, no gradient carries it.
+    logits = sharpened(logits, jnp.asarray(taken - 1), config)
     maps = _maps(logits, jnp.isnan(trace).any((1, 2)), *images.shape[1:3])
     traces = {name: trace[:, :, i] for i, name in enumerate(TRACES)}
     if config.stop is not None:
         traces["running"] = jnp.asarray(np.arange(config.steps) < taken[:, None], jnp.float32)
     return Attribution(heatmap=maps.pop("joint"), maps=maps, traces=traces)
+
+
+def _passes(config: FidoConfig, height: int, width: int, channels: int) -> Passes:
+    # A margin is counted from the score of the image as it is.
+    margin = config.kept_margin is not None or config.deleted_margin is not None
+    return Passes(int(margin), config.steps * 2 * config.batch_size)
+
+
+FIDO = Method(
+    fido,
+    FidoConfig,
+    passes=_passes,
+    presets=FIDO_PRESETS,
+    needs=("descent",),
+    order=10,
+)

@@ -1,6 +1,5 @@
 """One step of FIDO for many images at once: Eqs. 1-4 and 10, and the update of both masks."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,10 +8,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
+from fgjax.attribution.common.infill import named_infill
 from fgjax.attribution.common.scores import SCORES
 from fgjax.attribution.fido.config import SAMPLERS, FidoConfig
-from fgjax.core.filters import REFERENCE_SIDE, total_variation
+from fgjax.core.filters import REFERENCE_SIDE, smooth, total_variation
 from fgjax.core.functional import Static, combine
+from fgjax.devices.jit import program
 
 TRACES = ("p_kept", "p_deleted", "loss_ssr", "loss_sdr", "l1_ssr", "l1_sdr", "tv_ssr", "tv_sdr")
 """What is recorded per step: p(c) with only the SSR kept and with the SDR deleted (mean over
@@ -21,11 +22,13 @@ the sampled masks), and per objective the whole loss and its unweighted L1 and T
 
 class FidoState(NamedTuple):
     """What one step hands to the next. Nothing in it is shared by two images, so that each may be
-    at another step. Axis 1 of `logits`: SSR, SDR."""
+    at another step. Axis 1 of `logits` and `enough`: SSR, SDR. `enough`: the score beyond which
+    more counts for nothing."""
 
     step: Int[Array, "n"]
     logits: Float[Array, "n 2 mh mw"]
     optimizer: Any
+    enough: Float[Array, "n 2"]
 
 
 def upsample(maps: Float[Array, "*n mh mw"], height: int, width: int) -> Float[Array, "*n h w"]:
@@ -50,10 +53,35 @@ def _optimizer(config: FidoConfig) -> optax.GradientTransformation:
     return optax.adam(rate, eps=config.adam_eps)
 
 
-def fido_start(logits: Float[Array, "n 2 mh mw"], config: FidoConfig) -> FidoState:
-    """Return the state before the first step."""
+def fido_start(
+    logits: Float[Array, "n 2 mh mw"],
+    config: FidoConfig,
+    enough: Float[Array, "n 2"] | None = None,
+) -> FidoState:
+    """Return the state before the first step. Without `enough` all of the score counts."""
     optimizer = jax.vmap(_optimizer(config).init)(logits)
-    return FidoState(jnp.zeros(len(logits), jnp.int32), logits, optimizer)
+    if enough is None:
+        enough = jnp.broadcast_to(jnp.asarray([jnp.inf, -jnp.inf]), (len(logits), 2))
+    return FidoState(jnp.zeros(len(logits), jnp.int32), logits, optimizer, jnp.array(enough))
+
+
+def enough_score(full: Float[Array, "n"], config: FidoConfig) -> Float[Array, "n 2"]:
+    """Return up to where the SSR's score counts, and down to where the SDR's does, of images whose
+    own score is `full`."""
+    kept, deleted = config.kept_margin, config.deleted_margin
+    high = jnp.full_like(full, jnp.inf) if kept is None else full + kept
+    low = jnp.full_like(full, -jnp.inf) if deleted is None else jnp.minimum(full, 0.0) - deleted
+    return jnp.stack([high, low], axis=1)
+
+
+def annealed(
+    start: float, end: float | None, step: Int[Array, ""], config: FidoConfig
+) -> float | Float[Array, ""]:
+    """Return start·(end/start)^min(1, step / (anneal·steps)): geometric, then constant."""
+    if end is None or end == start:
+        return start
+    progress = jnp.minimum(1.0, step.astype(jnp.float32) / (config.anneal * config.steps))
+    return start * jnp.exp(progress * float(np.log(end / start)))
 
 
 def finer(state: FidoState, height: int, width: int) -> FidoState:
@@ -62,26 +90,58 @@ def finer(state: FidoState, height: int, width: int) -> FidoState:
     return jax.tree.map(resize, state)
 
 
-def _loss(logits, model, images, infill, targets, keys, step, config):
+def sharpened(
+    logits: Float[Array, "n 2 mh mw"], step: Int[Array, "n"], config: FidoConfig
+) -> Float[Array, "n 2 mh mw"]:
+    """Return the logits of θ at a step: the state's, times what sharpness has grown to."""
+    if config.sharpness == 1:
+        return logits
+    factor: Any = jax.vmap(lambda step: annealed(1.0, config.sharpness, step, config))(step)
+    return logits * factor[:, None, None, None]
+
+
+def _infills(images, infill, keys, step, config):
+    """Return the picture that fills each sampled mask, `n samples 1 h w c`; one for all where there
+    is but one."""
+    if not config.infill_also:
+        return infill[:, None, None]
+
+    def draw(image, key, step):
+        key = jax.random.fold_in(jax.random.fold_in(key, step), 1)
+        keys = jax.random.split(key, len(config.infill_also))
+        functions = [named_infill(name, config.blur_sigma) for name in config.infill_also]
+        return [f(image[None], k)[0] for f, k in zip(functions, keys, strict=True)]
+
+    kinds = jnp.stack([infill, *jax.vmap(draw)(images, keys, step)], axis=1)
+    turns = np.arange(config.batch_size) % kinds.shape[1]
+    return kinds[:, turns, None]
+
+
+def _loss(logits, enough, model, images, infill, targets, keys, step, config):
     """Return sum over images and objectives of Eqs. 2 and 3, with TV; and the traces `n 8`.
 
     Images never mix, so the gradient of the sum is each image's own.
     """
     n, height, width, channels = images.shape
     samples = config.batch_size
+    logits = sharpened(logits, step, config)
 
     def sample(key, step, logits):
         key = jax.random.fold_in(key, step)
-        sampler = SAMPLERS[config.sampler]
-        return sampler(key, logits, config.temperature, samples, antithetic=config.antithetic)
+        temperature = annealed(config.temperature, config.temperature_end, step, config)
+        options = dict(antithetic=config.antithetic, smoothing=config.noise_smoothing)
+        return SAMPLERS[config.sampler](key, logits, temperature, samples, **options)
 
     masks = upsample(jax.vmap(sample)(keys, step, logits), height, width)[..., None]
-    x, x_hat = images[:, None, None], infill[:, None, None]
+    x, x_hat = images[:, None, None], _infills(images, infill, keys, step, config)
     phi = (1 - masks) * x + masks * x_hat  # Eq. 1
     outputs = model(phi.reshape(n * samples * 2, height, width, channels))
     outputs = outputs.astype(jnp.float32)
     repeated = jnp.repeat(targets, samples * 2)
-    scores = SCORES[config.score](outputs, repeated).reshape(n, samples, 2).mean(1)
+    scores = SCORES[config.score](outputs, repeated).reshape(n, samples, 2)
+    high, low = enough[:, None, 0], enough[:, None, 1]
+    scores = jnp.stack([jnp.minimum(scores[..., 0], high), jnp.maximum(scores[..., 1], low)], -1)
+    scores = scores.mean(1)
     chosen = jnp.take_along_axis(jax.nn.softmax(outputs), repeated[:, None], axis=1)
     probability = chosen.reshape(n, samples, 2).mean(1)
 
@@ -102,15 +162,19 @@ def _loss(logits, model, images, infill, targets, keys, step, config):
 
 def _step(state, model, images, infill, targets, keys, config):
     gradient = jax.grad(_loss, has_aux=True)
-    grad, trace = gradient(state.logits, model, images, infill, targets, keys, state.step, config)
+    data = (model, images, infill, targets, keys, state.step, config)
+    grad, trace = gradient(state.logits, state.enough, *data)
     grad = grad * (grad.shape[-2] * grad.shape[-1] / REFERENCE_SIDE**2)
+    if config.smoothing:
+        sigma = lambda step: annealed(config.smoothing, config.smoothing_end, step, config)
+        grad = jax.vmap(lambda grad, step: smooth(grad, sigma(step)))(grad, state.step)
     # Adam's bias correction mixes a float with an integer count; nothing else here may.
     with jax.numpy_dtype_promotion("standard"):
         updates, optimizer = jax.vmap(_optimizer(config).update)(grad, state.optimizer)
-    return FidoState(state.step + 1, state.logits + updates, optimizer), trace
+    return FidoState(state.step + 1, state.logits + updates, optimizer, state.enough), trace
 
 
-@partial(jax.jit, static_argnames=("static", "config", "count"), donate_argnames="state")
+@program("explain", static_argnames=("static", "config", "count"), donate_argnames="state")
 def fido_step(
     state: FidoState,
     arrays: tuple,
@@ -126,7 +190,8 @@ def fido_step(
     `count` of them as one program.
 
     The gradient is taken per *reference pixel* (scaled by mask pixels / 224²), so that a
-    learning rate and an ε mean the same for every image and mask size.
+    learning rate and an ε mean the same for every image and mask size. With `smoothing` it is
+    blurred before the update: steepest descent among masks whose logits are smooth.
 
     Returns:
       The next state (the given one is donated), and the columns named in `TRACES` at each step.

@@ -18,7 +18,8 @@ from fgjax.data.index import (
     read_table,
     rows,
 )
-from fgjax.data.types import DataError, Example, Record
+from fgjax.data.registry import DataSet
+from fgjax.data.types import SPLITS, DataError, Example, Record
 
 HOME = (
     "wanted: the folder fgvc-aircraft-2013b, or its data/ (the one with images_box.txt); "
@@ -74,7 +75,7 @@ class AircraftSource:
         self.classes = tuple(name for _, name in lines(root / f"{_NAMES[level]}.txt", HOME))
         label = {name: i for i, name in enumerate(self.classes)}
         records: dict[str, Record] = {}
-        for part, split in (("trainval", "train"), ("test", "test")):
+        for part, split in zip(("trainval", "test"), SPLITS, strict=True):
             file = root / f"images_{level}_{part}.txt"
             for name, class_name in _read_classes(file, label).items():
                 if name in records:
@@ -118,3 +119,6 @@ def _read_classes(path: Path, classes: Collection[str]) -> dict[str, str]:
 
     checked = ((where, inside(where, name, "images/"), of) for where, name, of in rows(path, HOME))
     return read_table(path, HOME, checked, known)
+
+
+AIRCRAFT = DataSet("aircraft", AircraftSource, HOME, options={"level": "data.level"}, order=60)

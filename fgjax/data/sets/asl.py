@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fgjax.data.images import Fit, read_image
 from fgjax.data.index import find_root
+from fgjax.data.registry import DataSet
 from fgjax.data.sets.folder import SUFFIXES
 from fgjax.data.types import DataError, Example, Record
 
@@ -81,3 +82,6 @@ def _inner(root: Path, name: str) -> Path:
 
 def _images(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+
+
+ASL = DataSet("asl", AslSource, HOME, order=120)

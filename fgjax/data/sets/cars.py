@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fgjax.data.images import Fit, read_image
 from fgjax.data.index import find_root, inclusive_box, inside, label_of, numbers, read_mat
+from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record, Split
 
 HOME = (
@@ -126,3 +127,6 @@ def _field(where: str, annotation: dict, field: str):
     if field not in annotation:
         raise DataError(f"{where} has no field {field!r}, only {', '.join(annotation)}; {HOME}")
     return annotation[field]
+
+
+CARS = DataSet("cars", CarsSource, HOME, order=50)

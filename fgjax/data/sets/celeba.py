@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from fgjax.data.images import Fit, read_image
 from fgjax.data.index import check_same, find_folder, find_root, inside, lines, numbers, read_table
 from fgjax.data.index import rows as read_rows
+from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record
 
 HOME = (
@@ -199,3 +200,12 @@ def _number(where: str, rest: str) -> int:
 def _no_attribute(file: Path, target: str, names: tuple[str, ...]) -> str:
     (near,) = difflib.get_close_matches(target, names, 1, cutoff=0)
     return f"{file}: no attribute {target!r}; did you mean {near!r}? It has {', '.join(names)}"
+
+
+CELEBA = DataSet(
+    "celeba",
+    CelebaSource,
+    HOME,
+    options={"target": "data.attribute", "aligned": "data.aligned"},
+    order=70,
+)

@@ -9,6 +9,7 @@ import numpy as np
 
 from fgjax.data.images import Fit
 from fgjax.data.index import find_root, lines
+from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record
 
 HOME = (
@@ -78,3 +79,6 @@ def _read(path: Path) -> np.ndarray:
     if size == 0 or size % ROW:
         raise DataError(f"{path}: {size} bytes are not images of {ROW}; get it anew; {HOME}")
     return np.memmap(path, np.uint8, "r").reshape(-1, ROW)
+
+
+CIFAR = DataSet("cifar100", CifarSource, HOME, order=80)

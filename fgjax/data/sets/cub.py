@@ -15,6 +15,7 @@ from jaxtyping import Float
 from fgjax.data.images import Fit, read_image, read_mask
 from fgjax.data.index import check_same, find_root, inside, lines, numbers, read_table, some
 from fgjax.data.pipeline import take
+from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record
 
 HOME = (
@@ -189,3 +190,6 @@ def _read_landmarks(
     keys = [*complete, *sorted(strangers)]
     check_same(path, keys, names, "images.txt", "image numbers")
     return landmarks
+
+
+CUB = DataSet("cub", CubSource, HOME, order=30)

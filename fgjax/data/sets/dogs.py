@@ -14,7 +14,8 @@ from jaxtyping import Float
 from fgjax.data.images import Fit, read_image
 from fgjax.data.index import find_folder, find_root, inside, label_of, numbers, read_mat
 from fgjax.data.labels import read_text
-from fgjax.data.types import DataError, Example, Record, Split
+from fgjax.data.registry import DataSet
+from fgjax.data.types import SPLITS, DataError, Example, Record, Split
 
 HOME = (
     "wanted: the folder with train_list.mat, test_list.mat, Images/ and Annotation/ "
@@ -56,22 +57,21 @@ class DogsSource:
         self.fit = Fit(size, crop)
         root = find_root(path, HOME, "train_list.mat")
         self._images = find_folder(root, HOME, "Images", "images")
-        self._annotations = root / "Annotation"
-        if not self._annotations.is_dir():
-            self._annotations = None
+        annotations = root / "Annotation"
+        self._annotations = annotations if annotations.is_dir() else None
 
         folders: dict[int, str] = {}
         records: dict[str, Record] = {}
-        for split in ("train", "test"):
+        for split in SPLITS:
             for where, record in _read_list(root / f"{split}_list.mat", split):
                 if record.name in records:
                     raise DataError(f"{where} is listed a second time")
                 records[record.name] = record
-                folder = record.name.split("/")[0]
-                if folders.setdefault(record.label, folder) != folder:
+                folder, label = record.name.split("/")[0], record.label
+                assert label is not None
+                if folders.setdefault(label, folder) != folder:
                     raise DataError(
-                        f"{where}: label {record.label + 1} already stands for "
-                        f"{folders[record.label]}"
+                        f"{where}: label {label + 1} already stands for {folders[label]}"
                     )
         breeds = [folders.get(label, "") for label in range(len(folders))]
         if "" in breeds:
@@ -126,15 +126,18 @@ def _read_box(path: Path) -> Float[np.ndarray, "4"]:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise DataError(f"{path}: is not XML ({error}); get Annotation/ anew; {HOME}") from error
-    boxes = []
+    found: list[list[float]] = []
     for box in root.iterfind("object/bndbox"):
         words = [box.findtext(edge, "") for edge in ("xmin", "ymin", "xmax", "ymax")]
         where = f"{path}: bndbox {' '.join(words)!r}"
         x0, y0, x1, y1 = numbers(where, " ".join(words), 4, after="")
         if x1 <= x0 or y1 <= y0:
             raise DataError(f"{where} needs xmin < xmax and ymin < ymax")
-        boxes.append([x0, y0, x1, y1])
-    if not boxes:
+        found.append([x0, y0, x1, y1])
+    if not found:
         raise DataError(f"{path}: has no object/bndbox; get Annotation/ anew; {HOME}")
-    boxes = np.array(boxes)
+    boxes = np.array(found)
     return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
+
+
+DOGS = DataSet("dogs", DogsSource, HOME, order=40)

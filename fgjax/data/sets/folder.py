@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from fgjax.data.images import Fit, read_image, read_mask
 from fgjax.data.pipeline import take
+from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record, Split
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
@@ -81,8 +82,8 @@ class FolderSource:
             records = [Record(file.name, None, file.split or "test") for file in files]
         else:
             _refuse_loose(self._root, files)
-            self.classes = tuple(sorted({file.class_name for file in files}))
-            label = {class_name: i for i, class_name in enumerate(self.classes)}
+            self.classes = tuple(sorted({file.class_name for file in files if file.class_name}))
+            label: dict[str | None, int] = {name: i for i, name in enumerate(self.classes)}
             split = _hash_split(files, test_share, seed)
             records = [
                 Record(file.name, label[file.class_name], file.split or split[file.name])
@@ -108,6 +109,7 @@ class FolderSource:
         return Example(image=self.fit.image(image), label=record.label, mask=mask, shape=shape)
 
     def _mask_file(self, record: Record) -> Path:
+        assert self._masks is not None
         return (self._masks / record.name).with_suffix(".png")
 
 
@@ -136,7 +138,7 @@ def _find_images(root: Path, masks: Path | None) -> list[_File]:
         for name in folders:
             # Beside a test folder, val trains: what is reported comes from test alone.
             is_test = name == "test" or (name == "val" and "test" not in folders)
-            split = "test" if is_test else "train"
+            split: Split = "test" if is_test else "train"
             class_folders, flat = _entries(root / name)
             files += [_File(f"{name}/{image}", None, split) for image in flat]
             for class_name in class_folders:
@@ -196,7 +198,7 @@ def _refuse_loose(root: Path, files: list[_File]) -> None:
 
 
 def _hash_split(files: list[_File], test_share: float, seed: int) -> dict[str, Split]:
-    by_class: dict[str, list[str]] = defaultdict(list)
+    by_class: dict[str | None, list[str]] = defaultdict(list)
     for file in files:
         by_class[file.class_name].append(file.name)
     split: dict[str, Split] = {}
@@ -208,3 +210,12 @@ def _hash_split(files: list[_File], test_share: float, seed: int) -> dict[str, S
         for rank, name in enumerate(names):
             split[name] = "test" if rank < tests else "train"
     return split
+
+
+FOLDER = DataSet(
+    "folder",
+    FolderSource,
+    "wanted: a folder of class folders of images, or a flat one of images",
+    options={"masks": "data.masks", "test_share": "data.test_share", "seed": "seed"},
+    order=20,
+)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fgjax.data.images import Fit, read_image
 from fgjax.data.index import find_root, inside, lines
+from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record
 
 HOME = (
@@ -64,3 +65,6 @@ class FoodSource:
         image = read_image(self.file(record))
         shape = image.shape[:2]
         return Example(image=self.fit.image(image), label=record.label, shape=shape)
+
+
+FOOD = DataSet("food101", FoodSource, HOME, order=90)

@@ -6,6 +6,7 @@ Howard: Imagenette, 2019, https://github.com/fastai/imagenette.
 from pathlib import Path
 
 from fgjax.data.index import find_root
+from fgjax.data.registry import DataSet
 from fgjax.data.sets.folder import FolderSource
 from fgjax.data.types import DataError
 
@@ -46,3 +47,6 @@ class ImagenetteSource(FolderSource):
         if unknown := [name for name in self.classes if name not in NAMES]:
             raise DataError(f"{root}: {unknown[0]} is no class of Imagenette; {HOME}")
         self.classes = tuple(NAMES[name] for name in self.classes)
+
+
+IMAGENETTE = DataSet("imagenette", ImagenetteSource, HOME, order=100)

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from fgjax.data.images import Fit, read_image
 from fgjax.data.index import find_root, inside, some
 from fgjax.data.labels import read_text
-from fgjax.data.types import DataError, Example, Record
+from fgjax.data.registry import DataSet
+from fgjax.data.types import SPLITS, DataError, Example, Record
 
 HOME = (
     "wanted: the folder with train2017.json, val2017.json and train_val_images/ (and, for boxes, "
@@ -56,7 +57,7 @@ class InatSource:
         records: dict[str, Record] = {}
         self._boxes: dict[str, np.ndarray] = {}
         categories: dict[int, str] = {}
-        for part, split in (("train", "train"), ("val", "test")):
+        for part, split in zip(("train", "val"), SPLITS, strict=True):
             file = self._root / f"{part}2017.json"
             index = _read(file)
             own = _table(file, index, "categories", "name")
@@ -150,7 +151,7 @@ def _boxes(file: Path, names: dict[int, str], records) -> dict[str, Float[np.nda
     boxes: dict[str, np.ndarray] = {}
     for entry in index["annotations"]:
         image = _field(file, "annotations", entry, "image_id")
-        name = own.get(image)
+        name = own.get(image, "")
         if name not in records:
             raise DataError(f"{file}: a box is of image {image}, which is not listed")
         box = _edges(file, name, _field(file, "annotations", entry, "bbox"))
@@ -171,3 +172,6 @@ def _edges(file: Path, name: str, box: Any) -> Float[np.ndarray, "4"]:
     if width <= 0 or height <= 0:
         raise DataError(f"{file}: the box of {name} needs a positive width and height: {box}")
     return np.array([x, y, x + width, y + height], np.float64)
+
+
+INAT = DataSet("inat2017", InatSource, HOME, order=110)

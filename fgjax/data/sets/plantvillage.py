@@ -5,6 +5,7 @@ Hughes, Salathé: An open access repository of images on plant health, 2015.
 
 from pathlib import Path
 
+from fgjax.data.registry import DataSet
 from fgjax.data.sets.folder import FolderSource
 from fgjax.data.types import DataError
 
@@ -48,3 +49,12 @@ class PlantVillageSource(FolderSource):
         super().__init__((roots or [path])[0], size, crop, test_share=test_share, seed=seed)
         if not any("___" in name for name in self.classes):
             raise DataError(f"{path}: none of its folders is called CROP___DISEASE; {HOME}")
+
+
+PLANTVILLAGE = DataSet(
+    "plantvillage",
+    PlantVillageSource,
+    HOME,
+    options={"test_share": "data.test_share", "seed": "seed"},
+    order=130,
+)

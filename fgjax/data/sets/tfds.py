@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from fgjax.data.images import Fit
+from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record, Split
 
 HOME = (
@@ -251,6 +252,16 @@ def _box(example: dict, shape: tuple[int, int]) -> Float[np.ndarray, "4"] | None
         boxes = np.asarray(example["objects"]["bbox"], np.float64).reshape(-1, 4)
     else:
         return None
-    y0, x0, y1, x1 = *boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0)
+    (y0, x0), (y1, x1) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
     height, width = shape
     return np.array([x0 * width, y0 * height, x1 * width, y1 * height])
+
+
+TFDS = DataSet(
+    "tfds",
+    TfdsSource,
+    HOME,
+    options={"name": "data.name", "data_dir": "data.path"},
+    wants={"data.name": "wanted: the set's name, such as caltech_birds2011"},
+    order=140,
+)

@@ -8,7 +8,9 @@ import numpy as np
 from fgjax.data.species.drawing import (
     Cone,
     Look,
+    Point,
     Polygon,
+    Stroke,
     disc,
     rgb,
 )
@@ -70,7 +72,7 @@ def _wing(colour: str, stripe: str, period: float) -> Look:
 
 
 def _legs(colour: str, length: float) -> Look:
-    strokes = ()
+    strokes: tuple[Stroke, ...] = ()
     for x, lean in ((-0.07, -0.03), (0.1, 0.03)):
         foot = (x + lean, length)
         strokes += (
@@ -81,7 +83,7 @@ def _legs(colour: str, length: float) -> Look:
 
 
 def _tail(kind: str, colour: str, second: str) -> Look:
-    strokes = {
+    shapes: dict[str, tuple[Stroke, ...]] = {
         "fan": (Polygon(((-0.4, -0.13), (0.05, -0.07), (0.05, 0.07), (-0.4, 0.13))),),
         "blade": (Cone((0.05, 0.0), (-0.38, 0.0), 0.09, 0.06),),
         "stub": (Cone((0.05, 0.0), (-0.22, -0.02), 0.11, 0.1),),
@@ -89,13 +91,13 @@ def _tail(kind: str, colour: str, second: str) -> Look:
             Cone((0.05, 0.0), (-0.4, -0.14), 0.08, 0.02),
             Cone((0.05, 0.0), (-0.4, 0.14), 0.08, 0.02),
         ),
-    }[kind]
+    }
     anchor = (-0.2, -0.07) if kind == "swallow" else (-0.2, 0.0)
-    return Look(strokes, rgb(colour), anchor, rgb(second), "stripes", (0.1, 1.0), 0.0, 0.1)
+    return Look(shapes[kind], rgb(colour), anchor, rgb(second), "stripes", (0.1, 1.0), 0.0, 0.1)
 
 
 def _beak(kind: str, colour: str) -> Look:
-    strokes, anchor = {
+    shapes: dict[str, tuple[tuple[Stroke, ...], Point]] = {
         "cone": ((Polygon(((0.15, -0.24), (0.4, -0.12), (0.15, -0.04))),), (0.33, -0.13)),
         "short": ((Polygon(((0.15, -0.21), (0.37, -0.13), (0.15, -0.07))),), (0.32, -0.135)),
         "hook": (
@@ -109,7 +111,8 @@ def _beak(kind: str, colour: str) -> Look:
             (Polygon(((0.15, -0.26), (0.64, -0.14), (0.62, -0.1), (0.15, -0.04))),),
             (0.4, -0.15),
         ),
-    }[kind]
+    }
+    strokes, anchor = shapes[kind]
     return Look(strokes, rgb(colour), anchor, ink=0.3)
 
 
@@ -151,7 +154,7 @@ def _patch(kind: str, colour: str) -> Look:
 
 
 def _tip(kind: str, colour: str) -> Look:
-    strokes, anchor = {
+    shapes: dict[str, tuple[tuple[Stroke, ...], Point]] = {
         "racket": ((disc(-0.46, 0.0, 0.11),), (-0.46, 0.0)),
         "arrow": ((Polygon(((-0.62, 0.0), (-0.37, -0.15), (-0.37, 0.15))),), (-0.45, 0.0)),
         "fork": (
@@ -161,7 +164,8 @@ def _tip(kind: str, colour: str) -> Look:
             ),
             (-0.38, 0.0),
         ),
-    }[kind]
+    }
+    strokes, anchor = shapes[kind]
     return Look(strokes, rgb(colour), anchor, ink=0.3)
 
 

@@ -10,7 +10,7 @@ the image, whose side is 1: shapes do not depend on the image's size in pixels.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from math import cos, hypot, sin, sqrt
 
 import numpy as np
@@ -21,8 +21,9 @@ Colour = tuple[float, float, float]
 
 
 def rgb(code: str) -> Colour:
-    """`"#ff8000"` -> (1.0, 0.5, 0.0)."""
-    return tuple(int(code[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    """Return a colour from its code: `"#ff8000"` -> (1.0, 0.5, 0.0)."""
+    red, green, blue = (int(code[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return red, green, blue
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,12 @@ class Polygon:
         self, x: Float[np.ndarray, "*s"], y: Float[np.ndarray, "*s"]
     ) -> Float[np.ndarray, "*s"]:
         """Return largest distance to a side's line: exact but for the outside of a corner."""
-        result = None
+        sides = []
         for (x0, y0), (x1, y1) in self.sides():
             length = hypot(x1 - x0, y1 - y0)
             nx, ny = (y1 - y0) / length, (x0 - x1) / length
-            side = x * nx + y * ny - (x0 * nx + y0 * ny)
-            result = side if result is None else np.maximum(result, side)
-        return result
+            sides.append(x * nx + y * ny - (x0 * nx + y0 * ny))
+        return reduce(np.maximum, sides)
 
     def sides(self) -> tuple[tuple[Point, Point], ...]:
         return tuple(zip(self.corners, self.corners[1:] + self.corners[:1], strict=True))

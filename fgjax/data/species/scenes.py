@@ -209,7 +209,8 @@ def _sample_distractors(
     rng: np.random.Generator, unit: float, animal: Float[np.ndarray, "n 2"]
 ) -> tuple[Loose, ...]:
     """Up to two loose cue parts, of any species alike, clear of the animal and each other."""
-    found, taken = [], []
+    found: list[Loose] = []
+    taken: list[tuple[float, float, float]] = []
     for _ in range(rng.choice(3, p=(0.5, 0.3, 0.2))):
         label = int(rng.integers(len(SPECIES)))
         look = SPECIES[label].looks[SPECIES[label].cue]
@@ -235,7 +236,8 @@ TWIGS = tuple(rgb(c) for c in ("#4a3626", "#6a523a"))
 
 
 def _leaf(colour: Colour) -> Look:
-    rib = tuple(0.75 * c for c in colour)
+    red, green, blue = colour
+    rib = (0.75 * red, 0.75 * green, 0.75 * blue)
     strokes = (Cone((0.0, 0.0), (-1.0, 0.0), 0.38, 0.02), Cone((0.0, 0.0), (0.9, 0.0), 0.38, 0.02))
     return Look(strokes, colour, (0.0, 0.0), rib, "stripes", (0.5, 0.8), 0.0, 0.3)
 
@@ -255,14 +257,15 @@ def _sample_occluders(
     joints: dict[str, Frame],
 ) -> tuple[Occluder, ...]:
     """Up to two leaves or twigs that leave at least 70 % of every species' cue points free."""
-    cues = [joints[name].place(points) for name, points in _cue_points()]
-    owner = np.repeat(np.arange(len(cues)), [len(points) for points in cues])
-    cues, hidden, found = np.concatenate(cues), np.zeros(len(owner), bool), []
+    placed = [joints[name].place(points) for name, points in _cue_points()]
+    owner = np.repeat(np.arange(len(placed)), [len(points) for points in placed])
+    cues, hidden, found = np.concatenate(placed), np.zeros(len(owner), bool), []
     for _ in range(rng.choice(3, p=(0.3, 0.4, 0.3))):
         look = OCCLUDERS[rng.integers(len(OCCLUDERS))]
         size, angle = unit * rng.uniform(0.18, 0.3), rng.uniform(-np.pi, np.pi)
         for spot in rng.integers(len(animal), size=6):
-            at = frame(*animal[spot].tolist(), float(size), angle)
+            x, y = animal[spot].tolist()
+            at = frame(x, y, float(size), angle)
             # the edge's pixel counts as hidden, at the size of a small image
             covers = shape_distance(look.strokes, *at.locate(*cues.T)) * size < 0.005
             share = np.bincount(owner, hidden | covers) / np.bincount(owner)

@@ -18,10 +18,12 @@ distribution for every class: `sample_scene` does not look at the label.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from fgjax.data.registry import DataSet
 from fgjax.data.species.catalogue import (
     CLASSES,
     PARTS,
@@ -40,7 +42,7 @@ from fgjax.data.species.scenes import (
     Scene,
     sample_scene,
 )
-from fgjax.data.types import DataError, Example, Record, Split
+from fgjax.data.types import SPLITS, DataError, Example, Record, Split
 
 __all__ = [
     "BACKGROUNDS", "CLASSES", "PARTS", "SPECIES", "TEXTURES", "Drawing", "Scene", "Species",
@@ -155,7 +157,7 @@ def _expose(
 
 
 def _tight_box(mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "4"] | None:
-    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return None
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
@@ -224,8 +226,9 @@ class SpeciesSource:
     background_follows_class: bool = False
     follow_share: float = 1.0
 
-    classes = CLASSES
-    landmark_names = PARTS
+    classes: ClassVar[tuple[str, ...]] = CLASSES
+    landmark_names: ClassVar[tuple[str, ...]] = PARTS
+    families: ClassVar[tuple[str, ...]] = tuple(species.family for species in SPECIES)
 
     def __post_init__(self) -> None:
         _check_size(self.size)
@@ -239,7 +242,7 @@ class SpeciesSource:
     def records(self) -> tuple[Record, ...]:
         return tuple(
             Record(f"{split}/{i:06d}", i % len(SPECIES), split)
-            for split, count in (("train", self.train), ("test", self.test))
+            for split, count in zip(SPLITS, (self.train, self.test), strict=True)
             for i in range(count)
         )
 
@@ -277,4 +280,21 @@ def _split_and_index(name: str) -> tuple[Split, int]:
     split, _, number = name.partition("/")
     if split not in ("train", "test") or not number.isdecimal():
         raise DataError(f"{name!r} is no record of the drawn birds: they are called test/000012")
-    return split, int(number)
+    return ("train" if split == "train" else "test"), int(number)
+
+
+DRAWN = DataSet(
+    "species",
+    SpeciesSource,
+    "wanted: nothing, the images are drawn",
+    options={
+        "train": "data.train_images",
+        "test": "data.test_images",
+        "seed": "seed",
+        "background_follows_class": "data.shortcut",
+        "follow_share": "data.shortcut_share",
+    },
+    wants={},
+    crops=False,
+    order=10,
+)

@@ -32,6 +32,12 @@ def group_pixels(
     Returns:
       the assignment q (positive, sums to 1 over the parts; as float32 it may round to 0) and the
       region features z (of length 1, or 0 where all pixels of a part equal its vector).
+
+    Example:
+      >>> features = jnp.ones((1, 2, 2, 3))
+      >>> assignment, regions = group_pixels(features, jnp.eye(3)[:2], jnp.full(2, 0.5))
+      >>> assignment.shape, regions.shape
+      ((1, 2, 2, 2), (1, 2, 3))
     """
     x, parts = features.astype(jnp.float32), dictionary.astype(jnp.float32)
     # Distances do not change when both move; with small numbers they cancel less.

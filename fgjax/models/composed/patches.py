@@ -3,13 +3,14 @@
 A box is x0, y0, x1, y1 in pixels of the image (x to the right, y down; x1 and y1 exclusive).
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from fgjax.devices.jit import program
 
 SMALLEST = 8.0
 """Pixels: no patch is cut out of less than this, both ways (or of the image, if that is less)."""
@@ -72,8 +73,8 @@ def peak_boxes(
     """
     n, rows, columns = cam.shape
     y, x = np.mgrid[:rows, :columns]
-    places = np.stack([(x.ravel() + 0.5) / columns, (y.ravel() + 0.5) / rows], axis=1)
-    places = jnp.asarray(places, jnp.float32)
+    centres = np.stack([(x.ravel() + 0.5) / columns, (y.ravel() + 0.5) / rows], axis=1)
+    places = jnp.asarray(centres, jnp.float32)
     flat = cam.astype(jnp.float32).reshape(n, -1)
     penalty = flat.max(1, keepdims=True) - flat.min(1, keepdims=True) + 1
 
@@ -117,7 +118,7 @@ def percentile_boxes(
     return jnp.stack([x0, y0, x1, y1], axis=-1).astype(jnp.float32)
 
 
-@partial(jax.jit, static_argnames=("count", "side"))
+@program("explain", static_argnames=("count", "side"))
 def _by_cam(model, images, count, side):
     features = model.features(images)
 
@@ -129,7 +130,7 @@ def _by_cam(model, images, count, side):
     return peak_boxes(cam, count, side, *images.shape[1:3])
 
 
-@partial(jax.jit, static_argnames=("count", "percentile"))
+@program("explain", static_argnames=("count", "percentile"))
 def _by_prototypes(model, images, count, percentile):
     activations = model.activations(images)
     best = activations.max((1, 2))
@@ -172,7 +173,7 @@ def extract_patches(
     if n < 1:
         raise ValueError(f"n={n}: at least one patch an image")
     images = jnp.asarray(images, jnp.float32)
-    if getattr(model, "has_prototypes", callable(getattr(model, "activations", None))):
+    if callable(getattr(model, "activations", None)):
         prototypes = jax.eval_shape(model.activations, images).shape[-1]
         if n > prototypes:
             raise ValueError(f"n={n}: the model has only {prototypes} prototypes")

@@ -9,17 +9,20 @@ Reference: Chen et al., This Looks Like That: Deep Learning for Interpretable Im
 """
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Float, Int
 
+from fgjax.devices.jit import program
+from fgjax.models.classifier import Classifier
 from fgjax.models.composed.two_stream import make_backbone
 from fgjax.models.networks.layers import Padding
+from fgjax.models.registry import Network, stands_alone
 
 EPSILON = 1e-4
 """ε of the log similarity, the paper's."""
@@ -68,7 +71,7 @@ class PrototypeNet(nn.Module):
 
     Attributes:
       num_classes: k.
-      backbone: a key of `backbones.BACKBONES`.
+      backbone: a network that stands alone.
       per_class: prototypes of each class.
       channels: of the prototypes' space.
     """
@@ -80,7 +83,7 @@ class PrototypeNet(nn.Module):
     padding: Padding = "symmetric"
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         self.trunk = make_backbone(self.backbone, self.num_classes, self.padding, self.dtype)
         self.adapt1 = nn.Dense(self.channels, dtype=jnp.float32)
         self.adapt2 = nn.Dense(self.channels, dtype=jnp.float32)
@@ -124,7 +127,16 @@ class PrototypeNet(nn.Module):
         return self.compare(x, train).logits
 
 
-@partial(jax.jit, static_argnames="classes")
+@struct.dataclass
+class PrototypeClassifier(Classifier):
+    """A classifier that says where each prototype is active."""
+
+    def activations(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n H W m"]:
+        """Return how much each place of the image looks like each prototype."""
+        return self._apply(self.normalise(images), method="activations")
+
+
+@program("explain", static_argnames="classes")
 def _nearest(model, images, labels, classes):
     """Of each prototype: its smallest squared distance to a place of an image of its class, and
     what lies there."""
@@ -165,3 +177,17 @@ def project(model: Any, batches: Iterable[tuple[Array | np.ndarray, np.ndarray]]
         prototypes[nearer] = vectors[nearer]
     params = {**model.variables["params"], "prototypes": jnp.asarray(prototypes)}
     return model.replace(variables={**model.variables, "params": params})
+
+
+PROTOTYPES = Network(
+    "prototypes",
+    PrototypeNet,
+    fits=stands_alone,
+    options={
+        "backbone": "focus.backbone",
+        "per_class": "focus.prototypes",
+        "channels": "focus.channels",
+    },
+    classifier=PrototypeClassifier,
+    order=210,
+)

@@ -39,6 +39,10 @@ def soft_attention(
       weights: W^t, a vector of its own for every step.
 
     Reference: Shroff, Search for Finer Attention Details, 2020, section 3.1.3.2.
+
+    Example:
+      >>> soft_attention(jnp.ones((1, 3, 2)), jnp.zeros((3, 2))).tolist()
+      [[1.0, 1.0]]
     """
     return jnp.einsum("nt,ntd->nd", attention_weights(steps, weights), steps)
 
@@ -96,7 +100,7 @@ class Step(nn.Module):
     attends: bool
 
     @nn.compact
-    def __call__(self, states, features):
+    def __call__(self, states: Any, features: Any) -> tuple[Any, Array]:
         x = features
         if self.attends:
             keys, values = features

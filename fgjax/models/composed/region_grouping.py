@@ -9,24 +9,19 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import struct
 from jaxtyping import Array, Float
 
-from fgjax.core.spelling import did_you_mean
-from fgjax.models.backbones import BACKBONES
+from fgjax.models.classifier import Classifier
 from fgjax.models.composed.grouping import group_pixels, pixel_attribution
 from fgjax.models.networks.layers import Conv, Norm, Padding
+from fgjax.models.registry import NETWORKS, Network, choose
 
-TRUNKS = {
-    "resnet_tiny": ("stage_2", 32, {}),
-    "resnet18": ("stage_2", 128, {}),
-    "resnet34": ("stage_2", 128, {}),
-    "resnet50": ("stage_2", 512, {}),
-    "resnet101": ("stage_2", 512, {}),
-    "mobilenet_v2": ("stage_6", 256, {"dense": True}),
-}
-"""Backbone -> the stage whose map is grouped (stride 16; resnet_tiny: 8), the width of the post
-block's bottlenecks, and what the backbone takes besides. Of a ResNet the post block replaces the
-last stage; of MobileNetV2, whose maps are narrow before, only what comes after the last one."""
+
+def has_trunk(network: Network) -> bool:
+    """Return whether parts can be found in a network, cut off at its `trunk`."""
+    return network.trunk is not None
 
 
 class Regions(NamedTuple):
@@ -145,7 +140,7 @@ class RegionGrouping(nn.Module):
 
     Attributes:
       num_classes: outputs.
-      backbone: a key of `TRUNKS`.
+      backbone: a network that has a `trunk`.
       num_parts: k.
       attention: False: every part counts alike (Table 7, "w/o attention").
       attributes: the outputs are attributes, each yes or no, with a head of its own; else classes.
@@ -159,10 +154,12 @@ class RegionGrouping(nn.Module):
     padding: Padding = "symmetric"
     dtype: Any = jnp.float32
 
-    def setup(self):
-        _, width, more = TRUNKS[self.backbone]
-        make = BACKBONES[self.backbone]
-        self.trunk = make(num_classes=1, padding=self.padding, dtype=self.dtype, **more)
+    def setup(self) -> None:
+        backbone = choose(self.backbone, has_trunk)
+        width = backbone.trunk.width
+        self.trunk = backbone.make(
+            num_classes=1, padding=self.padding, dtype=self.dtype, **backbone.trunk.options
+        )
         self.grouping = Grouping(self.num_parts)
         self.post = PostBlock(width, self.dtype)
         if self.attributes:
@@ -186,7 +183,7 @@ class RegionGrouping(nn.Module):
     ) -> dict[str, Float[Array, "n ..."]]:
         """Return every stage's output by name, to the one that is grouped, which is "features"
         too."""
-        stage = TRUNKS[self.backbone][0]
+        stage = NETWORKS[self.backbone].trunk.stage
         found = self.trunk.intermediates(x, train, last=stage)
         return found | {"features": found[stage]}
 
@@ -229,9 +226,34 @@ def region_grouping(num_classes: int, **options: Any) -> RegionGrouping:
       ValueError: an unknown backbone, with the nearest known one, or no part.
     """
     network = RegionGrouping(num_classes, **options)
-    if network.backbone not in TRUNKS:
-        known, hint = ", ".join(TRUNKS), did_you_mean(network.backbone, TRUNKS)
-        raise ValueError(f"region_grouping has no backbone {network.backbone!r}: {known}.{hint}")
+    try:
+        choose(network.backbone, has_trunk)
+    except ValueError as error:
+        raise ValueError(f"region_grouping has no backbone {network.backbone!r}: {error}") from None
     if network.num_parts < 1:
         raise ValueError(f"num_parts={network.num_parts}: at least 1")
     return network
+
+
+@struct.dataclass
+class RegionClassifier(Classifier):
+    """A classifier that says which pixels it groups into which part."""
+
+    def regions(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Regions:
+        """Return parts, their attention and the pixels'."""
+        return self._apply(self.normalise(images), method="regions")
+
+
+REGION_GROUPING = Network(
+    "region_grouping",
+    region_grouping,
+    fits=has_trunk,
+    options={
+        "backbone": "parts.backbone",
+        "num_parts": "parts.number",
+        "attention": "parts.attention",
+    },
+    attributes=True,
+    classifier=RegionClassifier,
+    order=200,
+)

@@ -14,29 +14,32 @@ from typing import Any, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import struct
 from jaxtyping import Array, Float
 
-from fgjax.core.spelling import did_you_mean
-from fgjax.models.backbones import BACKBONES
+from fgjax.models.classifier import Classifier
 from fgjax.models.composed.patches import Patches, crop_patches, peak_boxes
 from fgjax.models.composed.recurrent_attention import ReadOut, Recurrence
 from fgjax.models.networks.layers import Padding
+from fgjax.models.registry import Network, choose, stands_alone
 
 
 def make_backbone(name: str, num_classes: int, padding: Padding, dtype: Any) -> nn.Module:
     """Return a network for a stream: it ends in global average pooling and one linear layer.
 
     Args:
-      name: a key of `BACKBONES`; of a VGG the dense layers are left out.
+      name: of a network that stands alone; of a VGG the dense layers are left out.
 
     Raises:
       ValueError: an unknown name, with the nearest known one.
     """
-    if name not in BACKBONES:
-        hint = did_you_mean(name, BACKBONES)
-        raise ValueError(f"no stream is made of {name!r}: one of {', '.join(BACKBONES)}.{hint}")
-    pooling = {"pooling": "average"} if name.startswith("vgg") else {}
-    return BACKBONES[name](num_classes=num_classes, padding=padding, dtype=dtype, **pooling)
+    try:
+        backbone = choose(name, stands_alone)
+    except ValueError as error:
+        raise ValueError(f"no stream is made of {name!r}: {error}") from None
+    more = backbone.stream
+    return backbone.make(num_classes=num_classes, padding=padding, dtype=dtype, **more)
 
 
 class Streams(NamedTuple):
@@ -63,7 +66,7 @@ class TwoStream(nn.Module):
 
     Attributes:
       num_classes: k.
-      backbone: of both streams, a key of `BACKBONES`; they share no weights.
+      backbone: of both streams, a network that stands alone; they share no weights.
       readout: what of the local stream is classified: "none": there is no local stream; "cnn":
         its pooled feature; "last", "sum" or "attention" of the LSTMs' steps, see `ReadOut`.
       steps, hidden, layers, self_attention: of the recurrence, see `Recurrence`.
@@ -90,7 +93,7 @@ class TwoStream(nn.Module):
     padding: Padding = "symmetric"
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         stream = partial(make_backbone, self.backbone, self.num_classes, self.padding, self.dtype)
         self.global_stream = stream()
         if self.readout == "none":
@@ -203,3 +206,68 @@ class TwoStream(nn.Module):
         if self.readout == "none":
             return self._both(self.features(x, train), None, train).global_logits
         return self.joint(self.look(x, boxes))
+
+
+@struct.dataclass
+class TwoStreamClassifier(Classifier):
+    """A classifier that looks at patches of each image, too.
+
+    Attributes:
+      boxes: the patches of the images that it is called with, in their pixels. None: it finds
+        them itself.
+    """
+
+    boxes: Float[Array | np.ndarray, "n p 4"] | None = None
+
+    def __call__(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n k"]:
+        """Return logits, float32."""
+        return self._apply(self.normalise(images), *self._given())
+
+    def _given(self):
+        return () if self.boxes is None else (jnp.asarray(self.boxes),)
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether there is a recurrence over patches, and so steps."""
+        return self.network.looks_again
+
+    def streams(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Streams:
+        """Return what each of the two streams says, and the local one's every step."""
+        x = self.normalise(images)
+        return self._apply(x, *self._given(), method="look")
+
+    def patch_boxes(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n p 4"]:
+        """Return the given boxes of the images' patches, or those that the global stream finds."""
+        if self.boxes is not None:
+            return jnp.asarray(self.boxes)
+        x = self.normalise(images)
+        return self._apply(x, method="find_patches").boxes
+
+    def patch_features(
+        self, images: Float[Array | np.ndarray, "n h w 3"], boxes: Float[Array, "n p 4"]
+    ) -> Float[Array, "n p H W d"]:
+        """Return the local stream's last feature map of every patch."""
+        patches = crop_patches(self.normalise(images), boxes, self.network.patch_size)
+        return self._apply(patches, method="patch_features")
+
+    def classify_patches(
+        self, features: Float[Array, "n p H W d"]
+    ) -> tuple[Float[Array, "n p k"], Float[Array, "n p t k"] | None]:
+        """Return the local stream's logits of every patch, and of every time step by itself."""
+        return self._apply(features, method="classify_patches")
+
+
+TWO_STREAM = Network(
+    "two_stream",
+    TwoStream,
+    fits=stands_alone,
+    options={
+        name: f"focus.{name}"
+        for name in (
+            "backbone", "readout", "steps", "hidden", "self_attention", "first", "last",
+            "local_weight", "patches", "patch_side", "patch_size",
+        )
+    },
+    classifier=TwoStreamClassifier,
+    order=220,
+)  # fmt: skip

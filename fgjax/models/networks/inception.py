@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from fgjax.models.names import Table
 from fgjax.models.networks.layers import Conv, Norm, Padding, max_pool
+from fgjax.models.registry import Network
 
 
 class Unit(nn.Module):
@@ -126,7 +128,7 @@ class InceptionV3(nn.Module):
     dropout: float = 0.5
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         if self.padding != "symmetric":
             raise ValueError("inception_v3 pads as its authors do; padding cannot be changed")
         units = [part for part in STEM if part != "pool"]
@@ -164,3 +166,19 @@ class InceptionV3(nn.Module):
 
     def __call__(self, x: Float[Array, "n h w 3"], train: bool = False) -> Float[Array, "n k"]:
         return self.head(self.features(x, train), train)
+
+
+def _names() -> Table:
+    """torchvision's names, which are timm's too; ours are the same but for the layers."""
+    return [
+        (r"AuxLogits\..*", ""),
+        (r"(\w+)\.conv\.(.*)", r"\1/conv/\2"),
+        (r"(\w+)\.bn\.(.*)", r"\1/norm/norm/\2"),
+        (r"(\w+)\.(\w+)\.conv\.(.*)", r"\1/\2/conv/\3"),
+        (r"(\w+)\.(\w+)\.bn\.(.*)", r"\1/\2/norm/norm/\3"),
+        (r"fc\.(.*)", r"classifier/\1"),
+    ]
+
+
+_HALF = (0.5, 0.5, 0.5)
+INCEPTION_V3 = Network("inception_v3", InceptionV3, _names(), mean=_HALF, std=_HALF, order=100)

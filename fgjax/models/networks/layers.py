@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fgjax.models.networks.strided import convolve, pays, strided_convolve
+
 Padding = Literal["symmetric", "same"]
 """How a convolution pads: "symmetric" as PyTorch does, k // 2 on both sides; "same" as
 TensorFlow does, so that with stride 2 the odd pixel goes to the right and below."""
@@ -49,16 +51,12 @@ class Conv(nn.Module):
             # Two axes, not four: so the gradient is a plain matrix product too.
             y = (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:3], self.features)
         else:
-            y = jax.lax.conv_general_dilated(
-                x,
-                kernel,
-                (self.stride, self.stride),
-                [
-                    pads(size, side, self.stride, self.padding)
-                    for size, side in zip(x.shape[1:3], sides, strict=True)
-                ],
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            edges = tuple(
+                pads(size, side, self.stride, self.padding)
+                for size, side in zip(x.shape[1:3], sides, strict=True)
             )
+            rewritten = self.stride > 1 and jax.default_backend() == "cpu" and pays(kernel.shape)
+            y = (strided_convolve if rewritten else convolve)(x, kernel, self.stride, edges)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)[None, None, None]
@@ -86,7 +84,7 @@ its k² products are summed."""
 
 
 def _image_by_image(function, x):
-    """`function` of a batch, computed for one image at a time when the batch is large."""
+    """Return `function` of a batch, computed for one image at a time when the batch is large."""
     if x.size * x.dtype.itemsize <= CACHE:
         return function(x)
     x = jax.lax.optimization_barrier(x)
@@ -198,7 +196,7 @@ def max_pool(
     x = jnp.pad(x, [(0, 0), *edges, (0, 0)], constant_values=-jnp.inf)
     for axis in (1, 2):
         last = (x.shape[axis] - window) // stride * stride + 1
-        best = None
+        best: Any = None
         for start in range(window):
             part = jax.lax.slice_in_dim(x, start, start + last, stride, axis)
             best = part if best is None else jnp.where(best >= part, best, part)

@@ -9,7 +9,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fgjax.models.names import Table
 from fgjax.models.networks.layers import Conv, DepthwiseConv, Norm, Padding
+from fgjax.models.registry import Network, Trunk
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
           (6, 320, 1, 1))  # fmt: skip
@@ -82,7 +84,7 @@ class MobileNetV2(nn.Module):
     dtype: Any = jnp.float32
     dense: bool = False
 
-    def setup(self):
+    def setup(self) -> None:
         self.stem = Conv(32, 3, 2, self.padding, self.dtype)
         self.stem_norm = Norm(dtype=self.dtype)
         blocks = {}
@@ -133,3 +135,66 @@ class MobileNetV2(nn.Module):
 
     def __call__(self, x: Float[Array, "n h w 3"], train: bool = False) -> Float[Array, "n k"]:
         return self.head(self.features(x, train), train)
+
+
+def _timm() -> Table:
+    block, ours = r"blocks\.(\d+)\.(\d+)", r"blocks_\1_\2"
+    return [
+        (r"conv_stem\.(.*)", r"stem/\1"),
+        (r"bn1\.(.*)", r"stem_norm/norm/\1"),
+        # The first block does not expand, and so counts its layers otherwise.
+        (r"blocks\.0\.0\.conv_dw\.(.*)", r"blocks_0_0/depthwise/\1"),
+        (r"blocks\.0\.0\.bn1\.(.*)", r"blocks_0_0/depthwise_norm/norm/\1"),
+        (r"blocks\.0\.0\.conv_pw\.(.*)", r"blocks_0_0/project/\1"),
+        (r"blocks\.0\.0\.bn2\.(.*)", r"blocks_0_0/project_norm/norm/\1"),
+        (rf"{block}\.conv_pw\.(.*)", rf"{ours}/expand/\3"),
+        (rf"{block}\.bn1\.(.*)", rf"{ours}/expand_norm/norm/\3"),
+        (rf"{block}\.conv_dw\.(.*)", rf"{ours}/depthwise/\3"),
+        (rf"{block}\.bn2\.(.*)", rf"{ours}/depthwise_norm/norm/\3"),
+        (rf"{block}\.conv_pwl\.(.*)", rf"{ours}/project/\3"),
+        (rf"{block}\.bn3\.(.*)", rf"{ours}/project_norm/norm/\3"),
+        (r"conv_head\.(.*)", r"last/\1"),
+        (r"bn2\.(.*)", r"last_norm/norm/\1"),
+        (r"classifier\.(\w+)", r"classifier/\1"),
+    ]
+
+
+def _torchvision() -> Table:
+    blocks = [f"{s}_{i}" for s, (_, _, repeats, _) in enumerate(STAGES) for i in range(repeats)]
+    table = [
+        (r"features\.0\.0\.(.*)", r"stem/\1"),
+        (r"features\.0\.1\.(.*)", r"stem_norm/norm/\1"),
+        (r"features\.18\.0\.(.*)", r"last/\1"),
+        (r"features\.18\.1\.(.*)", r"last_norm/norm/\1"),
+        (r"classifier\.1\.(.*)", r"classifier/\1"),
+    ]
+    for number, block in enumerate(blocks, start=1):
+        expands = block != "0_0"
+        layers = ["expand"] if expands else []
+        for place, layer in enumerate([*layers, "depthwise"]):
+            theirs = rf"features\.{number}\.conv\.{place}"
+            table += [
+                (rf"{theirs}\.0\.(.*)", rf"blocks_{block}/{layer}/\1"),
+                (rf"{theirs}\.1\.(.*)", rf"blocks_{block}/{layer}_norm/norm/\1"),
+            ]
+        place = 2 if expands else 1
+        table += [
+            (rf"features\.{number}\.conv\.{place}\.(.*)", rf"blocks_{block}/project/\1"),
+            (
+                rf"features\.{number}\.conv\.{place + 1}\.(.*)",
+                rf"blocks_{block}/project_norm/norm/\1",
+            ),
+        ]
+    return table
+
+
+MOBILENET_V2 = Network(
+    "mobilenet_v2",
+    MobileNetV2,
+    _timm() + _torchvision(),
+    also=("mobilenetv2_100",),
+    # Its maps are narrow before: the post block of region grouping replaces only what comes after
+    # the last stage.
+    trunk=Trunk("stage_6", 256, {"dense": True}),
+    order=110,
+)

@@ -3,6 +3,7 @@
 Reference: He et al., Deep Residual Learning for Image Recognition, 2016.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fgjax.models.names import Table
 from fgjax.models.networks.layers import Conv, Norm, Padding, max_pool
+from fgjax.models.registry import Network, Trunk
 
 
 class Block(nn.Module):
@@ -63,7 +66,7 @@ class ResNet(nn.Module):
     padding: Padding = "symmetric"
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         self.stem = Conv(self.width, 3 if self.small_stem else 7, 2, self.padding, self.dtype)
         self.stem_norm = Norm(self.dtype)
         blocks = {}
@@ -108,3 +111,55 @@ class ResNet(nn.Module):
     def __call__(self, x: Float[Array, "n h w 3"], train: bool = False) -> Float[Array, "n k"]:
         # jax 0.12's CPU backend, when it fuses the pooling into a bfloat16 block, returns NaN.
         return self.head(jax.lax.optimization_barrier(self.features(x, train)), train)
+
+
+def _names() -> Table:
+    """torchvision's names, which are timm's too."""
+    table = [
+        (r"conv1\.(.*)", r"stem/\1"),
+        (r"bn1\.(.*)", r"stem_norm/norm/\1"),
+        (r"fc\.(.*)", r"classifier/\1"),
+    ]
+    for stage in range(4):
+        layer, block = rf"layer{stage + 1}\.(\d+)", rf"blocks_{stage}_\1"
+        table += [
+            (rf"{layer}\.conv(\d)\.(.*)", rf"{block}/conv\2/\3"),
+            (rf"{layer}\.bn(\d)\.(.*)", rf"{block}/norm\2/norm/\3"),
+            (rf"{layer}\.downsample\.0\.(.*)", rf"{block}/shortcut/\2"),
+            (rf"{layer}\.downsample\.1\.(.*)", rf"{block}/shortcut_norm/norm/\2"),
+        ]
+    return table
+
+
+RESNETS = (
+    Network(
+        "resnet_tiny",
+        partial(ResNet, depths=(1, 1, 1, 1), width=16, small_stem=True),
+        _names(),
+        trunk=Trunk("stage_2", 32),  # stride 8; of the others 16
+        order=10,
+    ),
+    Network("resnet18", ResNet, _names(), trunk=Trunk("stage_2", 128), order=20),
+    Network(
+        "resnet34",
+        partial(ResNet, depths=(3, 4, 6, 3)),
+        _names(),
+        trunk=Trunk("stage_2", 128),
+        order=30,
+    ),
+    Network(
+        "resnet50",
+        partial(ResNet, depths=(3, 4, 6, 3), bottleneck=True),
+        _names(),
+        trunk=Trunk("stage_2", 512),
+        order=40,
+    ),
+    Network(
+        "resnet101",
+        partial(ResNet, depths=(3, 4, 23, 3), bottleneck=True),
+        _names(),
+        trunk=Trunk("stage_2", 512),
+        order=50,
+    ),
+)
+"""The post block of region grouping replaces the last stage."""

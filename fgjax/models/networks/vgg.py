@@ -3,6 +3,7 @@
 Reference: Simonyan & Zisserman, Very Deep Convolutional Networks, 2015.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from fgjax.models.names import Table
 from fgjax.models.networks.layers import Conv, Norm, Padding, max_pool
+from fgjax.models.registry import Network
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -57,7 +60,7 @@ class VGG(nn.Module):
     padding: Padding = "symmetric"
     dtype: Any = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         convs, norms = {}, {}
         for stage, depth in enumerate(self.depths):
             for i in range(depth):
@@ -105,3 +108,46 @@ class VGG(nn.Module):
 
     def __call__(self, x: Float[Array, "n h w 3"], train: bool = False) -> Float[Array, "n k"]:
         return self.head(self.features(x, train), train)
+
+
+def _names(depths: tuple[int, ...], norm: bool) -> Table:
+    """Return both libraries' names: features are numbered alike in both, the head is dense layers
+    or 7x7 and 1x1 convolutions."""
+    table, number = [], 0
+    for stage, depth in enumerate(depths):
+        for i in range(depth):
+            table.append((rf"features\.{number}\.(.*)", rf"convs_{stage}_{i}/\1"))
+            if norm:
+                table.append((rf"features\.{number + 1}\.(.*)", rf"norms_{stage}_{i}/norm/\1"))
+            number += 3 if norm else 2
+        number += 1
+    return table + [
+        (r"classifier\.0\.(.*)", r"dense1/\1"),
+        (r"classifier\.3\.(.*)", r"dense2/\1"),
+        (r"classifier\.6\.(.*)", r"classifier/\1"),
+        (r"pre_logits\.fc1\.(.*)", r"dense1/\1"),
+        (r"pre_logits\.fc2\.(.*)", r"dense2/\1"),
+        (r"head\.fc\.(.*)", r"classifier/\1"),
+    ]
+
+
+_SIXTEEN, _NINETEEN = (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)
+_STREAM = {"pooling": "average"}
+VGGS = (
+    Network("vgg16", VGG, _names(_SIXTEEN, False), stream=_STREAM, order=60),
+    Network(
+        "vgg19",
+        partial(VGG, depths=_NINETEEN),
+        _names(_NINETEEN, False),
+        stream=_STREAM,
+        order=70,
+    ),
+    Network("vgg16_bn", partial(VGG, norm=True), _names(_SIXTEEN, True), stream=_STREAM, order=80),
+    Network(
+        "vgg19_bn",
+        partial(VGG, depths=_NINETEEN, norm=True),
+        _names(_NINETEEN, True),
+        stream=_STREAM,
+        order=90,
+    ),
+)

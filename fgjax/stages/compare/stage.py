@@ -20,11 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fgjax.attribution import METHODS
+from fgjax.attribution.registry import needs
 from fgjax.core.files import write_atomic
-from fgjax.core.functional import compiled
+from fgjax.core.keys import image_key
 from fgjax.core.progress import progress, say
+from fgjax.core.tables import to_csv
 from fgjax.data.pipeline import load_examples, stack
-from fgjax.data.types import DataError, Record, Source
+from fgjax.data.types import DataError
+from fgjax.devices.forward import compiled
 from fgjax.devices.memory import PeakMemory
 from fgjax.evaluation import (
     box_mask,
@@ -39,59 +42,69 @@ from fgjax.evaluation import (
     single_part_deletion,
 )
 from fgjax.evaluation.randomisation import layers_top_down
-from fgjax.options.schema import BASELINES, Config, ConfigError
-from fgjax.runs.folder import RunFolder, to_csv
+from fgjax.options.schema import BASELINES, ConfigError
 from fgjax.runs.maps import MapStore, read_maps
-from fgjax.stages.compare.comparison import write_comparison
-from fgjax.stages.compare.task import Task, passes, read_scores
-from fgjax.stages.explain.stage import choose_target, image_key
-from fgjax.stages.setup import Explained, base_key
+from fgjax.stages.compare.comparison import Comparison, passes, read_scores
+from fgjax.stages.compare.table import write_comparison
+from fgjax.stages.job import Job
+from fgjax.stages.stage import Stage
 
 
-def compare_stage(
-    config: Config,
-    source: Source,
-    records: tuple[Record, ...],
-    explained: Explained,
-    run: RunFolder,
-) -> int:
-    """Explain, measures and ranks. Returns how many images could not be read.
+class Compare(Stage):
+    """Explain the same images with many methods, and rank them."""
+
+    name = "compare"
+
+    def missing(self, job: Job) -> None:
+        """Tell that there is nothing to explain."""
+        _ = job.records
+
+    def run(self, job: Job) -> int:
+        """Do what is not done yet, and make the table."""
+        return compare_methods(job)
+
+
+def compare_methods(job: Job) -> int:
+    """Explain, measure and rank. Return how many images could not be read.
 
     Raises:
       ConfigError: a method's maps are there, made with other settings; or no image can be read.
     """
     began = time.monotonic()
-    task, failed = _task(config, source, records, explained, run)
+    config, run = job.config, job.run
+    comparison, failed = _prepare(job)
     run.set_failures("compare", failed)
-    every = [m for m in METHODS if m != "step_cam" or explained.model.looks_again]
+    steps = getattr(job.explained.model, "looks_again", False)
+    every = [m for m in METHODS if steps or "steps" not in needs(m)]
     methods = config.compare.methods or (*every, *BASELINES)
     refused = {}
     for method in methods:
         try:
-            _explain(task, method)
+            _explain(comparison, method)
         except (ValueError, TypeError) as error:
             if isinstance(error, ConfigError):
                 raise
             refused[method] = str(error).splitlines()[0]
             say(f"compare: {method} is left out: {refused[method]}")
             continue
-        _measure(task, method)
+        _measure(comparison, method)
     done = [method for method in methods if method not in refused]
-    write_comparison(task, done, refused, run)
+    write_comparison(comparison, done, refused, run)
     earlier = run.stage("compare").get("seconds", 0.0)
     run.finish(
         "compare",
         seconds=round(earlier + time.monotonic() - began, 1),
-        images=len(task.records),
+        images=len(comparison.records),
         methods=list(done),
         failed=len(failed),
     )
     return len(failed)
 
 
-def _task(config, source, records, explained, run) -> tuple[Task, dict[str, str]]:
+def _prepare(job: Job) -> tuple[Comparison, dict[str, str]]:
+    config, records, explained = job.config, job.records, job.explained
     failed, good, examples = {}, [], []
-    for place, example in load_examples(source, records, workers=config.data.workers):
+    for place, example in load_examples(job.source, records, workers=config.data.workers):
         if isinstance(example, DataError):
             failed[records[place].name] = str(example)
         else:
@@ -103,31 +116,32 @@ def _task(config, source, records, explained, run) -> tuple[Task, dict[str, str]
     images = jnp.asarray(batch.images.astype(np.float32) / 255)
     logits = np.concatenate([explained.predict(np.asarray(image)[None]) for image in images])
     targets = [
-        choose_target(explained, example.label, row, config.explain.target)
+        explained.target(example.label, row, config.explain.target)
         for example, row in zip(examples, logits, strict=True)
     ]
-    key = jax.random.fold_in(base_key(config), 5)
+    key = jax.random.fold_in(job.key, 5)
     keys = jnp.stack([image_key(key, record.name) for record in good])
     targets = np.array(targets, np.int32)
     return (
-        Task(
-            config, source, explained, tuple(good), batch, images, targets, keys,
-            run.path / "compare",
+        Comparison(
+            config, job.source, explained, tuple(good), batch, images, targets, keys,
+            job.run.path / "compare",
         ),
         failed,
     )  # fmt: skip
 
 
-def _check_settings(task: Task, method: str) -> None:
+def _check_settings(comparison: Comparison, method: str) -> None:
     """Return maps made with other settings are not mixed with these."""
-    settings = task.settings(method)
+    settings = comparison.settings(method)
     now = {
         name: value
         for name, value in (dataclasses.asdict(settings) if settings else {}).items()
         if name not in ("chunk_size", "images_per_step")
     }
-    now = {"images": [record.name for record in task.records], "settings": now}
-    path = task.folder / method / "settings.json"
+    now = {"images": [record.name for record in comparison.records], "settings": now}
+    now = json.loads(json.dumps(now))  # as the file has it: no tuples
+    path = comparison.folder / method / "settings.json"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(now, indent=1) + "\n")
@@ -147,18 +161,18 @@ def _check_settings(task: Task, method: str) -> None:
         )
 
 
-def _explain(task: Task, method: str) -> None:
+def _explain(comparison: Comparison, method: str) -> None:
     """Make the maps that are not there yet, an image at a time: that is what is timed."""
-    _check_settings(task, method)
-    folder = task.folder / method
-    store = MapStore(folder / "maps.zarr", len(task.records))
+    _check_settings(comparison, method)
+    folder = comparison.folder / method
+    store = MapStore(folder / "maps.zarr", len(comparison.records))
     pending = np.flatnonzero(store.targets() < 0)
     first = True  # of this process: it compiles
     with progress(method, len(pending)) as counter:
         for index in pending:
             one = slice(index, index + 1)
-            maps, seconds, peak = _timed(task, method, one)
-            store.write(int(index), int(task.targets[index]), maps, {})
+            maps, seconds, peak = _timed(comparison, method, one)
+            store.write(int(index), int(comparison.targets[index]), maps, {})
             row = {"index": int(index), "seconds": seconds, "first": first, "peak_bytes": peak}
             with (folder / "calls.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -166,15 +180,19 @@ def _explain(task: Task, method: str) -> None:
             counter.advance()
 
 
-def _timed(task: Task, method: str, one: slice) -> tuple[dict[str, np.ndarray], float, int | None]:
-    images, keys = task.images[one], task.keys[one]
+def _timed(
+    comparison: Comparison, method: str, one: slice
+) -> tuple[dict[str, np.ndarray], float, int | None]:
+    images, keys = comparison.images[one], comparison.keys[one]
     with PeakMemory() as memory:
         began = time.perf_counter()
         if method in BASELINES:
             maps = {"heatmap": _baseline(method, images, keys)}
         else:
-            explain = task.explain(method)
-            result = explain(task.explained.model, images, jnp.asarray(task.targets[one]), keys)
+            explain = comparison.explain(method)
+            result = explain(
+                comparison.explained.model, images, jnp.asarray(comparison.targets[one]), keys
+            )
             maps = {"heatmap": result.heatmap, **result.maps}
         maps = {name: np.asarray(m)[0] for name, m in jax.block_until_ready(maps).items()}
         seconds = time.perf_counter() - began
@@ -190,68 +208,76 @@ def _baseline(kind: str, images: jax.Array, keys: jax.Array) -> jax.Array:
     return jnp.broadcast_to(bell, (n, height, width))
 
 
-def _measure(task: Task, method: str) -> None:
+def _measure(comparison: Comparison, method: str) -> None:
     """Write the rows of scores.csv that are not there yet."""
-    path = task.folder / method / "scores.csv"
+    path = comparison.folder / method / "scores.csv"
     rows = read_scores(path)
-    pending = [i for i in range(len(task.records)) if i not in rows]
+    pending = [i for i in range(len(comparison.records)) if i not in rows]
     with progress(f"{method}: measured", len(pending)) as counter:
         for index in pending:
-            values = _measure_one(task, method, index)
+            values = _measure_one(comparison, method, index)
             rows[index] = {k: f"{v:.6g}" for k, v in values.items()}
             columns = ["index", "name", *dict.fromkeys(k for row in rows.values() for k in row)]
             text = to_csv(
-                [{"index": i, "name": task.records[i].name, **rows[i]} for i in sorted(rows)],
+                [{"index": i, "name": comparison.records[i].name, **rows[i]} for i in sorted(rows)],
                 columns,
             )
             write_atomic(path, text)
             counter.advance()
 
 
-def _measure_one(task: Task, method: str, index: int) -> dict[str, float]:
+def _measure_one(comparison: Comparison, method: str, index: int) -> dict[str, float]:
     """Return every number of one image's map."""
-    compare, one = task.config.compare, slice(index, index + 1)
-    batch, images, targets = task.batch, task.images[one], jnp.asarray(task.targets[one])
-    heat = read_maps(task.folder / method / "maps.zarr", index)["heatmap"]
+    compare, one = comparison.config.compare, slice(index, index + 1)
+    batch, images, targets = (
+        comparison.batch,
+        comparison.images[one],
+        jnp.asarray(comparison.targets[one]),
+    )
+    heat = read_maps(comparison.folder / method / "maps.zarr", index)["heatmap"]
     heat = jnp.asarray(heat.astype(np.float32))[None]
     boxes, masks, cues = (jnp.asarray(a[one]) for a in (batch.boxes, batch.masks, batch.cues))
-    level = task.config.evaluate.threshold
+    level = comparison.config.evaluate.threshold
     values = evaluate_maps(heat, boxes=boxes, masks=masks, cues=cues, threshold=level)
     truths = {"object": masks, "box": box_mask(boxes, *heat.shape[1:]), "cue": cues}
     for name, truth in truths.items():
         values[f"pointing_15px_{name}"] = pointing_game(heat, truth, protocol="argmax_15px")
-    model = compiled(task.explained.model)
+    model = compiled(comparison.explained.model)
     values["insertion"] = insertion(model, images, targets, heat, steps=compare.steps)
     values["deletion"] = deletion(
         model, images, targets, heat, steps=compare.steps, baseline="mean"
     )
     if compare.road:
-        removed = road(model, images, targets, heat, key=task.keys[one])
+        removed = road(model, images, targets, heat, key=comparison.keys[one])
         values |= {f"road_{name}": value for name, value in removed._asdict().items()}
-    if hasattr(task.source, "without_parts"):
-        parts = task.source.without_parts(task.records[index])
+    if hasattr(comparison.source, "without_parts"):
+        parts = comparison.source.without_parts(comparison.records[index])
         without = jnp.asarray(parts.images.astype(np.float32) / 255)[None]
         found = single_part_deletion(
             model, images, targets, heat, without,
             jnp.asarray(parts.masks)[None], jnp.asarray(parts.present)[None],
         )  # fmt: skip
         values["part_deletion"] = found.correlation
-    values |= _explained_again(task, method, index)
+    values |= _explained_again(comparison, method, index)
     return {name: float(np.asarray(value)[0]) for name, value in values.items()}
 
 
-def _explained_again(task: Task, method: str, index: int) -> dict[str, jax.Array]:
+def _explained_again(comparison: Comparison, method: str, index: int) -> dict[str, jax.Array]:
     """Return the numbers that need more maps of the method than the one it is judged by."""
-    compare, one = task.config.compare, slice(index, index + 1)
-    if method in BASELINES or sum(passes(task, method)) > compare.again:
+    compare, one = comparison.config.compare, slice(index, index + 1)
+    if method in BASELINES or sum(passes(comparison, method)) > compare.again:
         return {}
-    images, targets, keys = task.images[one], jnp.asarray(task.targets[one]), task.keys[one]
-    explain = task.explain(method)
+    images, targets, keys = (
+        comparison.images[one],
+        jnp.asarray(comparison.targets[one]),
+        comparison.keys[one],
+    )
+    explain = comparison.explain(method)
 
     def heatmap(model, images, targets):
         return explain(model, images, targets, keys).heatmap
 
-    model, values = task.explained.model, {}
+    model, values = comparison.explained.model, {}
     if compare.sensitivity:
         values["max_sensitivity"] = max_sensitivity(
             heatmap, model, images, targets, key=keys, samples=compare.sensitivity
@@ -259,7 +285,12 @@ def _explained_again(task: Task, method: str, index: int) -> dict[str, jax.Array
     if index < compare.randomised:
         layers = randomised_layers(model, images)
         alike = cascading_randomisation(
-            heatmap, model, images, targets, key=base_key(task.config), layers=layers
+            heatmap,
+            model,
+            images,
+            targets,
+            key=jax.random.key(comparison.config.seed),
+            layers=layers,
         )
         # A map that is constant under random weights says nothing of them: it is not alike.
         ranks = jnp.nan_to_num(alike.rank_correlation)

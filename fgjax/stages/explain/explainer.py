@@ -1,10 +1,9 @@
 """Images to heat maps: one chunk at a time, on all devices, in the memory there is."""
 
 import traceback
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,44 +11,30 @@ from jaxtyping import Float, Int
 
 from fgjax.attribution.common.streaming import choose_chunk
 from fgjax.attribution.common.types import Attribution
+from fgjax.attribution.registry import needs
+from fgjax.core.batching import fill_up
 from fgjax.core.functional import partition
+from fgjax.core.keys import image_key
 from fgjax.core.progress import say
-from fgjax.data.patch_table import Table
-from fgjax.data.types import Example, Source
+from fgjax.data.patch_table import PatchTable
+from fgjax.data.types import Example
 from fgjax.devices.memory import is_exhausted
 from fgjax.devices.mesh import make_mesh, shard, spread
 from fgjax.models.classifier import Classifier
 from fgjax.models.folding import fold_batch_norm
 from fgjax.models.precision import in_precision
-from fgjax.options.schema import Config, ConfigError
+from fgjax.options.schema import ConfigError
+from fgjax.stages.explain.against import find_rivals, question
 from fgjax.stages.explain.images_per_step import halved, images_per_step
+from fgjax.stages.explain.infills import read_infills
 from fgjax.stages.focus.patches import boxes_of
-from fgjax.stages.setup import Explained, base_key
-
-REWRITTEN = ("guided_backprop", "deconvnet", "guided_grad_cam")
-"""Methods that replace the model's ReLUs: inside a pmap they could not find them."""
-WITH_PATCHES = ("step_cam",)
-"""Methods that call the model with the images as they are, so that each image's own patches can
-be given. For any other a two-stream network finds the patches of what it is shown."""
+from fgjax.stages.job import Job
 
 TURNS = 4
 """How many times as many images as are optimised at a time wait for their turn."""
 
 Item = tuple[int, Example]
 """An image's place among all, and the image."""
-
-
-def image_key(key: jax.Array, name: str) -> jax.Array:
-    """Return an image's own key: a function of the seed and its name, so no neighbour changes
-    it."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode("utf-8", "surrogateescape")))
-
-
-def choose_target(explained: Explained, label: int | None, logits: np.ndarray, how: str) -> int:
-    """Return the output to explain: the label's where it is wanted and known, else the
-    predicted."""
-    known = explained.index[label] if label is not None and how == "label" else None
-    return int(logits.argmax()) if known is None else known
 
 
 class Answer(NamedTuple):
@@ -66,7 +51,7 @@ class Explainer:
     """Explains chunks of images with one method; see `answers`.
 
     Args:
-      method: of `METHODS`, the one that `config` names.
+      method: of `METHODS`, the one that the options name.
       names: of all images, by their places.
       patches: of the images, for a network that looks at them.
       pending: how many images there are.
@@ -82,26 +67,29 @@ class Explainer:
 
     def __init__(
         self,
-        config: Config,
-        source: Source,
-        explained: Explained,
+        job: Job,
         method: Callable[..., Attribution],
         names: Sequence[str],
-        patches: Table | None,
+        patches: PatchTable | None,
         pending: int,
     ):
-        self._config, self._source, self._explained = config, source, explained
+        config, self._job = job.config, job
         self._method, self._names, self._patches = method, names, patches
-        self._key = jax.random.fold_in(base_key(config), 3)
+        self._key = jax.random.fold_in(job.key, 3)
         self._mesh = make_mesh(config.parallel)
         self._settings = config.explain.settings
-        way = "jit" if config.explain.method in REWRITTEN else config.parallel
+        wants = needs(config.explain.method)
+        # Inside a pmap a method would not find the ReLUs that it rewrites.
+        way = "jit" if "relus" in wants else config.parallel
         # A method that takes a step for all images at once has them split, not its calls alone.
         stepwise = hasattr(self._settings, "images_per_step")
         self._split = self._mesh.devices.size > 1 and stepwise and way != "pmap"
-        model = explained.model
-        if config.explain.method in WITH_PATCHES:  # they need the model as it is, on one device
-            if not model.looks_again:
+        model = job.explained.model
+        # Of steps each image's own patches are given, to the model as it is, on one device. For
+        # any other method a two-stream network finds the patches of what it is shown.
+        self._own_patches = "steps" in wants
+        if self._own_patches:
+            if not getattr(model, "looks_again", False):
                 raise ConfigError(
                     f"explain.method={config.explain.method}: the classifier has no time steps to "
                     "explain; model.name=two_stream has, with focus.readout=attention, last or sum"
@@ -111,7 +99,16 @@ class Explainer:
             if isinstance(model, Classifier):
                 model = fold_batch_norm(model)
             self._model = spread(in_precision(model, config.explain.precision), self._mesh, way)
+        self._rivals = find_rivals(job)
+        if self._rivals is not None and {"regions", "steps"} & set(wants):
+            raise ConfigError(
+                f"explain.against={config.explain.against}: {config.explain.method} reads its map "
+                "off the network's own parts or steps, which know no rivals; other methods do"
+            )
+        self._split = self._split and self._rivals is None
         self.size = images_per_step(config, self._model, self._mesh, pending, self._split)
+        if self._rivals is not None:  # the question is another one for every image
+            self.size = 1
 
     @property
     def handed(self) -> int:
@@ -145,19 +142,19 @@ class Explainer:
                 yield answer
 
     def _explain(self, chunk: list[Item]) -> Answer:
-        config, explained = self._config, self._explained
+        config, explained = self._job.config, self._job.explained
         # A short chunk is filled up with its last image: one program serves all.
         count = -(-len(chunk) // self.size) * self.size
-        filled = [chunk[min(i, len(chunk) - 1)] for i in range(count)]
+        filled = fill_up(chunk, count)
         examples, names = [e for _, e in filled], [self._names[place] for place, _ in filled]
         images = np.stack([e.image for e in examples]).astype(np.float32) / 255
         images, model, boxes = jax.numpy.asarray(images), self._model, None
         if self._patches is not None:
-            boxes = boxes_of(config, self._source, self._patches, names, examples)
+            boxes = boxes_of(self._job, self._patches, names, examples)
         logits = explained.predict(images, boxes)
         targets = np.array(
             [
-                choose_target(explained, e.label, row, config.explain.target)
+                explained.target(e.label, row, config.explain.target)
                 for e, row in zip(examples, logits, strict=True)
             ],
             np.int32,
@@ -166,11 +163,16 @@ class Explainer:
         batch = (images, jax.numpy.asarray(targets), keys)
         if self._split:
             batch = shard(self._mesh, batch)
-        if boxes is not None and config.explain.method in WITH_PATCHES:
+        if boxes is not None and self._own_patches:
             model = model.replace(boxes=boxes)
         settings = self._settings
         if hasattr(settings, "images_per_step"):
             settings = replace(settings, images_per_step=self.size)
+        if config.explain.infills is not None:
+            settings = replace(settings, infill=read_infills(self._job, names, images.shape))
+        if self._rivals is not None:
+            model = question(self._rivals, model, int(targets[0]), logits[0])
+            batch = (batch[0], jax.numpy.zeros_like(batch[1]), batch[2])
         maps = self._method(model, batch[0], batch[1], key=batch[2], config=settings)
         # Waited for here, where an exhausted memory can still be met with less.
         maps = jax.block_until_ready(maps)
@@ -205,15 +207,3 @@ class Explainer:
             "explain: the device's memory is exhausted; it goes on with "
             f"{self.size} {'image' if self.size == 1 else 'images'} at a time{calls}"
         )
-
-
-def in_chunks(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    """Yield the items, `size` at a time; the last may be fewer."""
-    chunk: list[Any] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

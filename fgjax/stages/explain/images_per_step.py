@@ -7,11 +7,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fgjax.attribution.common.passes import count_passes
 from fgjax.attribution.common.streaming import largest_power_of_two
 from fgjax.attribution.fido.loop import step_config
 from fgjax.attribution.fido.method import FidoConfig, fido_start, fido_step
-from fgjax.attribution.mask_perturbation import MaskPerturbationConfig
+from fgjax.attribution.registry import count_passes, needs
 from fgjax.core.functional import partition
 from fgjax.devices.memory import free_bytes, images_that_fit, program_bytes
 from fgjax.options.schema import Config
@@ -62,7 +61,7 @@ def images_per_step(config: Config, model: Any, mesh: Mesh, pending: int, split:
         asked = 1  # one masked copy of each image in a step
         if not hasattr(settings, "chunk_size"):
             asked = FULL  # it takes all images at once
-        elif not isinstance(settings, MaskPerturbationConfig):
+        elif "descent" not in needs(config.explain.method):
             asked = sum(count_passes(config.explain.method, settings, side, side, FULL))
         return devices * largest_power_of_two(min(there, max(UNKNOWN, FULL / asked)))
     most = largest_power_of_two(min(there, FULL / (2 * settings.batch_size)))

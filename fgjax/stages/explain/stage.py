@@ -6,46 +6,48 @@ from collections.abc import Iterator
 import numpy as np
 
 from fgjax.attribution import METHODS
+from fgjax.core.batching import in_chunks
 from fgjax.core.progress import progress, say
 from fgjax.data.pipeline import load_examples
-from fgjax.data.types import DataError, Record, Source
-from fgjax.options.schema import Config
-from fgjax.processes.shares import ALONE, Share
-from fgjax.runs.folder import RunFolder
+from fgjax.data.types import DataError
+from fgjax.processes.waiting import join_maps
 from fgjax.runs.maps import MapStore, read_traces
-from fgjax.stages.explain.explainer import (
-    REWRITTEN,
-    Answer,
-    Explainer,
-    Item,
-    choose_target,
-    image_key,
-    in_chunks,
-)
-from fgjax.stages.explain.images_per_step import given_or_usual
+from fgjax.stages.explain.explainer import Answer, Explainer, Item
+from fgjax.stages.explain.infills import check_infills
 from fgjax.stages.explain.map_writer import MapWriter
 from fgjax.stages.focus.patches import known_patches
-from fgjax.stages.setup import Explained
-
-__all__ = ["REWRITTEN", "choose_target", "chunk_size", "explain_stage", "image_key"]
-
-
-def chunk_size(config: Config, devices: int) -> int:
-    """Return images per compiled step: as set, else 1 on a CPU and 16 on an accelerator, per
-    device."""
-    return given_or_usual(config.explain.settings, devices)
+from fgjax.stages.job import Job
+from fgjax.stages.stage import Stage
 
 
-def explain_stage(
-    config: Config,
-    source: Source,
-    records: tuple[Record, ...],
-    explained: Explained,
-    run: RunFolder,
-    share: Share = ALONE,
-) -> int:
-    """Explain what has no maps yet, of several processes this one's share. Returns how many
-    images failed.
+class Explain(Stage):
+    """Make a heat map of every test image; each process those of its share."""
+
+    name = "explain"
+    shared = True
+
+    def missing(self, job: Job) -> None:
+        """Tell that there is nothing to explain, or that infills are missing."""
+        _ = job.records
+        check_infills(job)
+
+    def run(self, job: Job) -> int:
+        """Explain what has no maps yet; the first process waits for the others' images."""
+        folder = job.run.path / "maps.zarr"
+        total = len(job.records)
+        if folder.is_dir() and (MapStore(folder, total).targets() >= 0).all():
+            if job.share.leads:
+                say(f"explain: all {total} images are done")
+            return 0
+        failed = explain_images(job)
+        if job.share.leads and job.share.processes > 1:
+            failed += join_maps(job.run, job.share, job.records)
+        return failed
+
+
+def explain_images(job: Job) -> int:
+    """Explain what has no maps yet, of several processes this one's share. Return how many images
+    failed.
 
     An image that cannot be read, or for which the model returns NaN, goes to failures.csv;
     the others are done.
@@ -54,34 +56,33 @@ def explain_stage(
       DataError: maps cannot be written.
       ConfigError: the method does not fit the classifier, or one image not the memory.
     """
-    store = MapStore(run.path / "maps.zarr", len(records))
-    own = share.places(len(records))
+    _ = job.explained  # what is wrong with the model leaves no empty store behind
+    store = MapStore(job.run.path / "maps.zarr", len(job.records))
+    own = job.share.places(len(job.records))
     pending = own[store.targets()[own] < 0]
-    failed: dict[str, str] = {}
-    if len(pending):
-        failed = _explain(config, source, records, explained, run, store, pending, share)
-    run.set_failures("explain", failed)
+    failed: dict[str, str] = _explain(job, store, pending) if len(pending) else {}
+    job.run.set_failures("explain", failed)
     return len(failed)
 
 
-def _explain(config, source, records, explained, run, store, pending, share) -> dict[str, str]:
-    names = [record.name for record in records]
-    mine = len(share.places(len(records)))
+def _explain(job: Job, store: MapStore, pending: np.ndarray) -> dict[str, str]:
+    config, share, explain = job.config, job.share, job.config.explain
+    names = [record.name for record in job.records]
+    mine = len(share.places(len(names)))
     say(
-        f"explain: {config.explain.method} ({config.explain.preset}), {len(pending)} images"
+        f"explain: {explain.method} ({explain.preset}), {len(pending)} images"
         + (f" of {mine}, the others are done" if len(pending) < mine else "")
         + (f"; process {share.own} of {share.processes}" if share.processes > 1 else "")
-        + (f", in {config.explain.precision}" if config.explain.precision != "f32" else "")
+        + (f", in {explain.precision}" if explain.precision != "f32" else "")
     )
     began, failed, unreadable = time.monotonic(), {}, {}
-    earlier = run.stage("explain").get("seconds", 0.0)
-    patches = known_patches(config, source, run.path, explained.model)
-    method = METHODS[config.explain.method]
-    explainer = Explainer(config, source, explained, method, names, patches, len(pending))
+    earlier = job.run.stage("explain").get("seconds", 0.0)
+    patches = known_patches(job)
+    explainer = Explainer(job, METHODS[explain.method], names, patches, len(pending))
 
     def readable() -> Iterator[Item]:
-        loaded = load_examples(source, [records[i] for i in pending], workers=config.data.workers)
-        for i, example in loaded:
+        wanted = [job.records[i] for i in pending]
+        for i, example in load_examples(job.source, wanted, workers=config.data.workers):
             name = names[pending[i]]
             if patches is not None and name not in patches and not isinstance(example, DataError):
                 example = DataError(f"{name}: no patch of this image is known")
@@ -118,7 +119,7 @@ def _explain(config, source, records, explained, run, store, pending, share) -> 
     saved = {} if running is None else {"steps_saved": round(1 - float(running[done].mean()), 4)}
     if saved:
         say(f"explain: images stopped early; {saved['steps_saved']:.0%} of the steps were saved")
-    run.finish(
+    job.run.finish(
         "explain",
         seconds=round(earlier + time.monotonic() - began, 1),
         images=int(done.sum()),

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from fgjax.core.tables import finite
 from fgjax.data.types import Source
 from fgjax.evaluation import summarise
 from fgjax.evaluation.landmarks import (
@@ -15,8 +16,8 @@ from fgjax.evaluation.landmarks import (
     part_spread,
 )
 from fgjax.options.schema import Config
-from fgjax.stages.parts.look import Look
-from fgjax.stages.setup import Explained
+from fgjax.stages.classifier import Explained
+from fgjax.stages.parts.look import PartLook
 
 VIEWS = {
     "crop": "the middle square",
@@ -25,7 +26,11 @@ VIEWS = {
 
 
 def figures(
-    config: Config, source: Source, explained: Explained, train: list[Look], test: list[Look]
+    config: Config,
+    source: Source,
+    explained: Explained,
+    train: list[PartLook],
+    test: list[PartLook],
 ) -> dict[str, Any]:
     """Return what parts.json holds; a figure that the data cannot give is null."""
     return {
@@ -45,20 +50,20 @@ def figures(
     }
 
 
-def _number(value: float | np.floating) -> float | None:
-    return round(float(value), 6) if np.isfinite(value) else None
+def _rounded(value: float | np.floating) -> float | None:
+    return finite(value, 6)
 
 
 def _list(values: np.ndarray) -> list[float | None]:
-    return [_number(v) for v in values]
+    return [_rounded(v) for v in values]
 
 
 def _summary(values: Any, protocol: str) -> dict[str, Any]:
     about = summarise(np.asarray(values, np.float64))
     return {
         "protocol": protocol,
-        "mean": _number(about.mean),
-        "interval_95": [_number(about.low), _number(about.high)],
+        "mean": _rounded(about.mean),
+        "interval_95": [_rounded(about.low), _rounded(about.high)],
         "images": about.n_defined,
     }
 
@@ -74,10 +79,10 @@ def _accuracy(explained, test) -> dict[str, Any] | None:
     labels = np.array([own.label for own in known])
     by_class = [np.mean(np.array(right)[labels == c]) for c in np.unique(labels)]
     about = _summary(right, "share of test images whose highest output is the label's")
-    return about | {"class_accuracy": _number(np.mean(by_class))}
+    return about | {"class_accuracy": _rounded(np.mean(by_class))}
 
 
-def _output(explained: Explained, own: Look) -> int | None:
+def _output(explained: Explained, own: PartLook) -> int | None:
     return explained.index[own.label]
 
 
@@ -85,10 +90,10 @@ def _attributes(explained, test) -> dict[str, Any] | None:
     if test[0].attributes is None:
         return None
     right = np.mean([(own.logits > 0) == (own.attributes > 0) for own in test], axis=0)
-    return {explained.output_name(i): _number(v) for i, v in enumerate(right)}
+    return {explained.output_name(i): _rounded(v) for i, v in enumerate(right)}
 
 
-def _arrays(looks: list[Look], names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
+def _arrays(looks: list[PartLook], names: tuple[str, ...]) -> tuple[np.ndarray, ...]:
     """Return centres as the protocol has them, landmarks and boxes."""
     nothing = np.zeros((len(names), 3), np.float64)
     nowhere = np.full(4, np.nan)
@@ -125,10 +130,10 @@ def _landmark_error(config, source, train, test) -> dict[str, Any] | None:
     )
     # The mean is over visible landmarks, as in the protocol; the interval over images.
     return about | {
-        "mean": _number(np.nanmean(found)),
-        "without": _number(np.nanmean(without)),
+        "mean": _rounded(np.nanmean(found)),
+        "without": _rounded(np.nanmean(without)),
         "landmarks": {
-            name: {"error": _number(a), "without": _number(b), "visible": int(count)}
+            name: {"error": _rounded(a), "without": _rounded(b), "visible": int(count)}
             for name, a, b, count in by_landmark
         },
         "classes": _class_errors(source, train, test, distances),
@@ -144,14 +149,14 @@ def _class_errors(source, train, test, distances) -> dict[str, Any]:
             found, without = (distances(*own, told) for told in (True, False))
             if not np.isnan(found).all():
                 errors[name] = {
-                    "error": _number(np.nanmean(found)),
-                    "without": _number(np.nanmean(without)),
+                    "error": _rounded(np.nanmean(found)),
+                    "without": _rounded(np.nanmean(without)),
                     "fitted_on": len(own[0]),
                 }
     return errors
 
 
-def _steadiness(test: list[Look]) -> dict[str, Any]:
+def _steadiness(test: list[PartLook]) -> dict[str, Any]:
     """Return how steady the parts' places are on the animal."""
     about: dict[str, Any] = {"consistency": None, "spread": None}
     boxed = [own for own in test if own.box is not None]
@@ -164,7 +169,7 @@ def _steadiness(test: list[Look]) -> dict[str, Any]:
         about["spread"] = {
             "protocol": "root mean square distance of a part's centre from its mean place in the "
             "box, in % of the box; mean over the parts",
-            "mean": _number(np.nanmean(spread)),
+            "mean": _rounded(np.nanmean(spread)),
             "parts": _list(spread),
         }
     marked = [own for own in test if own.landmarks is not None and (own.landmarks[:, 2] > 0).any()]
@@ -178,20 +183,20 @@ def _steadiness(test: list[Look]) -> dict[str, Any]:
         about["consistency"] = {
             "protocol": "share of images in which the landmark nearest to a part's centre is the "
             "commonest one; mean over the parts (centre: of the visible landmarks' mean place)",
-            "mean": _number(np.nanmean(shares)),
+            "mean": _rounded(np.nanmean(shares)),
             "parts": _list(shares),
-            "centre": _number(part_consistency(middle.astype(np.float64), marks)[0]),
+            "centre": _rounded(part_consistency(middle.astype(np.float64), marks)[0]),
         }
     return about
 
 
-def _pointing(test: list[Look]) -> dict[str, Any] | None:
+def _pointing(test: list[PartLook]) -> dict[str, Any] | None:
     misses = 1 - np.array([own.points_in_box for own in test])
     if np.isnan(misses).all():
         return None
     middle = 1 - np.array([own.middle_in_box for own in test])
     protocol = "share of images whose highest pixel attribution lies outside the box"
-    return _summary(misses, protocol) | {"middle": _number(np.nanmean(middle))}
+    return _summary(misses, protocol) | {"middle": _rounded(np.nanmean(middle))}
 
 
 def _attention(source, explained, test) -> dict[str, list[float | None]]:

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from fgjax.core.batching import fill_up
 from fgjax.data.types import Example, Record
+from fgjax.devices.jit import program
 from fgjax.evaluation import box_mask, pointing_game
 from fgjax.models.classifier import Classifier
 from fgjax.models.composed.grouping import soft_centroids
@@ -20,7 +21,7 @@ PROTOCOL = "argmax"
 
 
 @dataclass(frozen=True)
-class Look:
+class PartLook:
     """One image.
 
     Attributes:
@@ -46,7 +47,7 @@ class Look:
     middle_in_box: np.floating
 
 
-@partial(jax.jit, static_argnames=("radius", "std"))
+@program("explain", static_argnames=("radius", "std"))
 def _forward(
     model: Classifier,
     images: Float[Array, "n h w 3"],
@@ -85,12 +86,12 @@ def look(
     *,
     radius: int = 2,
     std: float = 0.4,
-) -> Iterator[Look]:
+) -> Iterator[PartLook]:
     """Look at images of one shape; they are filled up to `size`, so that one program serves.
 
     `radius` and `std` are those of `part_occurrence`.
     """
-    examples = [part[min(i, len(part) - 1)][1] for i in range(size)]
+    examples = [example for _, example in fill_up(part, size)]
     images = np.stack([e.image for e in examples]).astype(np.float32) / 255
     nowhere = np.full(4, np.nan, np.float32)
     boxes = np.stack([nowhere if e.box is None else e.box for e in examples]).astype(np.float32)
@@ -98,7 +99,7 @@ def look(
     found = {name: np.asarray(value) for name, value in found.items()}
     for i, (record, example) in enumerate(part):
         own = {name: value[i] for name, value in found.items()}
-        yield Look(
+        yield PartLook(
             name=record.name,
             label=record.label,
             attributes=None if attributes is None else attributes[i],

@@ -2,20 +2,24 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fgjax.data.pipeline import load_examples, take
 from fgjax.data.types import DataError, Source
+from fgjax.devices.jit import program
 from fgjax.options.schema import Config
 from fgjax.report.parts import Fact, LandmarkRow, PartPicture, PartsPage
-from fgjax.stages.parts.look import Look
-from fgjax.stages.setup import Explained
+from fgjax.stages.classifier import Explained
+from fgjax.stages.parts.look import PartLook
 
 
 def part_pages(
-    config: Config, source: Source, explained: Explained, test: list[Look], found: dict[str, Any]
+    config: Config,
+    source: Source,
+    explained: Explained,
+    test: list[PartLook],
+    found: dict[str, Any],
 ) -> PartsPage:
     """Return the page of these figures, with pictures of images spread over the classes."""
     error = found["landmark_error"] or {}
@@ -65,7 +69,7 @@ def _rows(table: dict[str, dict[str, Any]], count: str) -> tuple[LandmarkRow, ..
     )
 
 
-@jax.jit
+@program("explain")
 def _maps(model, images):
     found = model.regions(images)
     attribution, attention = found.attribution, found.attention

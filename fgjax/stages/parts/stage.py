@@ -18,47 +18,61 @@ import numpy as np
 
 from fgjax.core.files import write_atomic
 from fgjax.core.progress import progress, say
+from fgjax.core.tables import to_csv
 from fgjax.data.pipeline import load_examples
 from fgjax.data.sets.celeba import ALL_ATTRIBUTES
 from fgjax.data.types import DataError, Example, Record, Source
 from fgjax.models.composed.region_grouping import RegionGrouping
 from fgjax.options.schema import Config, ConfigError
 from fgjax.report.parts import write_parts_page
-from fgjax.runs.folder import RunFolder, to_csv
-from fgjax.stages.parts.figures import Look, figures
+from fgjax.stages.classifier import Explained
+from fgjax.stages.images import make_source
+from fgjax.stages.job import Job
+from fgjax.stages.parts.figures import PartLook, figures
 from fgjax.stages.parts.look import look
 from fgjax.stages.parts.page import part_pages
-from fgjax.stages.setup import Explained, make_source
+from fgjax.stages.stage import Stage
 
 BATCH = {"cpu": 8}
 """Images per forward pass, by backend; in whole images, of one shape."""
 
 
-def parts_stage(config: Config, source: Source, explained: Explained, run: RunFolder) -> int:
-    """Write parts.json, parts.csv and parts.html. Returns how many images could not be read.
+class Parts(Stage):
+    """Judge and show the parts of a region grouping network."""
+
+    name = "parts"
+
+    def run(self, job: Job) -> int:
+        """Do it, where it is not done in the same way."""
+        config, run = job.config, job.run
+        done = run.stage("parts")
+        if (run.path / "parts.html").is_file() and done | _about(config) == done:
+            say(_line(json.loads((run.path / "parts.json").read_text(encoding="utf-8"))))
+            return done["failed"]
+        return judge_parts(job)
+
+
+def _about(config: Config) -> dict[str, Any]:
+    parts = config.parts
+    return {"view": parts.view, "landmarks": parts.landmarks, "gallery": parts.gallery}
+
+
+def judge_parts(job: Job) -> int:
+    """Write parts.json, parts.csv and parts.html. Return how many images could not be read.
 
     Raises:
       ConfigError: the classifier has no parts, or there is no test image that can be read.
     """
-    about = {
-        "view": config.parts.view,
-        "landmarks": config.parts.landmarks,
-        "gallery": config.parts.gallery,
-    }
-    done = run.stage("parts")
-    if (run.path / "parts.html").is_file() and done | about == done:
-        say(_line(json.loads((run.path / "parts.json").read_text(encoding="utf-8"))))
-        return done["failed"]
+    config, run, explained = job.config, job.run, job.explained
     if not isinstance(explained.model.network, RegionGrouping):
         raise ConfigError(
             f"stage parts: {explained.model.name} groups no pixels into parts; "
             "train with model.name=region_grouping"
         )
     began = time.monotonic()
-    if config.parts.view == "whole":
-        source = make_source(config, whole=True)
+    source = make_source(config, whole=True) if config.parts.view == "whole" else job.source
     failed: dict[str, str] = {}
-    looks: dict[str, list[Look]] = {"train": [], "test": []}
+    looks: dict[str, list[PartLook]] = {"train": [], "test": []}
     for split in looks:
         records = [r for r in source.records if r.split == split]
         if split == "train" and not source.landmark_names:
@@ -73,19 +87,28 @@ def parts_stage(config: Config, source: Source, explained: Explained, run: RunFo
     write_atomic(run.path / "parts.json", json.dumps(found, indent=1) + "\n")
     page = part_pages(config, source, explained, looks["test"], found)
     write_parts_page(run.path / "parts.html", page)
-    run.finish("parts", seconds=round(time.monotonic() - began, 1), failed=len(failed), **about)
+    run.finish(
+        "parts", seconds=round(time.monotonic() - began, 1), failed=len(failed), **_about(config)
+    )
     say(_line(found))
     say(f"parts: {run.path / 'parts.html'}")
     return len(failed)
 
 
-def _look_at(config, source, records, explained, failed, split) -> Iterator[Look]:
+def _look_at(
+    config: Config,
+    source: Source,
+    records: list[Record],
+    explained: Explained,
+    failed: dict[str, str],
+    split: str,
+) -> Iterator[PartLook]:
     """Yield the network's view of every image that can be read, in batches of one shape each."""
     size = BATCH.get(jax.default_backend(), 64)
     attributes = config.data.attribute == ALL_ATTRIBUTES
     waiting: dict[tuple[int, ...], list[tuple[Record, Example]]] = {}
 
-    def flush(part: list[tuple[Record, Example]]) -> Iterator[Look]:
+    def flush(part: list[tuple[Record, Example]]) -> Iterator[PartLook]:
         labels = source.attributes_of([r for r, _ in part]) if attributes else None
         parts = config.parts
         yield from look(explained.model, part, size, labels, radius=parts.radius, std=parts.std)
@@ -108,7 +131,7 @@ def _look_at(config, source, records, explained, failed, split) -> Iterator[Look
                 yield from flush(part)
 
 
-def _row(own: Look, source: Source, explained: Explained) -> dict[str, Any]:
+def _row(own: PartLook, source: Source, explained: Explained) -> dict[str, Any]:
     row = {
         "name": own.name,
         "label": "" if own.label is None else source.classes[own.label],

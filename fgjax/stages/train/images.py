@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from fgjax.core.progress import progress
-from fgjax.data.patch_table import Table, fitted_patches
+from fgjax.data.patch_table import PatchTable, fitted_patches
 from fgjax.data.pipeline import load_examples, stack
 from fgjax.data.sets.celeba import ALL_ATTRIBUTES
 from fgjax.data.types import DataError, Record, Source
@@ -80,7 +80,7 @@ class TrainingImages:
 
 
 def load_training_images(
-    source: Source, records: list[Record], config: Config, patches: Table | None = None
+    source: Source, records: list[Record], config: Config, patches: PatchTable | None = None
 ) -> tuple[TrainingImages, dict[str, str]]:
     """Return the images that can be read, and why the others cannot (name -> reason).
 

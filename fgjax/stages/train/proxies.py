@@ -19,6 +19,7 @@ from fgjax.devices.collectives import leads
 from fgjax.models.classifier import Classifier
 from fgjax.options.schema import Config, ConfigError
 from fgjax.stages.train.images import TrainingImages
+from fgjax.training.classifier import Inputs
 from fgjax.training.proxies.keep import NONE, Proxies, clears, proxy_epochs
 from fgjax.training.proxies.proxy_attention import ProxySettings, proxy_step
 
@@ -103,6 +104,11 @@ class ProxyKeeper:
             raise ConfigError(f"proxy.method={self.settings.method}: {error}") from None
         if leads():  # connected processes all make the same ones
             self._write(epoch)
+
+    def put(self, inputs: Inputs, places: Int[np.ndarray, "n"]) -> Inputs:
+        """Return a batch with the proxies of now in place of their images."""
+        # Without steps there are none, whatever the network is shown beside its images.
+        return self.now.put(inputs, places) if self.steps else inputs
 
     def facts(self) -> dict[str, int]:
         """For the epoch's row: how many images are proxies, and, of an epoch that began with a

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from fgjax.attribution.fido.method import FidoConfig, fido
+from fgjax.attribution.fido.method import FidoConfig, fido, fido_preset
 from fgjax.attribution.glas import GlasConfig, glas
 from fgjax.attribution.gradients import GradientConfig, gradient
 from fgjax.evaluation.crops import (
@@ -79,6 +79,9 @@ def crop_boxes(
 
 
 def fido_settings(config: Config, crop: str) -> FidoConfig:
-    """explain.* where its method is fido, else FIDO's defaults; with the crop's sampler."""
-    settings = config.explain.settings if config.explain.method == "fido" else FidoConfig()
-    return replace(settings, sampler=crop.split("_")[1])
+    """Return FIDO as Chang et al. have it, in whole, or ours: explain.* where its method is fido,
+    else FIDO's defaults. (The two samplers alone are the same function of the same noise.)"""
+    if crop.startswith("fido_original"):
+        steps = config.tta.original_steps
+        return fido_preset("chang-2019", **({} if steps is None else {"steps": steps}))
+    return config.explain.settings if config.explain.method == "fido" else FidoConfig()

@@ -27,16 +27,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from fgjax.core.batching import fill_up
 from fgjax.core.files import write_atomic
+from fgjax.core.keys import image_key
 from fgjax.core.progress import progress, say
+from fgjax.core.tables import to_csv
 from fgjax.data.boxes import fitted_box, read_boxes
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError, Example, Record, Source
 from fgjax.evaluation.crops import crop_and_resize
 from fgjax.options.schema import CROPS, Config, ConfigError
-from fgjax.runs.folder import ConfigChanged, RunFolder, to_csv
-from fgjax.stages.explain.stage import chunk_size, image_key
-from fgjax.stages.setup import Explained, base_key, explained_records, make_source
+from fgjax.runs.folder import ConfigChanged, RunFolder
+from fgjax.stages.explain.images_per_step import given_or_usual
+from fgjax.stages.images import make_source
+from fgjax.stages.job import Job
+from fgjax.stages.stage import Stage
 from fgjax.stages.tta.crops import DETAIL, MAPS, MISSING, crop_boxes, heat_map
 from fgjax.stages.tta.table import (
     images_of,
@@ -53,7 +58,26 @@ COLUMNS = ["name", "crop", "label", "predicted", "probability", "label_probabili
            "alone", "alone_correct", "x0", "y0", "x1", "y1", "seconds", "note"]  # fmt: skip
 
 
-class Chunk(NamedTuple):
+Rows = dict[tuple[str, str], dict[str, str]]
+"""(Image, crop) -> its row of tta.csv."""
+
+
+class Tta(Stage):
+    """Look again at one part of every test image."""
+
+    name = "tta"
+
+    def missing(self, job: Job) -> None:
+        """Tell that there is no test image, or what is wrong with the boxes of a detector."""
+        _ = job.records
+        read_detections(job)
+
+    def run(self, job: Job) -> int:
+        """Do what tta.csv does not hold yet, and make the table."""
+        return augment(job)
+
+
+class CropChunk(NamedTuple):
     """Images that are looked at together, the last repeated to fill the chunk up.
 
     Attributes:
@@ -71,8 +95,8 @@ class Chunk(NamedTuple):
     keys: Key[Array, "n"]
 
 
-def tta_stage(config: Config, source: Source, explained: Explained, run: RunFolder) -> int:
-    """Write run/tta.csv (a row per image and crop), tta.json and tta.md. Returns how many failed.
+def augment(job: Job) -> int:
+    """Write run/tta.csv (a row per image and crop), tta.json and tta.md. Return how many failed.
 
     Of the test images (at most data.limit) those without a label or of a class that the model
     does not know are left out and counted; those that cannot be read, or for which the model
@@ -84,8 +108,8 @@ def tta_stage(config: Config, source: Source, explained: Explained, run: RunFold
       ConfigError: `detector` without tta.boxes; no labelled test image of a known class.
       DataError: tta.boxes cannot be used.
     """
-    records = explained_records(source, config)
-    detections = read_detections(config, source)
+    config, run, records, explained = job.config, job.run, job.records, job.explained
+    detections = read_detections(job)
     labelled = [r for r in records if r.label is not None]
     known = [r for r in labelled if explained.index[r.label] is not None]
     if not known:
@@ -102,7 +126,7 @@ def tta_stage(config: Config, source: Source, explained: Explained, run: RunFold
     if todo:
         others = f" of {len(known)}, the others are done" if len(todo) < len(known) else ""
         say(f"tta: {images_of(len(todo))}{others}; {', '.join(wanted[1:])}")
-        _augment(config, source, explained, run, known, todo, wanted, detections, rows, failed)
+        _augment(job, known, todo, wanted, detections, rows, failed)
     run.set_failures("tta", failed)
     about = summary(
         [rows[_name(r), crop] for r in known for crop in wanted if (_name(r), crop) in rows],
@@ -128,27 +152,28 @@ def tta_stage(config: Config, source: Source, explained: Explained, run: RunFold
     return len(failed)
 
 
-def read_detections(config: Config, source: Source) -> dict[str, Float[np.ndarray, "4"]]:
+def read_detections(job: Job) -> dict[str, Float[np.ndarray, "4"]]:
     """Return the boxes of tta.boxes by image name; none where no crop asks for them.
 
     Raises:
       ConfigError: tta.crops has `detector`, and tta.boxes is missing.
       DataError: the file cannot be used.
     """
-    if "detector" not in config.tta.crops:
+    tta = job.config.tta
+    if "detector" not in tta.crops:
         return {}
-    if config.tta.boxes is None:
+    if tta.boxes is None:
         raise ConfigError(
             "tta.boxes is missing: the crop detector needs a CSV with the columns "
             "name,x0,y0,x1,y1[,score]"
         )
     try:
-        return read_boxes(config.tta.boxes, {r.name for r in source.records if r.split == "test"})
+        return read_boxes(tta.boxes, {r.name for r in job.source.records if r.split == "test"})
     except DataError as error:
         raise DataError(f"tta.boxes: {error}") from None
 
 
-def _refuse_other_boxes(config: Config, run: RunFolder, rows: dict) -> None:
+def _refuse_other_boxes(config: Config, run: RunFolder, rows: Rows) -> None:
     digest = hashlib.sha256(Path(config.tta.boxes).read_bytes()).hexdigest()
     before = run.facts.get("boxes_fingerprint")
     if before not in (None, digest) and any(crop == "detector" for _, crop in rows):
@@ -160,43 +185,56 @@ def _refuse_other_boxes(config: Config, run: RunFolder, rows: dict) -> None:
     run.save_facts()
 
 
-def _augment(config, source, explained, run, known, todo, wanted, detections, rows, failed) -> None:
-    """Fill `rows` and `failed`, and writes tta.csv now and then."""
+def _augment(
+    job: Job,
+    known: list[Record],
+    todo: list[Record],
+    wanted: list[str],
+    detections: dict[str, Float[np.ndarray, "4"]],
+    rows: Rows,
+    failed: dict[str, str],
+) -> None:
+    """Fill `rows` and `failed`, and write tta.csv now and then."""
     last = time.monotonic()
     try:
         with progress("tta", len(todo)) as counter:
-            for chunk in _chunks(config, source, todo, detections, failed):
+            for chunk in _chunks(job, todo, detections, failed):
                 missing = [
                     crop
                     for crop in wanted
                     if any((_name(r), crop) not in rows for r in chunk.records)
                 ]
-                fresh = _look_again(config, source, explained, chunk, missing, failed)
+                fresh = _look_again(job, chunk, missing, failed)
                 rows.update({(row["name"], row["crop"]): row for row in fresh})
                 counter.advance(len(chunk.records))
                 if time.monotonic() - last > SAVE_SECONDS:
-                    _write_rows(run, known, rows)
+                    _write_rows(job.run, known, rows)
                     last = time.monotonic()
     finally:
-        _write_rows(run, known, rows)
+        _write_rows(job.run, known, rows)
 
 
-def _chunks(config, source, records, detections, failed) -> Iterator[Chunk]:
+def _chunks(
+    job: Job,
+    records: list[Record],
+    detections: dict[str, Float[np.ndarray, "4"]],
+    failed: dict[str, str],
+) -> Iterator[CropChunk]:
     """Yield the images of these records, so many at a time as one call of the model takes."""
-    size = min(chunk_size(config, 1), len(records))
-    finer = finer_source(config, source)
-    workers = config.data.workers
+    size = min(given_or_usual(job.config.explain.settings, 1), len(records))
+    source, finer = job.source, finer_source(job.config)
+    workers = job.config.data.workers
     loaded = load_examples(source, records, workers=workers)
     again = (
         load_examples(finer, records, workers=workers) if finer else ((0, None) for _ in records)
     )
-    key = jax.random.fold_in(base_key(config), 7)
+    key = jax.random.fold_in(job.key, 7)
     parts: list[tuple[Record, Example, np.ndarray, dict]] = []
 
-    def chunk() -> Chunk:
-        filled = [parts[min(i, len(parts) - 1)] for i in range(size)]
+    def chunk() -> CropChunk:
+        filled = fill_up(parts, size)
         names, examples, fine, given = zip(*filled)
-        return Chunk(
+        return CropChunk(
             records=[part[0] for part in parts],
             images=np.stack([e.image for e in examples]).astype(np.float32) / 255,
             fine=np.stack(fine).astype(np.float32) / 255,
@@ -224,7 +262,7 @@ def _chunks(config, source, records, detections, failed) -> Iterator[Chunk]:
         yield chunk()
 
 
-def finer_source(config: Config, source: Source) -> Source | None:
+def finer_source(config: Config) -> Source | None:
     """Return the same images with `DETAIL` times the pixels along each side; None: there are
     none."""
     if config.data.source == "species":
@@ -233,8 +271,11 @@ def finer_source(config: Config, source: Source) -> Source | None:
     return make_source(replace(config, data=data))
 
 
-def _look_again(config, source, explained, chunk: Chunk, crops, failed) -> list[dict[str, str]]:
+def _look_again(
+    job: Job, chunk: CropChunk, crops: list[str], failed: dict[str, str]
+) -> list[dict[str, str]]:
     """Return a row of tta.csv for each image of the chunk and each of these crops."""
+    config, explained = job.config, job.explained
     images, count = jnp.asarray(chunk.images), len(chunk.records)
     began = time.monotonic()
     logits = explained.predict(chunk.images)
@@ -269,7 +310,7 @@ def _look_again(config, source, explained, chunk: Chunk, crops, failed) -> list[
             continue
         for crop, (mean, alone, boxes, seconds) in table.items():
             about = (mean[i], None if alone is None else alone[i])
-            row = {"name": _name(record), "crop": crop, "label": source.classes[record.label]}
+            row = {"name": _name(record), "crop": crop, "label": job.source.classes[record.label]}
             row["seconds"] = f"{seconds / count:.4g}"
             if crop in chunk.given and np.isnan(chunk.given[crop][i]).any():
                 row["note"] = MISSING[crop]
@@ -309,7 +350,7 @@ def _name(record: Record) -> str:
     return record.name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _read_rows(run: RunFolder) -> dict[tuple[str, str], dict[str, str]]:
+def _read_rows(run: RunFolder) -> Rows:
     path = run.path / "tta.csv"
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -326,7 +367,7 @@ def _read_rows(run: RunFolder) -> dict[tuple[str, str], dict[str, str]]:
     return rows
 
 
-def _write_rows(run: RunFolder, known: list[Record], rows: dict) -> None:
+def _write_rows(run: RunFolder, known: list[Record], rows: Rows) -> None:
     ordered = [
         rows[_name(r), crop] for r in known for crop in ("none", *CROPS) if (_name(r), crop) in rows
     ]

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from fgjax.attribution.glas import GlasConfig
 from fgjax.core.progress import console, say
+from fgjax.core.tables import finite
 from fgjax.evaluation import difference_interval, summarise
 from fgjax.evaluation.crops import GRADIENT_SIGMA, SPECK
 from fgjax.options.schema import CROPS, Config
@@ -23,10 +24,10 @@ TITLES = {
     "center": "BL + center crop",
     "gradient": "BL + gradient",
     "detector": "BL + detector",
-    "fido_original": "BL + FIDO, original",
-    "fido_simplified": "BL + FIDO, simplified",
-    "fido_original_cleaned": "– original, no specks",
-    "fido_simplified_cleaned": "– simplified, no specks",
+    "fido_original": "BL + FIDO, Chang et al.",
+    "fido_simplified": "BL + FIDO, ours",
+    "fido_original_cleaned": "– Chang et al., no specks",
+    "fido_simplified_cleaned": "– ours, no specks",
     "glas": "BL + GLAS",
 }
 """The rows of the table, in its order."""
@@ -67,8 +68,8 @@ def summary(
         table[row] = {
             "title": TITLES[row],
             "protocol": sentences[row],
-            "accuracy": _finite(about.mean),
-            "interval_95": [_finite(about.low), _finite(about.high)],
+            "accuracy": finite(about.mean),
+            "interval_95": [finite(about.low), finite(about.high)],
             "images": about.n_defined,
             "left_out": about.n - about.n_defined,
         }
@@ -76,19 +77,15 @@ def summary(
             gap = difference_interval(values, right("none"))
             sides = [float(r["x1"]) - float(r["x0"]) for r in own if r["x1"]]
             table[row] |= {
-                "minus_baseline": _finite(gap.mean),
-                "minus_baseline_95": [_finite(gap.low), _finite(gap.high)],
-                "crop_alone": _finite(summarise(right(crop, "alone_correct")).mean),
+                "minus_baseline": finite(gap.mean),
+                "minus_baseline_95": [finite(gap.low), finite(gap.high)],
+                "crop_alone": finite(summarise(right(crop, "alone_correct")).mean),
                 "crop_side": float(np.mean(sides)) if sides else None,
             }
         seconds = [float(r["seconds"]) for r in own]
         table[row]["seconds"] = round(sum(seconds), 2)
         table[row]["seconds_per_image"] = float(np.median(seconds)) if seconds else None
     return {"images": len(names), "protocol": PROTOCOL, "rows": table}
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def protocols(config: Config) -> dict[str, str]:
@@ -111,7 +108,15 @@ def protocols(config: Config) -> dict[str, str]:
         own = fido_settings(config, crop)
         told = ", ".join(
             f"{name}={getattr(own, name)}"
-            for name in ("sampler", "steps", "batch_size", "temperature", "l1", "infill")
+            for name in (
+                "sampler",
+                "steps",
+                "batch_size",
+                "temperature",
+                "mask_size",
+                "l1",
+                "infill",
+            )
         )
         specks = f", blobs of fewer than {SPECK} px (of 224²) left out"
         specks = specks if crop.endswith("_cleaned") else ""

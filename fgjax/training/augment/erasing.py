@@ -5,6 +5,7 @@ is taken is `fill`: a colour, such as the mean that images are normalised with (
 after normalising, with 0).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -142,7 +143,7 @@ def grid_mask(
     return _fill(images, gone, fill)
 
 
-ERASING = {
+ERASING: dict[str, Callable[..., Images]] = {
     "cutout": cutout,
     "random_erasing": random_erasing,
     "hide_and_seek": hide_and_seek,

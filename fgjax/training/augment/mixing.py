@@ -174,6 +174,8 @@ class Mixing:
             versions = [augmix(k, images) for k in keys]
             return alone._replace(images=jnp.concatenate([images, *versions]))
         if self.name == "attentive_cutmix":
+            if attention is None:
+                raise ValueError("attentive_cutmix wants the attention of the images")
             mixed = attentive_cutmix(keys[0], images, attention)
         else:
             method = {"mixup": mixup, "cutmix": cutmix, "saliency_mix": saliency_mix}[self.name]

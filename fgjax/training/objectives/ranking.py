@@ -25,6 +25,10 @@ def ranking_loss(
     Args:
       p_global, p_local: each stream's probability of the right class, in [0, 1].
       margin: by how much the local stream has to be surer than the global one to pay nothing.
+
+    Example:
+      >>> float(ranking_loss(jnp.array([0.5]), jnp.array([0.25]), 0.5))
+      0.75
     """
     return jnp.maximum(0.0, p_global - p_local + margin).mean()
 
@@ -55,11 +59,11 @@ class StreamLoss:
         total = cross_entropy(outputs.global_logits, labels, self.smoothing).mean()
         if outputs.local_logits is None:
             return total
-        if self.every_step:
-            steps = outputs.step_logits.shape[1]
+        if self.every_step and outputs.step_logits is not None:
+            logits = outputs.step_logits
+            steps = logits.shape[1]
             each = [
-                cross_entropy(outputs.step_logits[:, t], labels, self.smoothing).mean()
-                for t in range(steps)
+                cross_entropy(logits[:, t], labels, self.smoothing).mean() for t in range(steps)
             ]
             local = sum(each) / steps
         else:

@@ -21,17 +21,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from fgjax.attribution import CONFIGS, METHODS
+from fgjax.core.batching import filled_places
 from fgjax.core.filters import gaussian_blur
+from fgjax.devices.jit import program
 from fgjax.training.augment.geometry_and_light import center_crop
 from fgjax.training.proxies.keep import NONE, Proxies, chosen
 
 Rule = Literal["attention", "mean", "max", "min", "black", "white"]
-
-PROXY_METHODS = (
-    "grad_cam", "grad_cam_plus_plus", "score_cam", "guided_grad_cam", "gradient",
-    "smooth_gradient", "integrated_gradients", "guided_backprop", "deconvnet",
-)  # fmt: skip
-"""The methods of `fgjax.METHODS` that read feature maps or gradients."""
 
 
 @partial(jax.jit, static_argnames="rule")
@@ -56,6 +52,11 @@ def proxy_images(
 
     Raises:
       ValueError: no such rule.
+
+    Example:
+      >>> images, cam = jnp.ones((1, 1, 2, 3)), jnp.array([[[1.0, 0.0]]])
+      >>> proxy_images(images, cam, 0.5, 0.75)[0, 0, :, 0].tolist()
+      [0.25, 1.0]
     """
     if rule not in get_args(Rule):
         raise ValueError(f"rule={rule!r}: one of {', '.join(get_args(Rule))}")
@@ -69,7 +70,7 @@ def proxy_images(
     return jnp.where(cam >= threshold, instead, images)
 
 
-@partial(jax.jit, static_argnames="size")
+@program("explain", static_argnames="size")
 def _predict(model, images, size):
     return model(center_crop(images, size).astype(jnp.float32) / 255).argmax(1)
 
@@ -84,7 +85,7 @@ def predictions(
     """Return the class of each image as it is: its middle square, nothing at random."""
     found = []
     for images, labels in batches(places):
-        index = np.minimum(np.arange(batch_size), len(labels) - 1)  # one compiled shape
+        index = filled_places(len(labels), batch_size)  # one compiled shape
         size = min(model.size, images.shape[1])
         found.append(np.asarray(_predict(model, images[index], size))[: len(labels)])
     return np.concatenate(found) if found else np.zeros(0, np.int32)
@@ -95,7 +96,7 @@ class ProxySettings:
     """How proxies are made.
 
     Attributes:
-      method: one of `PROXY_METHODS`.
+      method: one that reads feature maps or gradients, see `fgjax.attribution.registry.that_need`.
       target: whose evidence is dimmed: that of the "predicted", or of the "true" class.
       threshold, weight, rule: see `proxy_images`.
       smooth: σ of a Gaussian blur of the map, in pixels of a 224 px image; 0: none.
@@ -186,7 +187,7 @@ def proxy_step(
     pixels, done = [], 0
     for images, _ in batches(places[picked]):
         count = len(images)
-        index = np.minimum(np.arange(batch_size), count - 1)
+        index = filled_places(count, batch_size)
         images = jnp.asarray(images)[index]
         size = min(model.size, images.shape[1])
         seen = center_crop(images, size).astype(jnp.float32) / 255

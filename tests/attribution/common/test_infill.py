@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from fgjax.attribution.common.infill import INFILLS, blur, knockoff, make_infill
+from fgjax.attribution.common.infill import INFILLS, blur, knockoff, make_infill, patches
 from fgjax.core.filters import gaussian_matrix
 
 
@@ -90,27 +90,69 @@ def tiles_of(image, side):
     return grid.swapaxes(1, 2).reshape(-1, side * side * channels)
 
 
+@pytest.mark.parametrize(("height", "width", "side"), [(28, 28, 4), (30, 21, 3)])
+def test_knockoff_shuffles_pixels_inside_their_tiles(height, width, side, key):
+    """Every tile, whole or cut off by an edge, holds the pixels it had, in an order of its own."""
+    image = random_images(1, height, width)
+    result = np.asarray(knockoff(image, key, tile=round(side * 224 / min(height, width))))
+    orders = []
+    for y in range(0, height, side):
+        for x in range(0, width, side):
+            tiles = [
+                a[0, y : y + side, x : x + side].reshape(-1, 3) for a in (np.asarray(image), result)
+            ]
+            before, after = (tile[np.lexsort(tile.T)] for tile in tiles)
+            np.testing.assert_array_equal(before, after)
+            place = np.square(tiles[0][:, None] - tiles[1][None]).sum(-1).argmin(1)
+            orders.append(tuple(place))
+    assert len(set(orders)) > len(orders) / 2, "tiles have orders of their own"
+    assert (result != np.asarray(image)).any(-1).mean() > 0.7
+
+
+def test_knockoff_has_tiles_of_9_px_at_full_size(key):
+    """A tile that is black stays black, its neighbours do not reach in."""
+    image = jnp.ones((1, 224, 224, 1)).at[:, 9:18, 27:36].set(0)
+    np.testing.assert_array_equal(knockoff(image, key), image)
+    moved = jnp.ones((1, 224, 224, 1)).at[:, 10:19, 27:36].set(0)
+    assert (knockoff(moved, key) != moved).any()
+
+
+def test_blurs_draws_its_width_between_half_and_twice(key):
+    """A point becomes a Gaussian whose peak 1/(2πσ²) tells σ."""
+    image = jnp.zeros((1, 224, 224, 1)).at[0, 112, 112].set(1)
+    blurred = [make_infill("blurs", image, key[None])[0, 112, 112, 0] for key in keys(60)]
+    sigma = np.sqrt(1 / (2 * np.pi * np.asarray(blurred)))
+    assert sigma.min() > 11.6 / 2 * 0.99 and sigma.max() < 11.6 * 2 * 1.02
+    assert np.median(sigma) == pytest.approx(11.6, rel=0.3)
+
+
+def test_grey_is_grey_with_noise(key):
+    result = make_infill("grey", random_images(1, 96, 96), keys(1))
+    assert result.mean() == pytest.approx(0.5, abs=0.005)
+    assert result.std() == pytest.approx(0.1, abs=0.005)
+
+
 @pytest.mark.parametrize("seed", range(5))
-def test_knockoff_moves_every_patch_and_loses_none(seed):
+def test_patches_move_every_one_and_loses_none(seed):
     image = random_images(1, 28, 28)
-    result = knockoff(image, jax.random.key(seed), patch=32)  # 4 px here: 49 patches
+    result = patches(image, jax.random.key(seed), patch=32)  # 4 px here: 49 patches
     before, after = tiles_of(image[0], 4), tiles_of(result[0], 4)
     assert (before != after).any(1).all()
     order = lambda tiles: tiles[np.lexsort(tiles.T)]
     np.testing.assert_array_equal(order(before), order(after))
 
 
-def test_knockoff_of_two_patches_swaps_them():
+def test_patches_of_two_patches_swaps_them():
     image = random_images(1, 4, 8)
-    result = knockoff(image, jax.random.key(0), patch=224)
+    result = patches(image, jax.random.key(0), patch=224)
     np.testing.assert_array_equal(result[:, :, :4], image[:, :, 4:])
     np.testing.assert_array_equal(result[:, :, 4:], image[:, :, :4])
 
 
 @pytest.mark.parametrize(("height", "width"), [(17, 23), (5, 5), (3, 50)])
-def test_knockoff_of_odd_sizes_holds_only_the_images_own_pixels(height, width):
+def test_patches_of_odd_sizes_holds_only_the_images_own_pixels(height, width):
     image = random_images(1, height, width)
-    result = np.asarray(knockoff(image, jax.random.key(1), patch=64))
+    result = np.asarray(patches(image, jax.random.key(1), patch=64))
     assert result.shape == image.shape
     own = {tuple(p) for p in np.asarray(image).reshape(-1, 3)}
     assert {tuple(p) for p in result.reshape(-1, 3)} <= own
@@ -128,8 +170,8 @@ def test_an_infill_does_not_depend_on_the_neighbours(name):
 
 
 def test_the_key_decides_the_noise():
-    images = random_images(1)
-    for name in ("uniform", "normal", "knockoff"):
+    images = random_images(1, 64, 64)
+    for name in ("uniform", "normal", "grey", "blurs", "patches", "knockoff"):
         first = make_infill(name, images, keys(1))
         np.testing.assert_array_equal(first, make_infill(name, images, keys(1)))
         assert (first != make_infill(name, images, keys(1, seed=1))).any(), name

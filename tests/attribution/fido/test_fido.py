@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.tree_util import Partial
+from scipy.ndimage import gaussian_filter
 from scipy.special import expit, logsumexp, softmax
 
 from fgjax.attribution.fido.concrete import simplified_concrete_dropout
@@ -56,7 +57,8 @@ def inside(k) -> np.ndarray:
     return where
 
 
-CONFIG = FidoConfig(infill="zeros", learning_rate=10.0, l1=1e-4, tv=1e-3, initial=0.5)
+CONFIG = fido_preset("soft", infill="zeros", learning_rate=10.0, l1=1e-4, tv=1e-3, initial=0.5)
+"""Eqs. 1-10 and nothing else; what the default adds is tested in `test_coherent.py`."""
 SHORT = replace(CONFIG, steps=4, batch_size=4)
 
 
@@ -132,25 +134,38 @@ def numpy_fido(weights, image, infill, target, key, config):
     enlarge = lambda maps: up @ maps @ up.T
     reduce = lambda grads: up.T @ grads @ up  # the transpose of `enlarge`
     reference = 224 * 224 / (height * width)
-    t = config.temperature
     sign = np.array([-1.0, 1.0])[:, None, None]  # SSR, SDR
     start = np.log(config.initial / (1 - config.initial))
     logits = np.broadcast_to(sign * start, (2, side, side)).copy()
     first, second = np.zeros_like(logits), np.zeros_like(logits)
     traces = []
+    full = np.einsum("hwc,hwk->k", image, weights) / 3 - GAIN / 2
+    full = full[target] - logsumexp(np.delete(full, target))
+    high = np.inf if config.kept_margin is None else full + config.kept_margin
+    low = -np.inf if config.deleted_margin is None else min(full, 0) - config.deleted_margin
+    fills = [
+        infill,
+        *(np.broadcast_to(image.mean((0, 1)), image.shape) for _ in config.infill_also),
+    ]
+    fills = np.stack([fills[i % len(fills)] for i in range(config.batch_size)])[:, None]
+    progress = lambda step: min(1, step / (config.anneal * config.steps))
+    between = lambda start, end, step: start * ((end or start) / start) ** progress(step)
     for step in range(config.steps):
+        t = between(config.temperature, config.temperature_end, step)
+        sharp = between(1.0, config.sharpness, step)
         z = np.asarray(
             simplified_concrete_dropout(
                 jax.random.fold_in(key, step),
-                jnp.asarray(logits, jnp.float32),
+                jnp.asarray(sharp * logits, jnp.float32),
                 t,
                 config.batch_size,
                 antithetic=config.antithetic,
+                smoothing=config.noise_smoothing,
             ),
             np.float64,
         )
         masks = enlarge(z)[..., None]
-        phi = (1 - masks) * image + masks * infill
+        phi = (1 - masks) * image + masks * fills
         outputs = np.einsum("sohwc,hwk->sok", phi, weights) / 3 - GAIN / 2
         p = softmax(outputs, axis=-1)
         others = np.delete(outputs, target, axis=-1)
@@ -163,12 +178,16 @@ def numpy_fido(weights, image, infill, target, key, config):
             score = np.log(chosen) - np.log(2 - chosen)
             d_log_p = np.eye(p.shape[-1])[target] - p
             d_score = d_log_p * (1 + chosen / (2 - chosen))[..., None]
+        # What is beyond enough counts for nothing.
+        counts = np.stack([score[:, 0] < high, score[:, 1] > low], axis=1)
+        d_score = d_score * counts[..., None]
+        score = np.stack([np.minimum(score[:, 0], high), np.maximum(score[:, 1], low)], axis=1)
         # d score / d mask, through φ, then d mask / d ϑ = z (1 - z) / t.
-        brightness = (infill - image).mean(-1)
+        brightness = (fills - image).mean(-1)
         d_mask = np.einsum("sok,hwk->sohw", d_score, weights) * brightness
         gradient = sign * (reduce(d_mask) * z * (1 - z) / t).mean(0)
 
-        rate = expit(sign * logits)
+        rate = expit(sign * sharp * logits)
         importance = enlarge(rate)
         l1 = importance.sum((-2, -1)) * reference
         down = importance[:, 1:] - importance[:, :-1]
@@ -191,7 +210,11 @@ def numpy_fido(weights, image, infill, target, key, config):
 
         losses = sign[:, 0, 0] * score.mean(0) + ramp * (config.l1 * l1 + config.tv * tv)
         traces.append(np.concatenate([p[..., target].mean(0), losses, l1, tv]))
-        gradient *= side * side / 224**2
+        gradient *= sharp * side * side / 224**2
+        if config.smoothing:
+            sigma = between(config.smoothing, config.smoothing_end, step) * side / 224
+            sigmas = (0, sigma, sigma)
+            gradient = gaussian_filter(gradient, sigmas, mode="mirror", truncate=9.0)
         if config.optimizer == "sgd":
             logits -= config.learning_rate * gradient
         else:
@@ -200,12 +223,30 @@ def numpy_fido(weights, image, infill, target, key, config):
             move = first / (1 - 0.9 ** (step + 1))
             size = np.sqrt(second / (1 - 0.999 ** (step + 1))) + config.adam_eps
             logits -= config.learning_rate * move / size
-    importance = enlarge(expit(sign * logits))
+    importance = enlarge(expit(sign * sharp * logits))
     return importance, np.array(traces)
 
 
 VARIANTS = {
-    "default": {},
+    "plain": {},
+    "a falling temperature": dict(temperature_end=0.2, anneal=0.5),
+    "rates that sharpen": dict(sharpness=3.0, anneal=0.7),
+    "smooth moves": dict(smoothing=60.0, smoothing_end=20.0, tv=0.05),
+    "smooth at one width, smooth noise": dict(smoothing=30.0, noise_smoothing=40.0),
+    "up to what is enough": dict(kept_margin=4.0, deleted_margin=1.0, warmup=2, learning_rate=30.0),
+    "under two infills": dict(infill_also=("mean",), temperature=0.5),
+    "all of it": dict(
+        temperature_end=0.3,
+        sharpness=3.0,
+        smoothing=60.0,
+        smoothing_end=30.0,
+        noise_smoothing=30.0,
+        kept_margin=4.0,
+        deleted_margin=4.6,
+        infill_also=("mean", "mean"),
+        learning_rate=30.0,
+        l1=2e-4,
+    ),
     "gradient descent at once": dict(optimizer="sgd", learning_rate=3e4, warmup=0),
     "leaking score, cold, in pairs": dict(score="leaking", temperature=0.3, antithetic=True),
     "coarse, from 0.3": dict(mask_size=3, initial=0.3, warmup=2),
@@ -321,7 +362,7 @@ def test_coarse_masks_are_smooth_and_fit_the_image(key):
 # Images and keys.
 
 
-@pytest.mark.parametrize("infill", ["blur", "knockoff"])
+@pytest.mark.parametrize("infill", ["blur", "patches"])
 def test_an_images_map_is_its_own(key, images, infill):
     """However the images are grouped, the last group ragged or not."""
     targets = jnp.asarray([0, 1, 0])
@@ -518,6 +559,14 @@ def test_one_class_has_no_odds(key, images):
         (dict(steps=0), "steps=0: must be at least 1"),
         (dict(batch_size=0), "batch_size=0"),
         (dict(temperature=0.0), "temperature=0.0: must be above 0"),
+        (dict(temperature_end=0.0), "temperature_end=0.0: must be above 0, or left out"),
+        (dict(sharpness=0.0), "sharpness=0.0: must be above 0"),
+        (dict(smoothing_end=-1.0), "smoothing_end=-1.0"),
+        (dict(smoothing=-1.0), "smoothing=-1.0: must not be negative"),
+        (dict(noise_smoothing=-1.0), "noise_smoothing=-1.0"),
+        (dict(anneal=0.0), "anneal=0.0: a share of the steps"),
+        (dict(kept_margin=float("nan")), "kept_margin=nan: a finite number"),
+        (dict(infill_also=("blur", "gray")), "infill_also='gray': .*Did you mean grey"),
         (dict(learning_rate=-1.0), "learning_rate=-1.0"),
         (dict(adam_eps=0.0), "adam_eps=0.0"),
         (dict(blur_sigma=float("nan")), "blur_sigma=nan"),
@@ -548,6 +597,14 @@ def test_presets():
     assert (released.temperature, released.score, released.tv_norm) == (1.0, "leaking", "absolute")
     chang = fido_preset("chang-2019", steps=7)
     assert (chang.sampler, chang.mask_size, chang.steps) == ("original", 56, 7)
+    assert chang.batch_size == 32
+    for name in ("soft", "korsch-2023", "fido-pytorch", "chang-2019"):
+        config = fido_preset(name)
+        new = (config.temperature_end, config.sharpness, config.smoothing, config.noise_smoothing)
+        assert new == (None, 1.0, 0.0, 0.0), (
+            "what was published had one temperature and no smoothing"
+        )
+        assert (config.kept_margin, config.deleted_margin, config.infill_also) == (None, None, ())
     with pytest.raises(ValueError, match="preset='korsch2023'.*Did you mean korsch-2023"):
         fido_preset("korsch2023")
     with pytest.raises(ValueError, match=re.escape("FidoConfig has no lr, step")):

@@ -13,12 +13,18 @@ from jax.tree_util import Partial
 from scipy.ndimage import zoom
 
 from fgjax.attribution.fido.loop import settled
-from fgjax.attribution.fido.method import FidoConfig, fido, fido_start, fido_step
+from fgjax.attribution.fido.method import (
+    FidoConfig,
+    fido,
+    fido_preset,
+    fido_start,
+    fido_step,
+)
 from fgjax.attribution.fido.step import TRACES, finer
 from fgjax.core.functional import partition
 
 SIDE = 8
-CONFIG = FidoConfig(infill="zeros", steps=7, batch_size=4, learning_rate=10.0, warmup=2)
+CONFIG = fido_preset("soft", infill="zeros", steps=7, batch_size=4, learning_rate=10.0, warmup=2)
 
 
 def linear(weights, images):
@@ -120,7 +126,7 @@ def objective(values):
 
 
 def test_settled_compares_five_steps_with_the_five_before():
-    config = FidoConfig(warmup=2, stop=1.0)
+    config = fido_preset("soft", warmup=2, stop=1.0)
     falling = 100 - 0.3 * np.arange(20)  # gains 1.5 in five steps
     assert not settled(objective(falling), config)
     assert settled(objective(falling / 2), config)

@@ -10,7 +10,7 @@ from fgjax.data.sets.imagenette import ImagenetteSource
 from fgjax.data.sets.plantvillage import PlantVillageSource
 from fgjax.data.types import DataError
 from fgjax.options.schema import Config, DataConfig
-from fgjax.stages.setup import make_source
+from fgjax.stages.images import make_source
 
 
 def draw(*paths):

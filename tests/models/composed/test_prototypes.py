@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fgjax
-from fgjax.core.functional import compiled
+from fgjax.devices.forward import compiled
 from fgjax.models.composed.prototypes import (
     log_similarity,
     project,

@@ -174,8 +174,8 @@ def test_bfloat16_and_one_image_and_one_part(images):
 
 
 def test_other_networks_say_that_they_have_no_parts(images):
-    with pytest.raises(ValueError, match="resnet_tiny groups no pixels into parts"):
-        fgjax.create_model("resnet_tiny", 2).regions(images)
+    with pytest.raises(ValueError, match="groups pixels into parts.*resnet_tiny has none"):
+        fgjax.region_attention(fgjax.create_model("resnet_tiny", 2), images, np.zeros(len(images)))
 
 
 def test_wrong_options_are_told():

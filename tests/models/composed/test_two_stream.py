@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fgjax
-from fgjax.core.functional import compiled
+from fgjax.devices.forward import compiled
 from fgjax.models.classifier import make_network
 from fgjax.models.composed.patches import crop_patches
 from fgjax.training.checkpoints import save_classifier

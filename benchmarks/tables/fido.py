@@ -1,0 +1,110 @@
+"""FIDO's settings beside their seconds, and the variance of its gradient."""
+
+import math
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tables.files import RESULTS, read_json, read_reports, to_markdown
+
+
+def front_table(folder: Path = RESULTS) -> str:
+    """Return FIDO's settings by the area of their masks: how coherent, and what they do cut."""
+    columns = ["area SSR + SDR %", "in five pieces %", "cut kept", "cut deleted", "transfer"]
+    controls = ("blur", "Bernoulli", "shuffled", "turned", "disc")
+    found = []
+    for report in read_reports(folder, "fido_front"):
+        for name, images in report["rows"].items():
+            value = lambda column, images=images: statistics.mean(
+                image[column] for image in images if not math.isnan(image[column])
+            )
+            kept = {
+                column.split(", ")[1]: statistics.mean(
+                    min(1, image[column] / image["p(full)"]) for image in images
+                )
+                for column in images[0]
+                if column.startswith("kept, ")
+            }
+            area = 100 * (value("area ssr") + value("area sdr"))
+            pieces = 50 * (value("five pieces ssr") + value("five pieces sdr"))
+            transfer = min(p for infill, p in kept.items() if infill not in controls)
+            cells = [f"{area:.1f}", f"{pieces:.1f}", f"{kept['blur']:.3f}"]
+            cells += [f"{value('deleted, blur'):.3f}", f"{transfer:.2f}"]
+            found.append((area, [name, *cells]))
+    return to_markdown(["settings", *columns], [cells for _, cells in sorted(found)])
+
+
+def masks_table(folder: Path = RESULTS) -> str:
+    """Return what masks do when they are cut, the held-out images first."""
+    head = ["settings, images", "cut kept / deleted", "Bernoulli", "area SSR / SDR %",
+            "in five pieces %", "in box %", "CPU-s an image"]  # fmt: skip
+    return to_markdown(head, [_masks_row(*found) for found in _masks(folder)])
+
+
+def transfer_table(folder: Path = RESULTS) -> str:
+    """Return what the same cut masks do under other infills, and what controls do."""
+    columns = ["blur σ/2", "blur 2σ", "mean", "grey", "patches", "ROAD", "shuffled", "turned",
+               "disc"]  # fmt: skip
+    rows = []
+    for name, images in _masks(folder):
+        rows.append([name, *(_kept_and_deleted(images, column) for column in columns)])
+    return to_markdown(["settings, kept / deleted", *columns], rows)
+
+
+def _masks(folder: Path) -> Iterator[tuple[str, list[dict[str, float]]]]:
+    for report in sorted(read_reports(folder, "fido_masks"), key=lambda r: r["set"] != "held_out"):
+        for name, images in report["rows"].items():
+            yield f"{name}, {len(images)} {report['set'].replace('_', ' ')}", images
+
+
+def _mean(images: list[dict[str, float]], column: str) -> float:
+    return statistics.mean(i[column] for i in images if not math.isnan(i[column]))
+
+
+def _kept_and_deleted(images: list[dict[str, float]], column: str) -> str:
+    shares = [min(1, image[f"kept, {column}"] / image["p(full)"]) for image in images]
+    return f"{statistics.mean(shares):.2f} / {_mean(images, f'deleted, {column}'):.2f}"
+
+
+def _masks_row(name: str, images: list[dict[str, float]]) -> list[str]:
+    def pair(what: str, digits: int = 0) -> str:
+        values = [100 * _mean(images, f"{what} {which}") for which in ("ssr", "sdr")]
+        return " / ".join(f"{value:.{digits}f}" for value in values)
+
+    seconds = statistics.median(image["seconds"] for image in images)
+    return [
+        name,
+        _kept_and_deleted(images, "blur"),
+        _kept_and_deleted(images, "Bernoulli"),
+        pair("area", 1),
+        pair("five pieces"),
+        pair("in box"),
+        f"{seconds:.1f}",
+    ]
+
+
+def variance_table(folder: Path = RESULTS) -> str:
+    """Return the variance of the mask gradient, a row per temperature.
+
+    The columns of a network are those of its first masks, all pixels at 0.5.
+    """
+    report = read_json(folder / "gradient_variance_cpu.json")
+    toy: dict[tuple[float, int], dict[str, Any]] = {
+        (row["t"], row["B"]): row for row in report["toy"]["variance"]
+    }
+    (network,) = (n for n in report["networks"] if not n["name"].startswith("resnet"))
+    rows = []
+    for row in network["rows"]:
+        if row["start"] != "0":
+            continue
+        t = row["t"]
+        variances = [f"{toy[t, masks]['original float32']:.5f}" for masks in (1, 8, 32)]
+        ratios = [f"{toy[t, 8][f'ratio {kind}']:.4f}" for kind in ("float32", "float64")]
+        samplers = [row[name]["variance"]["8"] for name in ("original", "simplified")]
+        noise = f"{row['noise_to_signal']:.1f}"
+        equal = f"{samplers[0] / samplers[1]:.4f}"
+        rows.append([f"{t:g}", ", ".join(variances), ", ".join(ratios), noise, equal])
+    head = ["t", "toy objective: variance with 1, 8, 32 masks", "Eq. 5 / Eq. 8 in float32, float64",
+            "MobileNetV2, 8 masks: noise / signal", "Eq. 5 / Eq. 8"]  # fmt: skip
+    return to_markdown(head, rows)

@@ -1,0 +1,117 @@
+"""Seconds beside PyTorch's, peaks of memory, and how seconds grow."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tables.files import RESULTS, machine, read_reports, to_markdown
+
+
+class Work(NamedTuple):
+    """One piece of work.
+
+    Attributes:
+      work: what it is.
+      ratio: PyTorch's time over ours, with its range.
+      compiled: the same of compiled PyTorch.
+      seconds: ours for one image, or for the step.
+      share: of the device's measured peak.
+    """
+
+    work: str
+    ratio: str
+    compiled: str = "–"
+    seconds: str = "–"
+    share: str = "–"
+
+
+def _ratio(ratio: dict[str, float] | None) -> str:
+    if not ratio:
+        return "–"
+    return f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
+
+
+def _seconds(result: dict[str, Any]) -> str:
+    return f"{result['fgjax']['median_s']:.3g}"
+
+
+def _methods(report: dict[str, Any]) -> Iterator[Work]:
+    for case in report["cases"]:
+        if "failed" in case:
+            continue
+        network = f"{case['model']}, {case['size']}²"
+        words = [case["method"].replace("_", " "), case["unit"], network]
+        words += [f"{case['images']} images"] if case["images"] > 1 else []
+        words += ["bf16"] if case["precision"] == "bf16" else []
+        words += [f"{k.replace('_', ' ')} {v}" for k, v in case["settings"].items()]
+        yield Work(
+            ", ".join(word for word in words if word),
+            _ratio(case.get("ratio")),
+            _ratio(case.get("ratio_compiled")),
+            f"{case['seconds_per_image']:.3g}",
+            f"{100 * case['share_of_peak']:.0f} %",
+        )
+
+
+def _fido_step(report: dict[str, Any]) -> Iterator[Work]:
+    for case in report["cases"]:
+        network = f"{case['model']}, {case['size']}²"
+        masks = f"{case['batch']} + {case['batch']} masks"
+        for against, label in (("step", "without"), ("step_with_weights", "with")):
+            if against in case:
+                work = f"FIDO step, {masks}, {network}; PyTorch {label} weight gradients"
+                result = case[against]
+                yield Work(work, _ratio(result["ratio"]), seconds=_seconds(result))
+
+
+def _train_step(report: dict[str, Any]) -> Iterator[Work]:
+    for case in report["cases"]:
+        work = f"training step, {case['model']}, {case['size']}², batch {case['batch']}"
+        yield Work(work, _ratio(case["step"]["ratio"]), seconds=_seconds(case["step"]))
+
+
+KINDS: dict[str, Callable[[dict[str, Any]], Iterator[Work]]] = {
+    "speed": _methods,
+    "gpu": _methods,
+    "fido_step": _fido_step,
+    "train_step": _train_step,
+}
+"""Name of a script -> the rows of one of its reports."""
+
+
+def speed_table(folder: Path = RESULTS) -> str:
+    """Return the ratios to PyTorch, a row per piece of work and machine."""
+    head = ["work", "PyTorch time / fgjax time, median (range)", "PyTorch compiled", "fgjax, s",
+            "share of peak", "on", "script"]  # fmt: skip
+    rows = [
+        [*work, machine(report["machine"]), f"`{kind}.py`"]
+        for kind, works in KINDS.items()
+        for report in read_reports(folder, kind)
+        for work in works(report)
+    ]
+    return to_markdown(head, rows)
+
+
+def memory_table(folder: Path = RESULTS) -> str:
+    """Return the peaks of memory, a row per method and settings."""
+    rows = []
+    for report in read_reports(folder, "peak_memory"):
+        network = f"{report['model']}, {report['size']}²; {machine(report['machine'])}"
+        for row in report["rows"]:
+            settings = ", ".join(f"{k} {v}".replace("_", " ") for k, v in row["settings"].items())
+            own = f"{(row['peak'] - row['before']) / 2**20:.0f}"
+            rows.append([row["method"], settings, str(row["images"]), own, network])
+    return to_markdown(["method", "settings", "images", "its own peak, MiB", "on"], rows)
+
+
+def scaling_table(folder: Path = RESULTS) -> str:
+    """Return seconds along each curve, a row per curve and method."""
+    rows = []
+    labels = {"fido": "FIDO step", "rise": "RISE"}
+    for report in read_reports(folder, "scaling"):
+        where = f"{report['model']}; {machine(report['machine'])}"
+        for curve, points in report["curves"].items():
+            for method, label in labels.items():
+                told = [f"{p[curve]}: {p[method]['median_s']:.3g}" for p in points if method in p]
+                rows.append([curve, label, ", ".join(told), where])
+    return to_markdown(["over", "", "seconds", "on"], rows)

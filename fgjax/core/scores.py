@@ -1,0 +1,27 @@
+"""How sure a model is of a class: s_M(c | x) in Eqs. 2-4 of Korsch et al. 2023."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def log_odds(logits: Float[Array, "n k"], targets: Int[Array, "n"]) -> Float[Array, "n"]:
+    """Return log(p(c) / (1 - p(c))) without forming p (Korsch et al. 2023, Eq. 4).
+
+      s = logit_c - logsumexp of the other classes
+
+    Exact and unsaturated where p(c) rounds to 0 or 1. Needs at least two classes.
+
+    Raises:
+      ValueError: a single class.
+
+    Example:
+      >>> log_odds(jnp.array([[2.0, 0.0]]), jnp.array([0]))
+      Array([2.], dtype=float32)
+    """
+    if logits.shape[1] < 2:
+        raise ValueError("log-odds need at least two classes; the model returned one")
+    chosen = jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
+    is_target = jax.nn.one_hot(targets, logits.shape[1], dtype=bool)
+    others = jax.nn.logsumexp(jnp.where(is_target, -jnp.inf, logits), axis=1)
+    return chosen - others

@@ -1,0 +1,155 @@
+"""From the numbers of every image to metrics.json, and to the short table on the console."""
+
+from typing import Any
+
+import numpy as np
+import rich.box
+import rich.table
+
+from fgjax import evaluation
+from fgjax.core.progress import console, say
+from fgjax.core.tables import finite
+from fgjax.evaluation import difference_interval, hard_masks, protocols, summarise
+from fgjax.options.schema import Config
+
+TRUTHS, MASKS = ("cue", "mask", "box"), ("ssr", "sdr", "joint")
+ChunkTables = dict[str, dict[str, list[float]]]
+"""Kind of map -> metric -> a value per image."""
+
+BETTER = (
+    evaluation.BETTER
+    | hard_masks.BETTER
+    | {"p_kept_sampled": True, "p_deleted_sampled": False}
+    | dict.fromkeys(("smallest_kept", "smallest_deleted"), False)
+    | dict.fromkeys(("smallest_kept_p", "smallest_deleted_p"), None)
+    | {f"iou_{truth}_{mask}": True for truth in TRUTHS for mask in MASKS}
+    | {f"tv_{mask}": None for mask in MASKS}
+)
+"""Whether higher is better; None: neither is, by itself."""
+FIRST = ("iou_cue", "in_cue", "cue_covered", "iou_mask", "iou_box", "in_object", "in_box", "area",
+         "p_full", "p_kept", "p_deleted", "kept_share", "area_ssr", "area_sdr", "p_kept_bernoulli",
+         "p_deleted_bernoulli", "smallest_kept", "smallest_deleted")  # fmt: skip
+"""The order of the short table."""
+HEADS = {"centre_box": "centre", "constant": "all", "whole_object": "object"}
+"""Short column heads of the baselines: a centre box, a random map, the whole image, the object."""
+SHORT = ("iou_cue", "in_cue", "pointing_cue", "iou_mask", "in_object", "iou_box", "in_box", "area",
+         "p_full", "p_kept", "p_deleted", "area_ssr", "area_sdr", "p_kept_bernoulli",
+         "p_deleted_bernoulli", "p_kept_mean", "p_deleted_mean", "p_kept_shuffled",
+         "p_deleted_shuffled", "smallest_kept", "smallest_deleted")  # fmt: skip
+
+
+def summary(
+    config: Config, tables: ChunkTables, rows: list[dict[str, Any]], images: int
+) -> dict[str, Any]:
+    """Return what metrics.json holds.
+
+    Args:
+      tables: kind of map -> metric -> a value per image.
+      rows: of results.csv.
+      images: how many there were to be explained.
+    """
+    infill = config.explain.infills or getattr(config.explain.settings, "infill", "blur")
+    sentences = _protocols(config.evaluate.threshold, str(infill)) | {
+        "p_kept_sampled": "class probability with only the SSR kept, over the masks sampled in "
+        "the last 3 steps",
+        "p_deleted_sampled": "class probability with the SDR replaced, over the masks sampled in "
+        "the last 3 steps",
+    }
+    right = [row["correct"] for row in rows if row["correct"] != ""]
+    own = tables.get("map", {})
+    metrics = {}
+    for name, values in own.items():
+        if name in ("predicted", "target"):
+            continue
+        summary = summarise(np.array(values))
+        baselines = {
+            kind: _mean(table[name])
+            for kind, table in tables.items()
+            if kind != "map" and name in table
+        }
+        beyond = {}
+        for kind, table in tables.items():
+            if kind == "map" or name not in table:
+                continue
+            gap = difference_interval(np.array(values), np.array(table[name]))
+            beyond[kind] = [finite(gap.mean), finite(gap.low), finite(gap.high)]
+        metrics[name] = {
+            "protocol": sentences[name],
+            "mean": finite(summary.mean),
+            "interval_95": [finite(summary.low), finite(summary.high)],
+            "defined": summary.n_defined,
+            "images": summary.n,
+            "better": {True: "higher", False: "lower", None: ""}[BETTER[name]],
+            "baselines": baselines,
+            "minus_baseline_95": beyond,
+        }
+    order = [n for n in FIRST if n in metrics] + [n for n in metrics if n not in FIRST]
+    return {
+        "images": images,
+        "evaluated": len(rows),
+        "accuracy": float(np.mean(right)) if right else None,
+        "accuracy_images": len(right),
+        "explain": {
+            "method": config.explain.method,
+            "preset": config.explain.preset,
+            "precision": config.explain.precision,
+        },
+        "baselines": "boxes and random maps have the area of the map's mask",
+        "metrics": {name: metrics[name] for name in order},
+    }
+
+
+def _mean(values: list[float]) -> float | None:
+    defined = np.array(values)[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else None
+
+
+def _protocols(threshold: float, infill: str) -> dict[str, str]:
+    """How each number was measured."""
+    said = protocols(threshold=threshold) | hard_masks.protocols(threshold, infill)
+    for mask in MASKS:
+        said |= {f"iou_{truth}_{mask}": f"{said[f'iou_{truth}']}; of the {mask} mask"
+                 for truth in TRUTHS}  # fmt: skip
+        said[f"tv_{mask}"] = f"{said['total_variation']}; of the {mask} mask"
+    asked = "by bisection, to one pixel, with the model asked each time"
+    said["smallest_kept"] = (
+        f"smallest share of the SSR's ranking that alone has at least 0.9 p_full, {asked}"
+    )
+    said["smallest_deleted"] = (
+        f"smallest share of the SDR's ranking whose replacement leaves at most 0.1 p_full, {asked}"
+    )
+    said["smallest_kept_p"] = "class probability with only that region shown"
+    said["smallest_deleted_p"] = "class probability with that region replaced"
+    return said
+
+
+def print_metrics(metrics: dict[str, Any]) -> None:
+    """Print a short table: means with their 95 % intervals, beside the baselines' means."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    every = metrics["metrics"]
+    shown = {k: every[k] for k in SHORT if k in every and every[k]["mean"] is not None}
+    kinds = list(next(iter(shown.values()))["baselines"]) if shown else []
+    for column in ("", "mean", "95 % interval", *(HEADS.get(kind, kind) for kind in kinds), "n"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for name, value in shown.items():
+        arrow = {"higher": " ↑", "lower": " ↓", "": ""}[value["better"]]
+        low, high = value["interval_95"]
+        interval = "" if low is None else f"{_short(low)}..{_short(high)}"
+        others = [_short(value["baselines"].get(kind)) for kind in kinds]
+        row = (name.replace("_", " ") + arrow, _short(value["mean"]), interval, *others)
+        table.add_row(*row, str(value["defined"]))
+    if metrics["accuracy"] is not None:
+        right, of = metrics["accuracy"], metrics["accuracy_images"]
+        say(f"classifier: right on {right:.1%} of the {of} explained images whose class it knows")
+    console.print(table, soft_wrap=False)
+    if "p_kept" in shown:
+        say(
+            f"kept: {shown['p_kept']['protocol']}\ndeleted: {shown['p_deleted']['protocol']}\n"
+            f"bernoulli: mean of {hard_masks.DRAWS} masks drawn with the map's probabilities; "
+            "mean: under the mean colour; shuffled: the same mask, its pixels in another order; "
+            "smallest: the share of the ranking that keeps 0.9 of p, or leaves 0.1 of it"
+        )
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}" if abs(value) < 10 else f"{value:.0f}"

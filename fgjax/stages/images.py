@@ -1,0 +1,74 @@
+"""From the options to the images of a run: the data set, and which of its images are used."""
+
+from dataclasses import replace
+
+from fgjax.data.pipeline import take
+from fgjax.data.registry import SOURCES
+from fgjax.data.sets.celeba import ALL_ATTRIBUTES
+from fgjax.data.types import DataError, Record, Source
+from fgjax.options.schema import Config, ConfigError, option_value
+
+
+def make_source(config: Config, *, margin: bool = False, whole: bool = False) -> Source:
+    """Return the data set of `data.*`.
+
+    Args:
+      margin: with what the centre crop cuts off: images of side data.size / data.crop, to be
+        cropped later.
+      whole: no square is cut out; images differ in shape, their shorter side is
+        data.size / data.crop. Drawn images are whole as they are.
+
+    Raises:
+      ConfigError: an option that the source needs is missing or wrong.
+      DataError: the path does not hold what it should.
+    """
+    data, about = config.data, SOURCES.find(config.data.source)
+    for option, wanted in about.wants.items():
+        if option_value(config, option) is None:
+            raise ConfigError(f"{option} is missing; {wanted}")
+    options = {name: option_value(config, option) for name, option in about.options.items()}
+    options["size"] = round(data.size / data.crop) if margin else data.size
+    if about.crops:
+        options["crop"] = 1.0 if margin else data.crop
+    try:
+        source = about.make(**options)
+        if whole and hasattr(source, "fit"):
+            source.fit = replace(source.fit, mode="whole")
+        return source
+    except DataError as error:
+        raise DataError(f"data.path: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"data.{error}") from None
+
+
+def explained_records(source: Source, config: Config) -> tuple[Record, ...]:
+    """Return the test images that are explained: at most `data.limit`, spread over the classes.
+
+    Raises:
+      ConfigError: there are none.
+    """
+    records = take([r for r in source.records if r.split == "test"], config.data.limit)
+    if not records:
+        raise ConfigError(
+            f"data.path={config.data.path}: no test image to explain"
+            + (" (data.test_share is 0)" if config.data.test_share == 0 else "")
+        )
+    return records
+
+
+def training_records(source: Source, config: Config) -> list[Record]:
+    """Return the training images with a label, or with attributes where all are wanted.
+
+    Raises:
+      ConfigError: there are none, or of one class only.
+    """
+    attributes = config.data.attribute == ALL_ATTRIBUTES
+    records = [
+        r for r in source.records if r.split == "train" and (attributes or r.label is not None)
+    ]
+    if len(source.classes) < 2 or not records:
+        raise ConfigError(
+            f"data.path={config.data.path}: no labelled training images of two or more classes. "
+            "Give a trained classifier: model.weights=FILE.safetensors model.labels=FILE"
+        )
+    return records

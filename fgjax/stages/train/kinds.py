@@ -1,0 +1,143 @@
+"""The kinds of training: what a network needs beside images, labels and a cross-entropy.
+
+The loop is given one of these; it asks for no names.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from fgjax.core.batching import filled_places
+from fgjax.core.progress import say
+from fgjax.data.patch_table import PatchTable
+from fgjax.models.classifier import Classifier
+from fgjax.models.composed.prototypes import PrototypeNet, project
+from fgjax.models.composed.region_grouping import RegionGrouping
+from fgjax.options.schema import Config, ConfigError
+from fgjax.stages.focus.patches import looks_at_patches, patches_to_train
+from fgjax.stages.job import Job
+from fgjax.stages.train.images import TrainingImages
+from fgjax.training.augment.geometry_and_light import center_crop
+from fgjax.training.augment.patches import PatchAugmentation
+from fgjax.training.classifier import Recipe
+from fgjax.training.objectives.part_objective import PartObjective
+from fgjax.training.objectives.prototype_loss import PrototypeLoss
+from fgjax.training.objectives.ranking import StreamLoss
+
+BATCH = 16
+"""Images per forward pass while prototypes are moved."""
+
+
+class Plain:
+    """An ordinary classifier: nothing beside."""
+
+    def patches(self, job: Job) -> PatchTable | None:
+        """Return the patches that the network is shown beside its images; None: none."""
+        return None
+
+    def recipe(self, config: Config, recipe: Recipe) -> Recipe:
+        """Return the recipe with what this kind of network changes in it."""
+        return recipe
+
+    def finish(
+        self, model: Classifier, images: TrainingImages, training: Int[np.ndarray, "n"]
+    ) -> Classifier:
+        """Return the classifier after its last step, done after the best epoch was chosen."""
+        return model
+
+
+class Regions(Plain):
+    """Region grouping: the occurrence prior beside the cross-entropy."""
+
+    def recipe(self, config: Config, recipe: Recipe) -> Recipe:
+        """Return the recipe with the paper's objective."""
+        parts = config.parts
+        objective = PartObjective(
+            parts.weight,
+            parts.alpha,
+            parts.beta,
+            parts.radius,
+            parts.std,
+            config.train.label_smoothing,
+        )
+        return replace(recipe, method="regions", objective=objective)
+
+
+class Prototypes(Plain):
+    """Prototypes: cluster and separation costs, and a move onto patches of images at the end."""
+
+    def recipe(self, config: Config, recipe: Recipe) -> Recipe:
+        """Return the recipe with the costs; the last layer, which says whose prototypes are
+        whose, stays (stage 1 of ProtoPNet)."""
+        focus = config.focus
+        return replace(
+            recipe,
+            method="compare",
+            objective=PrototypeLoss(focus.cluster, focus.separation, config.train.label_smoothing),
+            frozen=(*recipe.frozen, "classifier"),
+        )
+
+    def finish(
+        self, model: Classifier, images: TrainingImages, training: Int[np.ndarray, "n"]
+    ) -> Classifier:
+        """Return the classifier with every prototype moved."""
+        say("train: every prototype moves onto the nearest patch of a training image of its class")
+        return project(model, _middle_squares(images, training, model.size))
+
+
+class Streams(Plain):
+    """Two streams: patches beside images, and the ranking loss."""
+
+    def patches(self, job: Job) -> PatchTable:
+        """Return the patches that were given, or that the stage before found."""
+        return patches_to_train(job)
+
+    def recipe(self, config: Config, recipe: Recipe) -> Recipe:
+        """Return the recipe with the losses of both streams."""
+        focus = config.focus
+        return replace(
+            recipe,
+            method="streams",
+            objective=StreamLoss(
+                focus.local_weight,
+                focus.ranking,
+                focus.margin,
+                focus.readout == "last",
+                config.train.label_smoothing,
+            ),
+            augment=PatchAugmentation(recipe.augment, focus.patch_size, focus.random_patch),
+        )
+
+
+def kind_of(model: Classifier) -> Plain:
+    """Return the kind of training that a network wants."""
+    if isinstance(model.network, RegionGrouping):
+        return Regions()
+    if isinstance(model.network, PrototypeNet):
+        return Prototypes()
+    return Streams() if looks_at_patches(model) else Plain()
+
+
+def check_mixing(config: Config, model: Classifier, recipe: Recipe) -> None:
+    """Raise ConfigError where labels are to be mixed, and the network has a loss of its own."""
+    if recipe.objective is not None and recipe.mix.name != "none":
+        raise ConfigError(
+            f"train.mix={recipe.mix.name}: {model.name} trains with a loss of its own, which "
+            "knows no mixed labels; train.mix=none, or train.erase=…"
+        )
+
+
+def _middle_squares(
+    images: TrainingImages, order: Int[np.ndarray, "m"], size: int
+) -> Iterator[tuple[Float[jax.Array, "b s s 3"], Int[np.ndarray, "b"]]]:
+    """Yield training images in [0, 1], their middle squares, and labels; a last short batch is
+    filled up with its last image."""
+    for i in range(0, len(order), BATCH):
+        part = order[i : i + BATCH]
+        part = part[filled_places(len(part), BATCH)]
+        pixels, labels = next(images.batches(part, BATCH))
+        yield center_crop(jnp.asarray(pixels), size).astype(np.float32) / 255, labels

@@ -1,0 +1,202 @@
+"""Everything that a training needs before its first epoch."""
+
+import time
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, Key
+
+from fgjax.core.progress import say
+from fgjax.data.pipeline import epoch_order
+from fgjax.devices.collectives import leads, of_first, same_everywhere
+from fgjax.devices.mesh import make_mesh
+from fgjax.models.classifier import Classifier
+from fgjax.options.schema import Config, ConfigError
+from fgjax.options.training import TrainConfig
+from fgjax.runs.folder import RunFolder
+from fgjax.stages.classifier import training_model
+from fgjax.stages.images import make_source, training_records
+from fgjax.stages.job import Job
+from fgjax.stages.train.history import History
+from fgjax.stages.train.images import TrainingImages, load_training_images
+from fgjax.stages.train.kinds import Plain, kind_of
+from fgjax.stages.train.recipe import make_recipe
+from fgjax.training.batch_size import cache_file, find_batch_size
+from fgjax.training.classifier import Recipe
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that is ready to run.
+
+    Attributes:
+      model: where it starts from.
+      kind: what its network needs beside a cross-entropy.
+      training, validation: places of the images in `images`.
+      batch: images per step, over all processes.
+      steps: per epoch.
+      mesh, own_mesh: the devices of all connected processes, and of this one.
+      history: the epochs that are done.
+      failed: images that cannot be read, and why.
+      began: when this process began, by `time.monotonic`.
+    """
+
+    job: Job
+    model: Classifier
+    kind: Plain
+    images: TrainingImages
+    training: Int[np.ndarray, "n"]
+    validation: Int[np.ndarray, "m"]
+    batch: int
+    steps: int
+    mesh: Mesh
+    own_mesh: Mesh
+    recipe: Recipe
+    history: History
+    failed: dict[str, str]
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def key(self) -> Key[Array, ""]:
+        """The key of the training's randomness."""
+        return jax.random.fold_in(self.job.key, 2)
+
+
+def prepare(job: Job) -> Training:
+    """Read the images, and settle model, batches and recipe.
+
+    Connected processes all call it; the first decides what might differ between them.
+
+    Raises:
+      ConfigError: there is nothing to train on, or the training cannot be done as told.
+    """
+    config, began = job.config, time.monotonic()
+    records = training_records(job.source, config)
+    model = training_model(config, job.source)
+    kind = kind_of(model)
+    patches = kind.patches(job)
+    source = make_source(config, margin=True) if with_margin(config.train) else job.source
+    images, failed = load_training_images(source, records, config, patches)
+    job.run.set_failures("train", failed)
+    if not same_everywhere("\n".join(record.name for record in images.records)):
+        raise ConfigError(
+            f"data.path={config.data.path}: the processes cannot read the same training images "
+            f"(this one: {len(images.records)}); every machine needs all of them"
+        )
+    training, validation = split_validation(images.labels, config.train.validation, config.seed)
+    if len(training) < 2 or len(validation) < 1:
+        raise ConfigError(f"data.path={config.data.path}: too few training images that can be read")
+    _check_proxies(config, images)
+    mesh, own_mesh = make_mesh(config.parallel, everywhere=True), make_mesh(config.parallel)
+    batch = _batch_size(config, model, images, len(training), job.run, mesh.devices.size)
+    steps = len(training) // batch
+    return Training(
+        job,
+        model,
+        kind,
+        images,
+        training,
+        validation,
+        batch,
+        steps,
+        mesh,
+        own_mesh,
+        make_recipe(config, model, steps * config.train.epochs),
+        History(job.run.path),
+        failed,
+        began,
+    )
+
+
+def with_margin(settings: TrainConfig) -> bool:
+    """Return whether training images are read with what the centre crop cuts off."""
+    return settings.crop < 1 or settings.window == "random"
+
+
+def split_validation(
+    labels: Int[np.ndarray, "n *a"], share: float, seed: int
+) -> tuple[Int[np.ndarray, "a"], Int[np.ndarray, "b"]]:
+    """Return places for training and for validation: about `share` of every class, at least one
+    image of a class that has two or more. Of images with attributes: about `share` of all."""
+    if labels.ndim == 2:
+        labels = np.zeros(len(labels), np.int32)
+    validation = []
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels == label)
+        order = epoch_order(seed, int(label), len(places))
+        count = min(max(1, round(share * len(places))), len(places) - 1)
+        validation.extend(places[order[:count]])
+    validation = np.sort(np.array(validation, np.int64))
+    return np.setdiff1d(np.arange(len(labels)), validation), validation
+
+
+def _check_proxies(config: Config, images: TrainingImages) -> None:
+    """Raise ConfigError where mixing or proxies want what these images do not have."""
+    if images.labels.ndim > 1 and (config.train.mix, config.proxy.method) != ("none", "none"):
+        raise ConfigError(
+            "train.mix and proxy.method want one class an image, and these images have several "
+            "labels: train.mix=none proxy.method=none"
+        )
+    if images.boxes is not None and config.proxy.method != "none":
+        raise ConfigError(
+            f"proxy.method={config.proxy.method}: a two-stream network is shown patches beside "
+            "images, and proxies have none: proxy.method=none, or focus.readout=none"
+        )
+
+
+def _batch_size(
+    config: Config,
+    model: Classifier,
+    images: TrainingImages,
+    count: int,
+    run: RunFolder,
+    devices: int,
+) -> int:
+    """Return the images per step: as told, at most those there are, a multiple of the devices."""
+    batch = config.train.batch_size
+    if not batch and leads():
+        batch = _largest_batch(config, model, images, count, run, devices)
+    batch = min(of_first(batch), count)
+    batch = max(batch - batch % devices, devices)
+    if batch > count:
+        raise ConfigError(
+            f"data.path={config.data.path}: {count} training images for {devices} devices; "
+            "give fewer devices (distributed.processes, parallel=none)"
+        )
+    return batch
+
+
+def _largest_batch(
+    config: Config,
+    model: Classifier,
+    images: TrainingImages,
+    count: int,
+    run: RunFolder,
+    devices: int,
+) -> int:
+    """For train.batch_size=0: what fits the devices, found once for a run wherever it goes on."""
+    if "batch_size" not in run.facts:
+        network = model.network.clone(dtype=compute_dtype(config.train))
+        try:
+            each = find_batch_size(
+                model.replace(network=network),
+                make_recipe(config, model, 10),
+                round(config.data.size / (config.data.crop if with_margin(config.train) else 1)),
+                max(1, count // devices),
+                labels=images.labels.shape[1:],
+                cache=cache_file(),
+            )
+        except ValueError as error:
+            raise ConfigError(f"train.batch_size=0: {error}") from None
+        run.facts["batch_size"] = each * devices
+        run.save_facts()
+        say(f"train: batches of {each * devices}, the largest that fit (train.batch_size=0)")
+    return run.facts["batch_size"]
+
+
+def compute_dtype(settings: TrainConfig) -> type:
+    """Return the type of the network's sums in training."""
+    bf16 = {"f32": False, "bf16": True, "auto": jax.default_backend() != "cpu"}
+    return jax.numpy.bfloat16 if bf16[settings.precision] else jax.numpy.float32
