@@ -24,4 +24,13 @@ def log_odds(logits: Float[Array, "n k"], targets: Int[Array, "n"]) -> Float[Arr
     chosen = jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
     is_target = jax.nn.one_hot(targets, logits.shape[1], dtype=bool)
     others = jax.nn.logsumexp(jnp.where(is_target, -jnp.inf, logits), axis=1)
-    return chosen - others
+    return undefined_with(chosen - others, logits)
+
+
+def undefined_with(values: Float[Array, "n"], logits: Float[Array, "n k"]) -> Float[Array, "n"]:
+    """Return the values, NaN for every image with a NaN among its logits.
+
+    It has to be said: XLA's exponential on the CPU (jax 0.10.2) makes finite numbers of NaN, so that
+    a softmax of them looks like any other.
+    """
+    return jnp.where(jnp.isnan(logits).any(axis=1), jnp.nan, values)

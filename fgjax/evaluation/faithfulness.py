@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from fgjax.core.filters import gaussian_blur
+from fgjax.core.scores import undefined_with
 from fgjax.evaluation.order import pixel_ranks
 
 BLUR_SIGMA = 10.0
@@ -159,7 +160,7 @@ def target_probability(logits: Float[Array, "n k"], targets: Int[Array, "n"]) ->
     known = (targets >= 0) & (targets < logits.shape[1])
     index = jnp.where(known, targets, 0)
     chosen = jnp.take_along_axis(probabilities, index[:, None], axis=1)[:, 0]
-    return jnp.where(known, chosen, jnp.nan)
+    return undefined_with(jnp.where(known, chosen, jnp.nan), logits)
 
 
 def _area_under_curve(model, before, after, targets, maps, steps):

@@ -33,8 +33,12 @@ def _chosen(values, targets):
 
 
 CLASS_SCORES: dict[str, Callable] = {
-    "probability": lambda logits, targets: _chosen(jax.nn.softmax(logits), targets),
-    "log_probability": lambda logits, targets: _chosen(jax.nn.log_softmax(logits), targets),
+    "probability": lambda logits, targets: undefined_with(
+        _chosen(jax.nn.softmax(logits), targets), logits
+    ),
+    "log_probability": lambda logits, targets: undefined_with(
+        _chosen(jax.nn.log_softmax(logits), targets), logits
+    ),
     "log_odds": log_odds,
     "logit": _chosen,
     "sigmoid": lambda logits, targets: jax.nn.sigmoid(_chosen(logits, targets)),
