@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from flax import struct
 from scipy.stats import spearmanr
-from test_parallel import on_eight_devices
 
 import fgjax
+from eight import on_eight_devices
 from fgjax.attribution import CONFIGS
 from fgjax.attribution.common.score_gradient import input_gradient
 from fgjax.core.filters import gaussian_blur
