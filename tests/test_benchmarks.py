@@ -13,6 +13,7 @@ import pytest
 import fgjax
 from fgjax.options.resolve import resolve
 from fgjax.sweeps.grid import find_grid, make_trials
+from toys import of_every_value
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.append(str(FOLDER))  # as for a script that is run: its neighbours can be imported
@@ -161,7 +162,8 @@ def test_scaling_measures_images_and_devices(capsys):
     assert [row[0] for row in rows] == [1, 4, 1, 2] and min(min(row) for row in rows) > 0
 
 
-@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_both_sides_do_the_same_work(name):
     pytest.importorskip("torch")
     found = step.check_parity(name, 32, 2)
@@ -173,7 +175,7 @@ def test_sweeps_of_the_benchmarks_resolve_and_name_columns(capsys):
     for path in FOLDER.glob("*.yaml"):
         trials = make_trials(*find_grid([f"config={path}"]), ["data.path=birds"])
         assert len(trials) > 1
-        for trial in trials:
+        for trial in of_every_value(trials):
             resolve(list(trial.words))
     proxy = load("proxy_attention")
     with pytest.raises(SystemExit):

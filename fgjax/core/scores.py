@@ -30,7 +30,7 @@ def log_odds(logits: Float[Array, "n k"], targets: Int[Array, "n"]) -> Float[Arr
 def undefined_with(values: Float[Array, "n"], logits: Float[Array, "n k"]) -> Float[Array, "n"]:
     """Return the values, NaN for every image with a NaN among its logits.
 
-    It has to be said: XLA's exponential on the CPU (jax 0.10.2) makes finite numbers of NaN, so that
-    a softmax of them looks like any other.
+    It has to be said: XLA's exponential on the CPU (jax 0.10.2) makes finite numbers of NaN, so
+    that a softmax of them looks like any other.
     """
     return jnp.where(jnp.isnan(logits).any(axis=1), jnp.nan, values)

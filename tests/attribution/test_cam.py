@@ -345,7 +345,13 @@ def half_precision():
         return create_model("resnet_tiny", CLASSES, dtype=jnp.bfloat16)
 
 
-@each_method
+@pytest.mark.parametrize(
+    ("method", "config"),
+    [
+        pytest.param(*row, id=name, marks=[pytest.mark.slow] * (name != "grad_cam"))
+        for name, row in METHODS.items()
+    ],
+)
 def test_a_bfloat16_classifier_of_ours(half_precision, method, config):
     x = jnp.asarray(np.random.default_rng(3).random((1, 32, 48, 3), np.float32))
     if method is score_cam:

@@ -377,6 +377,7 @@ def test_parameters_are_arguments_and_the_family_shares_a_program(key, weights, 
     assert score_gradient._cache_size() == compiled_so_far
 
 
+@pytest.mark.slow
 def test_a_bfloat16_network(key):
     x = jnp.asarray(np.random.default_rng(3).random((2, 32, 32, 3), np.float32))
     with jax.numpy_dtype_promotion("standard"):

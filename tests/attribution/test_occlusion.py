@@ -167,7 +167,7 @@ def test_one_program_for_all_weights_and_images(weights, images):
         (dict(stride=60), "stride=60 exceeds window=48: pixels .*never be covered"),
         (dict(chunk_size=-1), "chunk_size=-1"),
         (dict(blur_sigma=0.0), "blur_sigma=0.0: must be above 0"),
-        (dict(infill="grey"), "infill='grey': must be one of"),
+        (dict(infill="gray"), "infill='gray': must be one of"),
         (dict(score="probabilty"), "Did you mean probability"),
     ],
 )

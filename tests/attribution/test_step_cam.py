@@ -99,6 +99,7 @@ def test_a_map_is_laid_into_its_box():
     np.testing.assert_allclose(laid[3, 4:12], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_two_stream_network_is_explained():
     model = fgjax.create_model(
         "two_stream", 3, backbone="resnet_tiny", steps=2, hidden=8, patches=2, patch_size=32

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from fgjax.core import functional
 from fgjax.core.functional import combine, partition
-from fgjax.devices.forward import compiled
+from fgjax.devices.forward import compiled, forward
 
 
 def affine(weights, x, *, scale=1.0):
@@ -53,11 +52,11 @@ def test_a_function_has_no_arrays(images):
 def test_other_weights_do_not_compile_again(images):
     model = Partial(affine, jnp.asarray([1.0, 2.0]))
     np.testing.assert_allclose(compiled(model)(images), model(images), rtol=1e-6)
-    before = functional._forward._cache_size()
+    before = forward._cache_size()
     for k in range(3):
         other = Partial(affine, jnp.asarray([1.0, k]))
         np.testing.assert_allclose(compiled(other)(images), other(images), rtol=1e-6)
-    assert functional._forward._cache_size() == before
+    assert forward._cache_size() == before
 
 
 def test_what_cannot_be_called_is_refused():

@@ -17,7 +17,7 @@ TARGETS = np.array([0, 1, 2], np.int32)
 @pytest.fixture(scope="module", autouse=True)
 def polished():
     """XLA's optimisation is what makes finite numbers of NaN."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

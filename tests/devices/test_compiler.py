@@ -79,7 +79,10 @@ def alike(found, expected, jittered):
     return apart(found, expected) < FLOOR + TIMES * apart(jittered, expected)
 
 
-@pytest.mark.parametrize("folded", [False, True], ids=["whole", "folded"])
+@pytest.mark.parametrize(
+    "folded",
+    [pytest.param(False, id="whole", marks=pytest.mark.slow), pytest.param(True, id="folded")],
+)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_logits_and_the_gradient_by_the_images_are_the_same(name, folded):
     model = fold_batch_norm(network(name)) if folded else network(name)

@@ -93,8 +93,10 @@ def test_what_else_a_model_has_is_there(way):
     model = fgjax.create_model("resnet_tiny", 5, size=32)
     many = Spread(model, make_mesh("none"), way == "pmap")
     images = jnp.asarray(np.random.default_rng(0).random((2, 32, 32, 3)), jnp.float32)
-    features = many.features(images)
-    np.testing.assert_allclose(features, model.features(images), atol=1e-5)
-    np.testing.assert_allclose(many.head(features), model(images), atol=1e-5)
+    both = jax.jit(lambda m, x: (m.features(x), m(x)))
+    features, logits = both(model, images)
+    found = many.features(images)
+    np.testing.assert_allclose(found, features, atol=1e-5)
+    np.testing.assert_allclose(many.head(found), logits, atol=1e-5)
     assert many.size == 32 and not hasattr(many, "no_such_thing")
     assert many.network is model.network  # a part that can be called is no method of the model

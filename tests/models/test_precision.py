@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from flax import struct
 from scipy.stats import spearmanr
-from test_parallel import on_eight_devices
 
 import fgjax
+from eight import on_eight_devices
 from fgjax.attribution import CONFIGS
 from fgjax.attribution.common.score_gradient import input_gradient
 from fgjax.core.filters import gaussian_blur
@@ -29,7 +29,7 @@ SETTINGS = dict(
     integrated_gradients=dict(steps=5),
 )
 OTHERS = ("step_cam", "region_attention")  # of networks of their own
-SOME = ("fido", "gradient", "guided_backprop")
+SOME = ("fido", "guided_backprop")
 METHODS = [
     m if m in SOME else pytest.param(m, marks=pytest.mark.slow) for m in CONFIGS if m not in OTHERS
 ]
@@ -192,7 +192,7 @@ def test_what_else_a_model_has_is_there(images, way):
     np.testing.assert_allclose(maps[1].heatmap, maps[0].heatmap, atol=0.05)
 
 
-@pytest.mark.parametrize("way", ["jit", "pmap"])
+@pytest.mark.parametrize("way", [pytest.param("jit", marks=pytest.mark.slow), "pmap"])
 def test_a_spread_classifier_is_in_bfloat16_too(pair, images, way):
     low = pair[1]
     many = Spread(low, make_mesh("none"), way == "pmap")

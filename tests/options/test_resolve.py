@@ -9,6 +9,7 @@ from fgjax.options.help import describe
 from fgjax.options.resolve import ConfigError, flatten, list_configs, resolve
 from fgjax.options.schema import ExplainConfig
 from fgjax.sweeps.grid import find_grid, make_trials
+from toys import of_every_value
 
 
 def error(*words: str) -> str:
@@ -17,12 +18,15 @@ def error(*words: str) -> str:
     return str(told.value)
 
 
-def test_every_named_config_resolves():
+@pytest.mark.parametrize(
+    "pick", [of_every_value, pytest.param(iter, marks=pytest.mark.slow, id="all")]
+)
+def test_every_named_config_resolves(pick):
     assert {"fido_demo", "fido_cub", "fido_folder"} <= set(list_configs())
     for name, line in list_configs().items():
         assert line
         if grid := find_grid([f"config={name}"]):
-            for trial in make_trials(*grid, []):
+            for trial in pick(make_trials(*grid, [])):
                 resolve(list(trial.words))
             continue
         found, config, plain = resolve([f"config={name}"])

@@ -34,7 +34,7 @@ DEAR = (
 def quick_compilation():
     """Compiled once and run once; see tests/conftest.py. One thread: the maps are small."""
     torch.set_num_threads(1)
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

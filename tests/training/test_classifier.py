@@ -204,6 +204,7 @@ def test_frozen_modules_keep_weights_and_statistics_and_the_rest_learns(model):
             assert same == path.startswith(("stem", "blocks_0")), path
 
 
+@pytest.mark.slow
 def test_with_a_frozen_backbone_the_classifier_alone_learns(model):
     state, _ = step(model, Recipe(optax.sgd(0.1), frozen=("backbone",)))
     before = flat(model.variables, "params")
@@ -211,6 +212,7 @@ def test_with_a_frozen_backbone_the_classifier_alone_learns(model):
     assert moved == {"classifier/kernel", "classifier/bias"}
 
 
+@pytest.mark.slow
 def test_bfloat16_steps_keep_float32_weights(model):
     half = model.replace(network=model.network.clone(dtype=jnp.bfloat16))
     with jax.numpy_dtype_promotion("standard"):  # Flax's own statistics need it
@@ -250,7 +252,7 @@ def test_an_objective_of_what_another_method_returns(model):
         features = model.replace(variables=variables).features(images.astype(np.float32) / 255)
         return objective(features, jnp.asarray(labels))
 
-    value, grad = jax.value_and_grad(expected)(model.variables["params"])
+    value, grad = jax.jit(jax.value_and_grad(expected))(model.variables["params"])
     np.testing.assert_allclose(loss, value, rtol=1e-5)
     moved = jax.tree.map(lambda p, g: p - rate * g, model.variables["params"], grad)
     for a, b in zip(jax.tree.leaves(after.variables["params"]), jax.tree.leaves(moved)):

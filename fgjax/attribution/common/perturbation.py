@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fgjax.attribution.common.inputs import check_classes, check_images, check_inputs
-from fgjax.attribution.common.scores import log_odds
 from fgjax.attribution.common.streaming import choose_chunk, chunks, plan
 from fgjax.core.functional import Static, combine, partition
+from fgjax.core.scores import log_odds, undefined_with
 from fgjax.core.spelling import did_you_mean
 from fgjax.devices.forward import output_shape
 from fgjax.devices.jit import program

@@ -63,7 +63,7 @@ def randomised(variables, seed=1):
 def test_the_recurrence_is_the_same_feature_through_stacked_cells(rng):
     net = Recurrence(steps=4, hidden=6, layers=2)
     features = draw(rng, 3, 2, 2, 5)
-    variables = randomised(net.init(jax.random.key(0), features))
+    variables = randomised(jax.eval_shape(net.init, jax.random.key(0), features))
     params = variables["params"]["step"]
     states, expected = [(np.zeros((3, 6)), np.zeros((3, 6)))] * 2, []
     for _ in range(4):
@@ -79,7 +79,7 @@ def test_the_recurrence_is_the_same_feature_through_stacked_cells(rng):
 def test_self_attention_asks_with_the_state_and_feeds_the_answer(rng):
     net = Recurrence(steps=3, hidden=6, self_attention=True, key_share=0.25, waves=2)
     features = draw(rng, 2, 3, 2, 8)
-    variables = randomised(net.init(jax.random.key(0), features))
+    variables = randomised(jax.eval_shape(net.init, jax.random.key(0), features))
     p = variables["params"]["step"]
     dense = lambda name, x: x @ p[name]["kernel"] + p[name]["bias"]
     relu = lambda x: np.maximum(x, 0)
@@ -122,8 +122,8 @@ def test_the_basis_is_orthogonal_and_split_leaves_every_channel_once():
 
 def read(readout, steps, **options):
     net = ReadOut(readout, **options)
-    variables = net.init(jax.random.key(0), steps)
-    return np.asarray(net.apply(variables, steps)), variables
+    variables = jax.jit(net.init)(jax.random.key(0), steps)
+    return np.asarray(jax.jit(net.apply)(variables, steps)), variables
 
 
 def test_readouts(rng):

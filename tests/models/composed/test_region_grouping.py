@@ -38,23 +38,33 @@ def model():
     return stir(tiny())
 
 
+logits_of = jax.jit(lambda m, x: m(x))
+regions_of = jax.jit(lambda m, x: m.regions(x))
+
+
 @pytest.fixture(scope="module")
 def found(model, images):
-    return jax.jit(lambda m, x: m.regions(x))(model, images)
+    return regions_of(model, images)
 
 
-def test_what_it_gives(model, images, found):
+@pytest.fixture(scope="module")
+def features(model, images):
+    return jax.jit(lambda m, x: m.features(x))(model, images)
+
+
+def test_what_it_gives(model, images, features, found):
     assert found.logits.shape == (2, 4) and found.assignment.shape == (2, 8, 8, 3)
     np.testing.assert_allclose(found.assignment.sum(-1), 1, atol=1e-5)
     np.testing.assert_allclose(found.attention.sum(-1), 1, atol=1e-5)
     assert float(jnp.ptp(found.attention)) > 1e-3 and float(jnp.ptp(found.assignment)) > 0.01
     wanted = np.einsum("nhwk,nk->nhw", found.assignment, found.attention)
     np.testing.assert_allclose(found.attribution, wanted, atol=1e-5)
-    np.testing.assert_allclose(model(images), found.logits, atol=1e-5)
-    np.testing.assert_allclose(model.head(model.features(images)), found.logits, atol=1e-5)
+    np.testing.assert_allclose(logits_of(model, images), found.logits, atol=1e-5)
+    head = jax.jit(lambda m, x: m.head(x))
+    np.testing.assert_allclose(head(model, features), found.logits, atol=1e-5)
 
 
-def test_the_head_is_equation_4(model, images, found):
+def test_the_head_is_equation_4(model, features, found):
     """Every layer again in NumPy, from the feature map on."""
     params, stats = (flatten_dict(model.variables[c], sep="/") for c in ("params", "batch_stats"))
 
@@ -69,9 +79,7 @@ def test_the_head_is_equation_4(model, images, found):
 
     g = {k: jnp.asarray(params[f"grouping/{k}"]) for k in ("dictionary", "smoothing")}
     sigma = 1 / (1 + np.exp(-g["smoothing"]))
-    q, z = map(
-        np.asarray, group_pixels(model.features(images), g["dictionary"], jnp.asarray(sigma))
-    )
+    q, z = map(np.asarray, group_pixels(features, g["dictionary"], jnp.asarray(sigma)))
     np.testing.assert_allclose(found.assignment, q, atol=1e-5)
 
     a = z
@@ -98,7 +106,7 @@ def test_the_head_is_equation_4(model, images, found):
 
 def test_without_attention_every_part_counts_alike(images):
     plain = stir(tiny(attention=False))
-    found = plain.regions(images)
+    found = regions_of(plain, images)
     np.testing.assert_allclose(found.attention, 1 / 3, atol=1e-6)
     np.testing.assert_allclose(found.attribution, 1 / 3, atol=1e-5)
     assert "part_attention" not in plain.variables["params"]
@@ -108,7 +116,7 @@ def test_without_attention_every_part_counts_alike(images):
 @pytest.mark.parametrize("attention", [True, False])
 def test_every_attribute_has_a_head_of_its_own(images, attention):
     many = stir(tiny(attributes=True, attention=attention))
-    found = many.regions(images)
+    found = regions_of(many, images)
     assert found.logits.shape == (2, 4)
     assert found.attention.shape == (2, 4, 3) and found.attribution.shape == (2, 4, 8, 8)
     wanted = np.einsum("nhwk,nak->nahw", found.assignment, found.attention)
@@ -116,7 +124,7 @@ def test_every_attribute_has_a_head_of_its_own(images, attention):
     # Another head's weights change nothing but its own output.
     heads = jax.tree.map(lambda leaf: leaf.at[2].add(0.5), many.variables["params"]["classifier"])
     params = {**many.variables["params"], "classifier": heads}
-    other = many.replace(variables={**many.variables, "params": params}).regions(images)
+    other = regions_of(many.replace(variables={**many.variables, "params": params}), images)
     moved = np.abs(other.logits - found.logits).max(0)
     assert moved[2] > 1e-3 and moved[[0, 1, 3]].max() == 0
 
@@ -147,9 +155,10 @@ def test_it_comes_back_from_its_checkpoint(tmp_path, images, options):
     save_classifier(tmp_path / "checkpoint", model)
     back = fgjax.load_classifier(tmp_path / "checkpoint")
     assert back.network == model.network and dict(back.options) == dict(model.options)
-    np.testing.assert_array_equal(back(images), model(images))
+    np.testing.assert_array_equal(logits_of(back, images), logits_of(model, images))
 
 
+@pytest.mark.slow
 def test_bfloat16_and_one_image_and_one_part(images):
     model = stir(tiny(num_parts=1))
     model = model.replace(network=model.network.clone(dtype=jnp.bfloat16))

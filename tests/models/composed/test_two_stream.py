@@ -92,7 +92,9 @@ def test_in_training_the_patches_are_given(model, images):
     assert all(jax.tree.leaves(moved["local_stream"]))
 
 
-@pytest.mark.parametrize("readout", ["none", "cnn", "last", "sum"])
+@pytest.mark.parametrize(
+    "readout", ["none", "last", *(pytest.param(r, marks=pytest.mark.slow) for r in ("cnn", "sum"))]
+)
 def test_every_readout_on_the_weights_of_another(model, images, readout):
     """Readouts have no weights but attention's: one network can be read in every way."""
     other = model.replace(network=model.network.clone(readout=readout, first=2, last=3))

@@ -64,8 +64,7 @@ def tiny():
     return create_model("resnet_tiny", 3)
 
 
-def call(model, images):
-    return jax.jit(lambda m, x: m(x))(model, images)
+call = jax.jit(lambda m, x: m(x))
 
 
 def shapes_only(name, classes=5, **options):
@@ -88,12 +87,15 @@ def test_number_of_parameters(name):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", ["resnet_tiny", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "name", ["resnet_tiny", pytest.param("mobilenet_v2", marks=pytest.mark.slow)]
+)
 def test_head_of_features_is_the_whole(images, name):
     model = create_model(name, 5)
     logits, features = jax.jit(lambda m, x: (m(x), m.features(x)))(model, images)
     assert logits.dtype == jnp.float32 and logits.shape == (2, 5)
-    np.testing.assert_allclose(model.head(features), logits, atol=1e-5)
+    head = jax.jit(lambda m, x: m.head(x))
+    np.testing.assert_allclose(head(model, features), logits, atol=1e-5)
     dense = model.variables["params"]["classifier"]
     by_hand = np.asarray(features).mean((1, 2)) @ dense["kernel"] + dense["bias"][None]
     np.testing.assert_allclose(by_hand, logits, atol=1e-4)
@@ -132,6 +134,7 @@ def test_dropout_of_mobilenet_works_in_training_alone():
     np.testing.assert_allclose(run(0, True), 1280, rtol=0.1)  # kept values are scaled up
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_logits_in_float32(images, tiny):
     # Flax's BatchNorm mixes bfloat16 and float32 on purpose.
     with jax.numpy_dtype_promotion("standard"):

@@ -1,5 +1,7 @@
 """Mixed images are what their papers say, and so are the shares of their labels."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,11 +38,12 @@ def pasted(x, mixed):
 
 def test_mixup_is_the_weighted_mean(key):
     x = images()
-    mixed = mixup(key, x, alpha=0.4)
+    mixed = jax.jit(partial(mixup, alpha=0.4))(key, x)
     own = np.asarray(mixed.share)[:, None, None, None]
     np.testing.assert_allclose(mixed.images, own * x + (1 - own) * x[mixed.partner], atol=1e-6)
     assert sorted(mixed.partner.tolist()) == list(range(32))
-    shares = np.asarray(mixup(key, images(4000, 1, 1), alpha=0.4).share)
+    draw = jax.jit(partial(mixup, alpha=0.4))
+    shares = np.asarray(draw(key, images(4000, 1, 1)).share)
     assert abs(shares.mean() - 0.5) < 0.02
     assert abs(shares.var() - 0.25 / (2 * 0.4 + 1)) < 0.01  # of Beta(α, α)
 
@@ -48,7 +51,7 @@ def test_mixup_is_the_weighted_mean(key):
 @pytest.mark.parametrize("method", [cutmix, saliency_mix])
 def test_a_box_of_the_partner_and_the_share_of_its_pixels(method, key):
     x = images()
-    mixed = method(key, x)
+    mixed = jax.jit(method)(key, x)
     inside = pasted(x, mixed)
     kept = np.asarray(mixed.partner) == np.arange(32)  # such an image is itself, whatever the box
     np.testing.assert_allclose(mixed.share[~kept], 1 - inside[~kept].mean((1, 2)), atol=1e-6)
@@ -60,17 +63,18 @@ def test_a_box_of_the_partner_and_the_share_of_its_pixels(method, key):
 
 
 def test_boxes_of_cutmix_have_beta_areas(key):
-    shares = np.asarray(cutmix(key, images(1000, 20, 20)).share)
+    wide, narrow = (jax.jit(partial(cutmix, alpha=alpha)) for alpha in (1.0, 200.0))
+    shares = np.asarray(wide(key, images(1000, 20, 20)).share)
     # λ is uniform for α = 1; the border cuts boxes, so more of the image is left.
     assert 0.55 < shares.mean() < 0.75 and shares.min() < 0.2 and shares.max() > 0.98
-    narrow = np.asarray(cutmix(key, images(1000, 20, 20), alpha=200.0).share)
+    narrow = np.asarray(narrow(key, images(1000, 20, 20)).share)
     assert narrow.std() < 0.7 * shares.std() and narrow.min() > 0.4
 
 
 def test_attentive_cutmix_pastes_the_most_attended_cells_where_they_lie(key):
     x = images(16, 28, 28)
     attention = np.random.default_rng(1).random((16, 7, 7)).astype(np.float32)
-    mixed = attentive_cutmix(key, x, jnp.asarray(attention), patches=6)
+    mixed = jax.jit(partial(attentive_cutmix, patches=6))(key, x, jnp.asarray(attention))
     inside = pasted(x, mixed)
     partner = np.asarray(mixed.partner)
     for own, mask in enumerate(inside):
@@ -91,14 +95,14 @@ def test_saliency_is_the_difference_from_box_means():
         np.abs(light - uniform_filter(light, (0, 2 * r + 1, 2 * r + 1), mode="nearest"))
         for r in (8, 4, 2)
     )
-    np.testing.assert_allclose(saliency(x), expected, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(saliency)(x), expected, atol=1e-5)
 
 
 def test_saliency_mix_cuts_around_what_stands_out(key):
     x = np.full((8, 64, 64, 3), 0.3, np.float32)
     for i in range(8):
         x[i, 8 + 6 * i, 50 - 5 * i] = 1  # one bright pixel
-    mixed = saliency_mix(key, jnp.asarray(x), alpha=50.0)
+    mixed = jax.jit(partial(saliency_mix, alpha=50.0))(key, jnp.asarray(x))
     for own, partner in enumerate(np.asarray(mixed.partner)):
         # The box is half of the image: the pixel is in it, and stays where it was.
         assert mixed.images[own, 8 + 6 * partner, 50 - 5 * partner, 0] == 1
@@ -107,7 +111,8 @@ def test_saliency_mix_cuts_around_what_stands_out(key):
 def test_by_name_and_probability(key):
     x = images(8)
     np.testing.assert_array_equal(Mixing()(key, x).images, x)
-    taken = [Mixing("cutmix", probability=0.5)(jax.random.key(i), x) for i in range(40)]
+    draw = jax.jit(Mixing("cutmix", probability=0.5))
+    taken = [draw(jax.random.key(i), x) for i in range(40)]
     count = sum(bool((mixed.share < 1).any()) for mixed in taken)
     assert 10 < count < 30
     for mixed in taken:
@@ -118,7 +123,7 @@ def test_by_name_and_probability(key):
 def test_the_mixed_loss_is_linear_in_the_labels(key):
     """With one-hot targets mixed first, and cross-entropy after."""
     x, labels = images(16), jnp.arange(16) % 5
-    mixed = mixup(key, x, alpha=1.0)
+    mixed = jax.jit(mixup)(key, x)
     logits = jnp.asarray(np.random.default_rng(2).normal(size=(16, 5)), jnp.float32)
     smooth = 0.1
     target = np.eye(5)[np.asarray(labels)] * (1 - smooth) + smooth / 5

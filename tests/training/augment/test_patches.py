@@ -105,6 +105,7 @@ def test_a_step_is_one_of_gradient_descent_on_the_loss_of_both_streams(model):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_measuring_moves_the_boxes_with_the_middle_square(model):
     (images, boxes), labels = batch()
     found = measure(model, iter([((images, boxes), labels)]), 8)
@@ -120,6 +121,7 @@ def test_measuring_moves_the_boxes_with_the_middle_square(model):
     assert np.isfinite(short).all()
 
 
+@pytest.mark.slow
 def test_each_stream_has_a_rate_of_its_own(model):
     (images, boxes), labels = batch()
     optimizer = make_optimizer(4, 0.1, optimizer="sgd", schedule="constant", momentum=0.0,
