@@ -23,9 +23,9 @@ from side_by_side import machine
 
 import fgjax
 from fgjax.core.filters import total_variation
-from fgjax.core.functional import compiled
 from fgjax.data.pipeline import load_examples, stack, take
 from fgjax.data.species.source import SpeciesSource
+from fgjax.devices.forward import compiled
 
 BATCHES, STEPS = (2, 4, 8, 16, 32), (10, 30, 100)
 AT_STEPS, AT_BATCH = 30, 8

@@ -122,7 +122,7 @@ def test_alternate_takes_turns_and_summary_is_by_hand():
     assert found["ratio"] == {"median": 2.0, "min": 1.0, "max": 3.0, "fastest": 2.0}
 
 
-@pytest.mark.parametrize("script", ["fido_step", "speed", "convolutions"])
+@pytest.mark.parametrize("script", ["fido_step", "speed", "convolutions", "cpu"])
 def test_without_torch_says_how_to_get_it(script, monkeypatch, capsys):
     script = load(script)
     monkeypatch.setattr(script, "torch", None)

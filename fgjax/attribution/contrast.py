@@ -68,7 +68,8 @@ def contrast(model: Any, target: int, others: tuple[int, ...] = ()) -> Contrast:
     Example:
       >>> import jax, jax.numpy as jnp
       >>> model = jax.tree_util.Partial(lambda images: images.mean((1, 2)))
-      >>> contrast(model, 0, (1, 2))(jnp.ones((1, 4, 4, 3)) * jnp.array([0.75, 0.5, 0.25]))
+      >>> images = jnp.stack([jnp.full((1, 4, 4), light) for light in (0.75, 0.5, 0.25)], -1)
+      >>> contrast(model, 0, (1, 2))(images)
       Array([[0.375, 0.   ]], dtype=float32)
     """
     if target in others:

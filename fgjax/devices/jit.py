@@ -35,7 +35,7 @@ class Program:
 
     def _now(self) -> Any:
         """Return the function, jitted with the options of now."""
-        options = compiler_options(self._work) if _outermost() else {}
+        options = compiler_options(self._work) if outermost() else {}
         key = tuple(options.items())
         if key not in self._jitted:
             self._jitted[key] = jax.jit(self.__wrapped__, compiler_options=options, **self._how)
@@ -77,5 +77,6 @@ def _untraced() -> Any:
     return found[0]
 
 
-def _outermost() -> bool:
+def outermost() -> bool:
+    """Return whether nothing is being traced: JAX takes compiler options nowhere else."""
     return get_opaque_trace_state(convention="fgjax") == _untraced()

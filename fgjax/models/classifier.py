@@ -9,6 +9,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
+from fgjax.devices.jit import outermost
 from fgjax.models.registry import IMAGENET_MEAN, IMAGENET_STD, NETWORKS
 
 
@@ -125,10 +126,9 @@ def create_model(
     key = jax.random.key(0) if key is None else key
     # On a CPU, LLVM optimises the drawing of every kernel by itself: three to nine times the wait
     # (ResNet-18: 11 s for 2), for a program that runs once. Weights differ in the last bit.
-    # Within another program (`jax.eval_shape` of this function) there is nothing to compile.
-    alone = not isinstance(jnp.zeros(()), jax.core.Tracer) and jax.default_backend() == "cpu"
-    quick = {"xla_backend_optimization_level": 0} if alone else {}
-    draw = jax.jit(network.init, compiler_options=quick)
+    quick = outermost() and jax.default_backend() == "cpu"
+    unpolished = {"xla_backend_optimization_level": 0} if quick else {}
+    draw = jax.jit(network.init, compiler_options=unpolished or None)
     variables = draw(key, jnp.zeros((1, 96, 96, 3), jnp.float32))
     kept = tuple((k, v) for k, v in options.items() if k != "dtype")
     return classifier_of(name)(variables, network, mean, std, classes, size, name, kept)

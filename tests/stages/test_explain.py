@@ -64,7 +64,10 @@ def test_an_exhausted_memory_is_asked_for_less(run, words, finished, monkeypatch
 def test_images_that_stop_early(tmp_path, trained, words, capsys, together):
     """All at the first step at which they may: five steps of warm-up and twice five."""
     run = tmp_path / "stops"
-    options = ("explain.steps=20", "explain.stop=1e9", f"explain.images_per_step={together}")
+    options = (
+        "explain.steps=20", "explain.warmup=5", "explain.stop=1e9",
+        f"explain.images_per_step={together}",
+    )  # fmt: skip
     checkpoint = f"model.checkpoint={trained / 'checkpoint'}"
     assert main(words(run, checkpoint, "stages=explain", *options)) == 0
     assert "25% of the steps were saved" in capsys.readouterr().out

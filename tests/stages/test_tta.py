@@ -174,7 +174,7 @@ def test_the_same_command_again_does_nothing_but_print(tmp_path, done, drawn, ca
     monkeypatch.setattr(tta, "_look_again", None)  # must not be called
     assert main(drawn(run)) == 0
     said = capsys.readouterr().out
-    assert "BL + FIDO, simplified" in said and "ground-truth box alone" in said
+    assert "BL + FIDO, ours" in said and "ground-truth box alone" in said
     assert "…" not in said  # every cell fits
     for name in ("tta.csv", "tta.json", "tta.md"):
         assert (run / name).read_bytes() == (done / name).read_bytes()
@@ -226,7 +226,7 @@ def test_another_setting_is_refused_once_there_are_results(run, drawn, capsys):
 
 def test_a_damaged_table_is_told(run, drawn, capsys):
     (run / "tta.csv").write_text("name,accuracy\na,1\n")
-    assert main(drawn(run, "tta.crops=center")) == 2
+    assert main(drawn(run, "tta.crops=center", "tta.original_steps=null")) == 2
     assert "tta.csv: is not what this version writes" in capsys.readouterr().err
 
 

@@ -204,7 +204,7 @@ FIDO_PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     # Masks that hold under every infill. The default is such a setting itself.
     "robust": dict(infill_also=("blurs", "mean", "grey")),
-    # As the default, for one infill: smaller masks, which need not hold under another.
+    # As the default, for one infill: masks that hold under no other, and SDRs that fail more often.
     "one-infill": dict(infill_also=()),
     # Soft masks at t = 1, whose p(c) is that of a mixture of both pictures: cut, they keep nothing.
     "soft": dict(_AS_PUBLISHED, learning_rate=40.0, l1=2e-3, initial=0.2),
