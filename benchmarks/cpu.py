@@ -51,7 +51,7 @@ class Row(NamedTuple):
 ROWS = (
     Row("fido", "resnet50", 224, passes=32),
     Row("fido", "resnet18", 96, passes=96),
-    # With random weights its gradient differs by 1e-2 already (ReLU6 on both ends); Adam magnifies it.
+    # Random weights: its gradient differs by 1e-2 already (ReLU6 has two ends); Adam magnifies it.
     Row("fido", "mobilenet_v2", 224, passes=64, limit=0.5),
     Row("rise", "resnet18", 224),
     Row("glas", "resnet18", 224),
