@@ -151,11 +151,12 @@ class Depthwise(nn.Module):
 @each_rule
 def test_a_depthwise_convolution_keeps_its_own_derivative(images, rule):
     """The shifted form has a derivative of its own; the other is XLA's. Logits stay too."""
-    variables = Depthwise(True).init(jax.random.key(0), images)
+    variables = jax.jit(Depthwise(True).init)(jax.random.key(0), images)
     results = []
     for shifted in (True, False):
         model = Partial(Depthwise(shifted).apply, variables)
-        np.testing.assert_allclose(with_relu_rule(model, rule)(images), model(images), rtol=1e-6)
+        ruled = jax.jit(with_relu_rule(model, rule))
+        np.testing.assert_allclose(ruled(images), jax.jit(model)(images), rtol=1e-6)
         results.append(rectified_gradient(model, images, TARGETS, rule))
     np.testing.assert_allclose(*results, rtol=1e-4, atol=1e-6)
     assert np.abs(results[0] - input_gradient(model, images, TARGETS)).max() > 1e-3
@@ -196,7 +197,7 @@ def test_other_activations_keep_their_gradient(weights, images, name):
 
     into = images.reshape(3, -1) @ weights[0] - 0.1
     score = lambda x: after(weights, x)[jnp.arange(3), TARGETS].sum()
-    g = jax.grad(score)(jax.nn.relu(into))
+    g = jax.jit(jax.grad(score))(jax.nn.relu(into))
     expected = (jnp.where((g > 0) & (into > 0), g, 0) @ weights[0].T).reshape(images.shape)
     result = rectified_gradient(model, images, TARGETS, "guided")
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
@@ -220,7 +221,7 @@ def test_the_clamped_variance_of_a_normalisation_is_no_relu(weights, images, lib
     """Both libraries write max(variance, 0) for the sake of rounding."""
     if library == "linen":
         norm = LinenNorm()
-        variables = norm.init(jax.random.key(0), jnp.zeros((3, HIDDEN)))
+        variables = jax.jit(norm.init)(jax.random.key(0), jnp.zeros((3, HIDDEN)))
         normalise = lambda x: norm.apply(variables, x)
     else:
         normalise = EquinoxNorm(eqx.nn.LayerNorm(HIDDEN))

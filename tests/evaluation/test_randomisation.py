@@ -42,7 +42,8 @@ class Network(nn.Module):
 @pytest.fixture(scope="module")
 def classifier():
     network = Network()
-    return Classifier(network.init(jax.random.key(7), jnp.zeros((1, 16, 16, 3))), network)
+    init = jax.jit(network.init)
+    return Classifier(init(jax.random.key(7), jnp.zeros((1, 16, 16, 3))), network)
 
 
 IMAGES = jnp.asarray(np.random.default_rng(0).random((3, 16, 14, 3)), jnp.float32)
@@ -68,7 +69,14 @@ def test_layers_are_in_the_order_of_the_forward_pass(classifier):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["resnet_tiny", "mobilenet_v2", "vgg16", "inception_v3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet_tiny",
+        "vgg16",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenet_v2", "inception_v3")),
+    ],
+)
 def test_layers_of_our_networks(name):
     network = make_network(name, 3)
     model = Classifier(variable_shapes(network), network)

@@ -120,7 +120,7 @@ def test_the_whole_loss_and_its_gradient(every_step, smoothing):
     expected = first + 1.0 * second + 0.5 * third
     expected.backward()
     loss = StreamLoss(every_step=every_step, smoothing=smoothing)
-    ours, gradient = jax.value_and_grad(loss)(streams, jnp.asarray(labels))
+    ours, gradient = jax.jit(jax.value_and_grad(loss))(streams, jnp.asarray(labels))
     np.testing.assert_allclose(ours, expected.item(), atol=1e-5)
     for mine, theirs in zip(gradient, (g, local, each), strict=True):
         reference = np.zeros(theirs.shape) if theirs.grad is None else theirs.grad.numpy()
