@@ -30,7 +30,7 @@ class Program:
 
     def __init__(self, function: Callable, work: Work, how: dict[str, Any]):
         functools.update_wrapper(self, function)
-        self._work, self._how = work, how
+        self._function, self._work, self._how = function, work, how
         self._jitted: dict[tuple, Any] = {(): jax.jit(function, **how)}
 
     def _now(self) -> Any:
@@ -38,7 +38,7 @@ class Program:
         options = compiler_options(self._work) if outermost() else {}
         key = tuple(options.items())
         if key not in self._jitted:
-            self._jitted[key] = jax.jit(self.__wrapped__, compiler_options=options, **self._how)
+            self._jitted[key] = jax.jit(self._function, compiler_options=options, **self._how)
         return self._jitted[key]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -86,7 +86,7 @@ def input_gradient(
     phases = jnp.pad(kernel, (*fill, (0, 0), (0, 0)))
     phases = phases.reshape(down, stride, across, stride, channels, features)[::-1, :, ::-1]
     phases = phases.transpose(0, 2, 5, 1, 3, 4).reshape(down, across, features, -1)
-    wide = convolve(grad, phases, 1, tuple(pads))
+    wide = convolve(grad, phases, 1, (pads[0], pads[1]))
     n, rows, columns, _ = wide.shape
     wide = wide.reshape(n, rows, columns, stride, stride, channels).transpose(0, 1, 3, 2, 4, 5)
     wide = wide.reshape(n, rows * stride, columns * stride, channels)
