@@ -21,9 +21,11 @@ WORKS = ("explain", "train")
 SLOW = ("resnet50", "vgg16_bn", "mobilenet_v2", "inception_v3")
 NETWORKS = ("resnet_tiny", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
 SIDES = {"inception_v3": 80}
-ROUNDING, TIMES, FLOOR = 3e-7, 20.0, 1e-5
-"""How large a value's last digits are; how many times the change that they alone make oneDNN's may
-be; and what is let pass. Random ReLUs and small batches' statistics magnify both alike."""
+ROUNDING, TIMES = 3e-7, 20.0
+"""How large a value's last digits are, and how many times the change that they alone make oneDNN's
+may be: random ReLUs and small batches' statistics magnify both alike."""
+LOGITS, GRADIENT = 1e-5, 1e-2
+"""‖on - off‖ / ‖off‖ let pass besides: one ReLU within rounding of 0 changes a gradient by 1e-3."""
 
 
 @pytest.fixture(autouse=True)
@@ -74,9 +76,9 @@ def sides(function, *args, work):
     return whole(*args), plain(*args), plain(*jax.tree.map(jitter, args))
 
 
-def alike(found, expected, jittered):
+def alike(found, expected, jittered, floor):
     """Return whether oneDNN changes a result no more than rounding the inputs would."""
-    return apart(found, expected) < FLOOR + TIMES * apart(jittered, expected)
+    return apart(found, expected) < floor + TIMES * apart(jittered, expected)
 
 
 @pytest.mark.parametrize(
@@ -97,9 +99,10 @@ def test_logits_and_the_gradient_by_the_images_are_the_same(name, folded):
         gradient, logits = jax.grad(total, has_aux=True)(images)
         return logits, gradient
 
-    for of_each in zip(*sides(both, arrays, images, work="explain"), strict=True):
+    found = zip(*sides(both, arrays, images, work="explain"), strict=True)
+    for of_each, floor in zip(found, (LOGITS, GRADIENT), strict=True):
         assert np.isfinite(of_each[1]).all() and np.abs(of_each[1]).max() > 0
-        assert alike(*of_each)
+        assert alike(*of_each, floor)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -118,7 +121,8 @@ def test_the_gradient_by_the_weights_is_the_same(name):
         return jax.grad(total)(params)
 
     rest = {k: v for k, v in model.variables.items() if k != "params"}
-    assert alike(*sides(gradient, model.variables["params"], rest, images, work="train"))
+    found = sides(gradient, model.variables["params"], rest, images, work="train")
+    assert alike(*found, GRADIENT)
 
 
 @pytest.mark.parametrize("work", WORKS)
