@@ -153,7 +153,10 @@ def test_a_score_function(key, images):
     assert (result.heatmap[:, :, 12:].mean((1, 2)) < 0.1).all()
 
 
-@pytest.mark.parametrize("chunk_size", [1, 2, 3, None])
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("chunk_size", [1, slow(2), slow(3), None])
 def test_chunk_and_neighbours_change_nothing(key, weights, images, chunk_size):
     config = replace(CONFIG, jitter=40, steps=6)
     run = partial(mask_perturbation, Partial(linear, jnp.asarray(weights)))

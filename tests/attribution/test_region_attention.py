@@ -28,6 +28,14 @@ def network(**options):
     return model.replace(variables=jax.tree_util.tree_map_with_path(stir, model.variables))
 
 
+@pytest.fixture(scope="module")
+def model():
+    return network()
+
+
+regions_of = jax.jit(lambda m, x: m.regions(x))
+
+
 def enlarged(coarse):
     """Bilinear, pixel centres at +0.5, constant beyond the outermost."""
     n, height, width = coarse.shape
@@ -36,12 +44,11 @@ def enlarged(coarse):
     return np.stack([ndimage.map_coordinates(c, grid, order=1, mode="nearest") for c in coarse])
 
 
-def test_every_pixel_has_the_attention_of_its_parts(images):
-    model = network()
+def test_every_pixel_has_the_attention_of_its_parts(model, images):
     found = region_attention(
         model, images, jnp.asarray([0, 1, 3]), config=RegionAttentionConfig(chunk_size=2)
     )
-    regions = model.regions(images)
+    regions = regions_of(model, images)
     wanted = enlarged(np.einsum("nhwk,nk->nhw", regions.assignment, regions.attention))
     np.testing.assert_allclose(found.maps["attribution"], wanted, atol=1e-5)
     high = wanted.max((1, 2), keepdims=True)
@@ -56,17 +63,17 @@ def test_every_pixel_has_the_attention_of_its_parts(images):
 def test_an_attribute_has_a_map_of_its_own(images):
     model = network(attributes=True)
     found = fgjax.METHODS["region_attention"](model, images, jnp.asarray([2, 2, 0]))
-    own = np.asarray(model.regions(images).attribution)[[0, 1, 2], [2, 2, 0]]
+    own = np.asarray(regions_of(model, images).attribution)[[0, 1, 2], [2, 2, 0]]
     np.testing.assert_allclose(found.maps["attribution"], enlarged(own), atol=1e-5)
 
 
-def test_a_model_without_parts_is_told_so(images):
+def test_a_model_without_parts_is_told_so(model, images):
     wanted = "needs a model that groups pixels into parts.*resnet_tiny has none.*region_grouping"
     with pytest.raises(ValueError, match=wanted):
         region_attention(fgjax.create_model("resnet_tiny", 4), images, jnp.zeros(3, jnp.int32))
     with pytest.raises(ValueError, match="function has none"):
         region_attention(lambda x: x.mean((1, 2)), images, jnp.zeros(3, jnp.int32))
     with pytest.raises(ValueError, match="target 4 of image 1 is outside"):
-        region_attention(network(), images, jnp.asarray([0, 4, 0]))
+        region_attention(model, images, jnp.asarray([0, 4, 0]))
     with pytest.raises(ValueError, match="chunk_size=0: must be at least 1"):
         RegionAttentionConfig(chunk_size=0)

@@ -220,6 +220,7 @@ def test_one_program_for_all_weights_images_keys_and_numbers_of_masks(key, weigh
 # Early stop.
 
 
+@pytest.mark.slow
 def test_it_stops_when_the_map_is_as_near_its_limit_as_wished(key, weights, images):
     """Over several keys the error against a long run's map is what was asked for."""
     model, config = Partial(linear, jnp.asarray(weights)), replace(CONFIG, chunk_size=100)

@@ -58,6 +58,7 @@ def test_the_model_itself_is_left_alone(pair):
     assert after < before
 
 
+@pytest.mark.slow
 def test_a_norm_after_something_else_stays():
     """That of region grouping's pooled parts has no convolution before it."""
     model = fgjax.create_model(

@@ -29,7 +29,7 @@ SETTINGS = dict(
     integrated_gradients=dict(steps=5),
 )
 OTHERS = ("step_cam", "region_attention")  # of networks of their own
-SOME = ("fido", "guided_backprop")
+SOME = ("guided_backprop",)
 METHODS = [
     m if m in SOME else pytest.param(m, marks=pytest.mark.slow) for m in CONFIGS if m not in OTHERS
 ]

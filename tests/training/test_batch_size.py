@@ -42,6 +42,7 @@ def model():
 RECIPE = Recipe(optax.sgd(0.1), Augmentation(flip=False))
 
 
+@pytest.mark.slow
 def test_a_step_takes_what_its_arrays_take(model):
     """Each image needs its pixels and activations: about as much for each, whatever the batch."""
     small, large = (step_bytes(model, RECIPE, n, 32) for n in (8, 32))

@@ -221,6 +221,7 @@ def test_bfloat16_steps_keep_float32_weights(model):
     assert {v.dtype for v in jax.tree.leaves(state.variables)} == {np.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_larger_images_are_cropped_for_training_and_in_the_middle_for_measuring(model):
     wide = np.random.default_rng(1).integers(0, 256, (BATCH, 24, 24, 3), np.uint8)
     wide[:, 4:20, 4:20] = IMAGES[:BATCH]
@@ -233,6 +234,7 @@ def test_larger_images_are_cropped_for_training_and_in_the_middle_for_measuring(
     )
 
 
+@pytest.mark.slow
 def test_an_objective_of_what_another_method_returns(model):
     """The loss is the objective of that method's output, and its gradient moves the weights."""
     rate = 0.1

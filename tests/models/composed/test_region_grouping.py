@@ -104,6 +104,7 @@ def test_the_head_is_equation_4(model, features, found):
     np.testing.assert_allclose(found.logits, logits, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_attention_every_part_counts_alike(images):
     plain = stir(tiny(attention=False))
     found = regions_of(plain, images)
@@ -146,10 +147,8 @@ def test_backbones_are_cut_off_at_their_stage(backbone, cells, channels):
     assert not any(path.startswith(after) for path in trunk)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, pytest.param({"attributes": True, "attention": False}, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"attributes": True, "attention": False}])
 def test_it_comes_back_from_its_checkpoint(tmp_path, images, options):
     model = stir(tiny(padding="same", **options))
     save_classifier(tmp_path / "checkpoint", model)

@@ -76,6 +76,7 @@ def test_found_patches_are_those_of_the_global_streams_cam(model, images):
     np.testing.assert_allclose(boxes_of(model, images), found.boxes, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_in_training_the_patches_are_given(model, images):
     patches = crop_patches(model.normalise(images), boxes_of(model, images), 32)
     x = (model.normalise(images), patches)

@@ -70,6 +70,7 @@ def batch():
     return (images, boxes), labels
 
 
+@pytest.mark.slow
 def test_a_step_is_one_of_gradient_descent_on_the_loss_of_both_streams(model):
     """Written out."""
     (images, boxes), labels = batch()

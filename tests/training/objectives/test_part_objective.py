@@ -57,6 +57,7 @@ def model():
     )
 
 
+@pytest.mark.slow
 def test_validation_of_attributes_is_their_mean(model):
     images = RNG.integers(0, 255, (5, 40, 40, 3)).astype(np.uint8)
     labels = RNG.integers(0, 2, (5, 2)).astype(np.int32)
@@ -69,7 +70,8 @@ def test_validation_of_attributes_is_their_mean(model):
     np.testing.assert_allclose(loss, -np.log(np.where(labels == 1, p, 1 - p)).mean(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("fixed", [("trunk",), pytest.param(("",), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fixed", [("trunk",), ("",)])
 def test_fixed_statistics_of_the_trunk_only(model, fixed):
     """New layers must learn theirs, or they would be normalised by nothing."""
     recipe = Recipe(

@@ -262,6 +262,7 @@ def test_the_map_is_scaled_to_one_and_smoothed_if_asked(spots, smooth):
     assert (np.asarray(black) == 0).all()
 
 
+@pytest.mark.slow
 def test_every_method_there_is_makes_proxies(key):
     model = fgjax.create_model("resnet_tiny", 3, size=32)
     images = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), np.uint8)
