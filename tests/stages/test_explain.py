@@ -60,12 +60,13 @@ def test_an_exhausted_memory_is_asked_for_less(run, words, finished, monkeypatch
         np.testing.assert_array_equal(load_maps(run)[name], maps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [1, 2])
 def test_images_that_stop_early(tmp_path, trained, words, capsys, together):
     """All at the first step at which they may: five steps of warm-up and twice five."""
     run = tmp_path / "stops"
     options = (
-        "explain.steps=20", "explain.warmup=5", "explain.stop=1e9",
+        "explain.steps=20", "explain.warmup=5", "explain.anneal=0.25", "explain.stop=1e9",
         f"explain.images_per_step={together}",
     )  # fmt: skip
     checkpoint = f"model.checkpoint={trained / 'checkpoint'}"

@@ -49,6 +49,7 @@ def unusual(folder, picture) -> set[str]:
     return {"plain.png", "grey.png", "cmyk.jpg", "alpha.png", "deep.png"}
 
 
+@pytest.mark.slow
 def test_damaged_images_are_listed_and_the_rest_is_done(
     tmp_path, folder_words, picture, trained, capsys
 ):
@@ -175,6 +176,7 @@ def tags(page) -> Tags:
     return parser
 
 
+@pytest.mark.slow
 def test_names_from_files_stay_names(tmp_path, folder_words, picture, trained):
     """Class folders and files named like HTML, in a nested folder so that </script> is whole."""
     hostile, plain = tmp_path / "hostile", tmp_path / "plain"

@@ -84,6 +84,7 @@ def test_what_a_process_must_be_told(capsys, words, tmp_path):
     assert "distributed.process_id=2: from 0 to 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_after_the_other(fresh, finished, words, capsys):
     """The second explains its image and leaves the rest; the first finds that one done."""
     assert main(words(fresh, *of_two(1))) == 0

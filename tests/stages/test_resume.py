@@ -81,6 +81,7 @@ def longer(tmp_path_factory, words) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_killed_while_explaining(tmp_path, words, trained, finished):
     run = shutil.copytree(trained, tmp_path / "run")
     killed(KILL_IN_EXPLAIN, words(run))
@@ -102,6 +103,7 @@ def test_killed_while_explaining(tmp_path, words, trained, finished):
     assert (run / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_while_training(tmp_path, words, longer, capsys):
     run = tmp_path / "run"
     killed(KILL_IN_TRAINING, words(run, *LONGER))

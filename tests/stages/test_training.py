@@ -90,6 +90,7 @@ def test_a_training_and_its_test(tiny, tmp_path, capsys):
     assert (run / "test.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_the_test_set_has_no_part_in_choosing(tiny, tmp_path, spots):
     """Training twice, with the test images' files exchanged for noise the second time."""
     assert main(tiny("stages=train")) == 0  # the damaged image is one of the test images
@@ -168,6 +169,7 @@ def test_wrong_options_are_told(tiny, tmp_path, capsys, word):
     assert "Traceback" not in err and not (tmp_path / "run" / "checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_weights(tiny, tmp_path, untrained, capsys):
     words = [w for w in tiny() if not w.startswith(("model.", "train.learning_rate"))]
     weights = f"model.pretrained={untrained / 'weights.safetensors'}"
@@ -230,6 +232,7 @@ def test_batches_are_the_same_wherever_the_images_are(spots, monkeypatch):
             np.testing.assert_array_equal(la, lb)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("data", "weights", "least", "images"),
@@ -276,6 +279,7 @@ def test_the_recipe_erases_with_the_colour_that_normalises_to_nothing(tiny):
     assert hash(recipe) == hash(make_recipe(config, model, 5))
 
 
+@pytest.mark.slow
 def test_mixed_labels_are_refused_where_the_loss_knows_none(tiny):
     config = resolve(tiny("train.mix=cutmix", "model.name=region_grouping"))[1]
     model = training_model(config, make_source(config))

@@ -166,6 +166,7 @@ def test_another_config_is_refused_and_nothing_lost(run, words, capsys, word):
     assert state(run) == before
 
 
+@pytest.mark.slow
 def test_another_threshold_only_evaluates_anew(run, words, monkeypatch):
     monkeypatch.setitem(fgjax.stages.explain.stage.METHODS, "fido", None)
     before = state(run)
@@ -206,6 +207,7 @@ def test_a_lost_page_is_written_again(run, words):
     assert len((run / "report.html").read_bytes()) == pytest.approx(len(page), rel=0.02)
 
 
+@pytest.mark.slow
 def test_stages_one_after_the_other(tmp_path, words, trained, finished, capsys):
     run = shutil.copytree(trained, tmp_path / "run")
     assert main(words(run, "stages=report")) == 2
