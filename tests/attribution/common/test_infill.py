@@ -170,11 +170,11 @@ def test_an_infill_does_not_depend_on_the_neighbours(name):
 
 
 def test_the_key_decides_the_noise():
-    images = random_images(3)
+    images = random_images(1, 64, 64)
     for name in ("uniform", "normal", "grey", "blurs", "patches", "knockoff"):
-        first = make_infill(name, images, keys(3))
-        np.testing.assert_array_equal(first, make_infill(name, images, keys(3)))
-        assert (first != make_infill(name, images, keys(3, seed=1))).any(), name
+        first = make_infill(name, images, keys(1))
+        np.testing.assert_array_equal(first, make_infill(name, images, keys(1)))
+        assert (first != make_infill(name, images, keys(1, seed=1))).any(), name
 
 
 def test_an_array_is_broadcast_to_the_images():
