@@ -89,6 +89,7 @@ def test_needs_are_those_that_there_are():
         needs("glass")
 
 
+@pytest.mark.slow
 def test_needs_of_a_model_are_what_a_plain_one_lacks():
     """A model that offers logits alone: every method that says it needs no more explains it."""
     images = jnp.asarray(np.random.default_rng(1).random((1, SIDE, SIDE, 3)), jnp.float32)

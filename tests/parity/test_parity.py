@@ -109,6 +109,7 @@ def test_gradients_to_the_input_agree(tmp_path, ours, library, theirs):
     assert error < 0.03
 
 
+@pytest.mark.slow
 def test_the_small_form_of_same_padding_is_timms(tmp_path):
     """The metadata's `padding: same` is TensorFlow's padding, as timm's pad_type='same'."""
     torch.manual_seed(0)

@@ -106,6 +106,7 @@ def class_folders(folder, picture, names=("spotted", "striped"), each=4):
     return folder
 
 
+@pytest.mark.slow
 def test_class_folders_with_masks_and_a_label_csv(tmp_path, folder_words, picture, trained, capsys):
     data = class_folders(tmp_path / "images", picture)
     for path in data.rglob("*.png"):

@@ -41,6 +41,7 @@ def infills(tmp_path, images):
     return folder
 
 
+@pytest.mark.slow
 def test_masks_are_those_of_the_pictures(tmp_path, trained, images, infills):
     names, pixels, examples = images
     assert main([*run_with(tmp_path / "run", trained, infills), "stages=explain"]) == 0

@@ -54,6 +54,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_training_and_its_test(tiny, tmp_path, capsys):
     assert main(tiny()) == 1  # the damaged image
     said = capsys.readouterr().out

@@ -89,6 +89,7 @@ def test_the_models_arrays_survive_the_donated_steps(model, whole):
     assert (trained != model.variables["params"]["classifier"]["kernel"]).any()
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(model, recipe, whole, tmp_path):
     class Killed(Exception):
         pass
@@ -170,6 +171,7 @@ def flat(variables, collection):
     return flatten_dict(variables[collection], sep="/")
 
 
+@pytest.mark.slow
 def test_fixed_statistics_stay_and_are_those_that_normalise(model):
     """With them a training step computes the gradient of the model as it is used later."""
     recipe = Recipe(optax.sgd(0.1), Augmentation(flip=False), batch_norm="fixed")
@@ -192,6 +194,7 @@ def test_fixed_statistics_stay_and_are_those_that_normalise(model):
         np.testing.assert_allclose(after[path], moved, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_frozen_modules_keep_weights_and_statistics_and_the_rest_learns(model):
     optimizer = make_optimizer(4, 0.1, weight_decay=0.5)  # decay alone would move a weight
     frozen = Recipe(optimizer, frozen=("stem", "blocks_0"))

@@ -55,6 +55,7 @@ def test_gradients_are_finite_differences(output):
     check_grads(jax.jit(lambda *a: group_pixels(*a)[output]), given, 1, ["rev"], 2e-2, 2e-2, 1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("case", ["one image", "one part", "far part", "on the part", "tiny sigma"])
 def test_extremes_are_finite(dtype, case):

@@ -35,6 +35,7 @@ boxes_of = jax.jit(lambda m, x: m.patch_boxes(x))
 global_logits = jax.jit(lambda m, x: m.head(m.features(x)))
 
 
+@pytest.mark.slow
 def test_the_prediction_is_the_weighted_mean_of_both_streams(model, images):
     boxes = boxes_of(model, images)
     assert boxes.shape == (2, 2, 4)

@@ -81,6 +81,7 @@ def test_gradients_are_finite_differences(prior):
     check_grads(jax.jit(loss), (logits,), 1, ["rev"], atol=1e-3, rtol=1e-2, eps=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("prior", [*PRIORS, (1e-3, 1e-3), (1e-3, 1.0)])
 @pytest.mark.parametrize("case", ["one image", "one part", "all equal", "never there"])
