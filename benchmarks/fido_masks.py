@@ -45,6 +45,7 @@ from fgjax.data.pipeline import load_batch
 from fgjax.data.sets.cub import CubSource
 from fgjax.devices.forward import compiled
 from fgjax.evaluation import box_mask, impute
+from fgjax.evaluation.hard_masks import largest_pieces
 
 SURE, LOOKED_AT, SIZE = 0.7, 8, 224
 DRAWS = 16
@@ -88,9 +89,7 @@ def birds(args: argparse.Namespace) -> tuple:
 def pieces(mask: np.ndarray) -> tuple[float, int]:
     """Return the share of the mask in its five largest 8-connected pieces (NaN for an empty one),
     and how many there are."""
-    labels, count = ndimage.label(mask, np.ones((3, 3)))
-    sizes = np.sort(np.bincount(labels.ravel())[1:])
-    return (float(sizes[-5:].sum() / sizes.sum()) if count else float("nan")), count
+    return largest_pieces(mask, 5), ndimage.label(mask, np.ones((3, 3)))[1]
 
 
 def infills(image: np.ndarray, key: jax.Array) -> dict[str, np.ndarray]:

@@ -3,8 +3,9 @@
 A soft mask can score without saying anything: half of every pixel may be enough for the model.
 So the mask is made hard, in two ways. Cut: every pixel whose importance is above the threshold.
 Bernoulli: drawn pixel by pixel with the mask's own probabilities, which is the objective that
-FIDO relaxes (its Eqs. 2 and 3). Beside both stand what nobody optimised for: other infills,
-and the same mask with its pixels shuffled.
+FIDO relaxes (its Eqs. 2 and 3). Beside both stand other infills, which say whether the mask holds
+only where it was made (the protocol names those that it was optimised on; patches and ROAD's
+imputation are never among them by default), and the same mask with its pixels shuffled.
 """
 
 from collections.abc import Callable
@@ -30,23 +31,27 @@ OTHERS = {
     "double_blur": "blur of twice the σ",
     "mean": "the image's mean colour",
     "grey": "grey with noise",
+    "patches": "the image's own patches in another order",
     "road": "ROAD's noisy linear imputation",
 }
 """Infills that masks are judged by beside the one they were made with."""
+MADE_BY = {"half_blur": "blurs", "double_blur": "blurs"}
+"""The infill that draws such pictures, where it has another name."""
 
 
-def protocols(threshold: float, infill: str) -> dict[str, str]:
+def protocols(threshold: float, infill: str, also: tuple[str, ...] = ()) -> dict[str, str]:
     """Return how each number was measured.
 
     Args:
       threshold: that cuts the maps.
       infill: the one the maps were made with, in words.
+      also: names of further infills that they were made with.
     """
-    cut = f"{{map}} > {threshold:g}"
-    kept = f"class probability with only the SSR shown ({cut.format(map='SSR')}; of a method " \
-        "without one, its map), all else replaced"  # fmt: skip
-    gone = f"class probability with the SDR replaced ({cut.format(map='SDR')}; of a method " \
-        "without one, its map)"  # fmt: skip
+    or_map = "or a map that is all there is"
+    kept = (
+        f"class probability with only the SSR ({or_map}) > {threshold:g} shown, all else replaced"
+    )
+    gone = f"class probability with the SDR ({or_map}) > {threshold:g} replaced"
     said = {
         "p_full": "class probability of the image as it is",
         "p_kept": f"{kept}; infill: {infill}",
@@ -62,6 +67,8 @@ def protocols(threshold: float, infill: str) -> dict[str, str]:
         "five_pieces_sdr": "share of the cut SDR in its five largest pieces (8-connected)",
     }
     for name, words in OTHERS.items():
+        seen = MADE_BY.get(name, name) in (infill, *also)
+        words += ", one that the maps were optimised on" if seen else ""
         said[f"p_kept_{name}"] = f"as p_kept, infill: {words}"
         said[f"p_deleted_{name}"] = f"as p_deleted, infill: {words}"
     return said
@@ -114,7 +121,7 @@ def judge_hard(
     threshold: float = 0.5,
     blur_sigma: float = 11.6,
 ) -> dict[str, Float[Array | np.ndarray, "n"]]:
-    """Return every number of `protocols` for each image. 44 forward passes each, and 3.
+    """Return every number of `protocols` for each image, by 49 forward passes.
 
     Args:
       model, images, targets, kept, deleted, infill, threshold: see `judge_cut`.
@@ -127,7 +134,7 @@ def judge_hard(
     for how, region in regions.items():
         shows = (lambda r: r) if how == "kept" else (lambda r: ~r)
         ask = lambda mask, other: _ask(model, images, targets, shows(mask), other, soft[how])  # noqa: B023
-        drawn = [ask(mask, infill) for mask in _draws(soft[how], keys)]
+        drawn = [ask(_bernoulli(soft[how], keys, draw), infill) for draw in range(DRAWS)]
         found[f"p_{how}_bernoulli"] = jnp.stack(drawn).mean(0)
         found[f"p_{how}_shuffled"] = ask(_shuffled(region, keys), infill)
         for name, other in _others(images, shows(region), keys, blur_sigma).items():
@@ -161,13 +168,9 @@ def _show(images, shown, infill):
     return jnp.where(shown[..., None], images, infill)
 
 
-def _draws(maps, keys):
-    """`DRAWS` hard masks, each image's from its own key."""
-    return [_bernoulli(maps, keys, draw) for draw in range(DRAWS)]
-
-
 @jax.jit
 def _bernoulli(maps, keys, draw):
+    """Return hard masks drawn by the maps, each image's from its own key."""
     noise = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, draw), maps.shape[1:]))
     return noise(keys) < maps
 
@@ -187,5 +190,6 @@ def _others(images, shown, keys, sigma):
         "double_blur": blur(2 * sigma),
         "mean": make_infill("mean", images, keys),
         "grey": make_infill("grey", images, keys),
+        "patches": make_infill("patches", images, keys),
         "road": impute(images, ~shown, keys),
     }

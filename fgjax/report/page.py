@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from fgjax.core.files import write_atomic
+from fgjax.core.tables import finite
 from fgjax.report.overlay import ANNOTATION, CONTOUR, map_title, primary_map, resize_map, to_unit
 
 Number = int | float | np.number
@@ -321,9 +322,9 @@ def _card(index: int, entry: Entry, image_size: int, map_size: int) -> dict:
                 filter(None, (entry.name, entry.label, entry.predicted, entry.target))
             ).lower(),
             "status": status,
-            "probability": _finite(entry.probability),
-            "score": _finite(entry.score),
-            "metrics": {name: _finite(value) for name, value in entry.metrics.items()},
+            "probability": finite(entry.probability),
+            "score": finite(entry.score),
+            "metrics": {name: finite(value) for name, value in entry.metrics.items()},
             "maps": maps,
             "notes": dict(entry.notes),
             "object": None if entry.mask is None else encode_mask(entry.mask, image_size),
@@ -343,7 +344,7 @@ def cut_out(
 def _row(metric: Metric, baselines: list[str]) -> dict:
     """Return a metric's numbers, its own first, the best of them, and their places on a 0…100
     line."""
-    numbers = [_finite(metric.value), *(_finite(metric.baselines.get(name)) for name in baselines)]
+    numbers = [finite(metric.value), *(finite(metric.baselines.get(name)) for name in baselines)]
     finite = [v for v in numbers if v is not None]
     best = None
     if metric.higher_is_better is not None and len(finite) > 1:
@@ -357,11 +358,6 @@ def _row(metric: Metric, baselines: list[str]) -> dict:
 
 def _baselines(metrics: Sequence[Metric]) -> list[str]:
     return list(dict.fromkeys(name for metric in metrics for name in metric.baselines))
-
-
-def _finite(value: Number | None) -> float | None:
-    """JSON has no NaN."""
-    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _fit(shape: tuple[int, ...], size: int) -> tuple[int, int]:

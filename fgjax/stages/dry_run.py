@@ -25,9 +25,9 @@ from fgjax.stages.train.recipe import make_recipe
 from fgjax.training.batch_size import FIRST
 from fgjax.training.classifier import start, train_step
 
-JUDGING = 5 * 3 + 1
-"""Forward passes per image in the evaluation: the image whole, kept and deleted, for a map and
-at most four baselines; and the prediction."""
+OF_THE_MAP, OF_BASELINES, OF_REGIONS = 49, 4 * 3, 35
+"""Forward passes per image in the evaluation: see `judge_hard`; the image whole, kept and deleted,
+for at most four baselines; and about what the smallest regions take."""
 
 
 def dry_run(job: Job) -> None:
@@ -84,11 +84,12 @@ def dry_run(job: Job) -> None:
             + (f", in {precision}" if precision != "f32" else "")
         )
     if "evaluate" in config.stages:
-        seconds = len(records) * JUDGING * forward
+        judging = OF_THE_MAP + OF_BASELINES + 1 + OF_REGIONS * config.evaluate.regions
+        seconds = len(records) * judging * forward
         total += seconds
         say(
-            f"  evaluate: {len(records)} images, about {JUDGING} forward passes each "
-            f"({len(records) * JUDGING} in all), about {_time(seconds)}"
+            f"  evaluate: {len(records)} images, about {judging} forward passes each "
+            f"({len(records) * judging} in all), about {_time(seconds)}"
         )
     if left := [stage for stage in ("compare", "tta", "parts") if stage in config.stages]:
         say(f"  {' and '.join(left)}: not counted here")

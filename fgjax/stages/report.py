@@ -65,7 +65,8 @@ def write_report(job: Job, metrics: dict[str, Any]) -> None:
     figures = _entries(job, rows[: config.report.figures])
     write_figures(run.path / "figures", figures, threshold=config.evaluate.threshold)
     page = Page(
-        title=f"{job.name}: {config.explain.method}",
+        title=f"{job.name}: {config.explain.method}"
+        + (f" against {config.explain.against}" if config.explain.against else ""),
         summary=_headline(metrics),
         facts=_facts(run),
         settings={

@@ -114,6 +114,12 @@ def test_an_undefined_map_has_undefined_numbers(images):
     assert np.isfinite(found["p_kept"][0]) and np.isnan(found["p_kept"][1])
 
 
+def test_the_protocol_names_infills_that_were_optimised_on():
+    said = protocols(0.5, "blur", ("blurs", "mean"))
+    seen = {n.removeprefix("p_kept_") for n in said if "optimised on" in said[n]} & set(OTHERS)
+    assert seen == {"half_blur", "double_blur", "mean"}
+
+
 def test_every_number_says_how_it_was_measured(judged):
     assert set(judged) == set(protocols(0.5, "black")) == set(BETTER)
     assert BETTER["p_kept_mean"] and BETTER["p_deleted_mean"] is False

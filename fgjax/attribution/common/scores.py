@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from fgjax.core.scores import log_odds
+from fgjax.core.scores import log_odds, undefined_with
 
 
 def leaking_log_odds(logits: Float[Array, "n k"], targets: Int[Array, "n"]) -> Float[Array, "n"]:
@@ -15,7 +15,7 @@ def leaking_log_odds(logits: Float[Array, "n k"], targets: Int[Array, "n"]) -> F
     """
     log_p = jax.nn.log_softmax(logits)
     chosen = jnp.take_along_axis(log_p, targets[:, None], axis=1)[:, 0]
-    return chosen - jnp.log(2 - jnp.exp(chosen))
+    return undefined_with(chosen - jnp.log(2 - jnp.exp(chosen)), logits)
 
 
 SCORES = {"log_odds": log_odds, "leaking": leaking_log_odds}

@@ -34,7 +34,7 @@ HEADS = {"centre_box": "centre", "constant": "all", "whole_object": "object"}
 """Short column heads of the baselines: a centre box, a random map, the whole image, the object."""
 SHORT = ("iou_cue", "in_cue", "pointing_cue", "iou_mask", "in_object", "iou_box", "in_box", "area",
          "p_full", "p_kept", "p_deleted", "area_ssr", "area_sdr", "p_kept_bernoulli",
-         "p_deleted_bernoulli", "p_kept_mean", "p_deleted_mean", "p_kept_shuffled",
+         "p_deleted_bernoulli", "p_kept_road", "p_deleted_road", "p_kept_shuffled",
          "p_deleted_shuffled", "smallest_kept", "smallest_deleted")  # fmt: skip
 
 
@@ -48,8 +48,10 @@ def summary(
       rows: of results.csv.
       images: how many there were to be explained.
     """
-    infill = config.explain.infills or getattr(config.explain.settings, "infill", "blur")
-    sentences = _protocols(config.evaluate.threshold, str(infill)) | {
+    settings = config.explain.settings
+    infill = str(config.explain.infills or getattr(settings, "infill", "blur"))
+    also = getattr(settings, "infill_also", ())
+    sentences = _protocols(config.evaluate.threshold, infill, also) | {
         "p_kept_sampled": "class probability with only the SSR kept, over the masks sampled in "
         "the last 3 steps",
         "p_deleted_sampled": "class probability with the SDR replaced, over the masks sampled in "
@@ -61,7 +63,7 @@ def summary(
     for name, values in own.items():
         if name in ("predicted", "target"):
             continue
-        summary = summarise(np.array(values))
+        mean = summarise(np.array(values))
         baselines = {
             kind: _mean(table[name])
             for kind, table in tables.items()
@@ -75,10 +77,10 @@ def summary(
             beyond[kind] = [finite(gap.mean), finite(gap.low), finite(gap.high)]
         metrics[name] = {
             "protocol": sentences[name],
-            "mean": finite(summary.mean),
-            "interval_95": [finite(summary.low), finite(summary.high)],
-            "defined": summary.n_defined,
-            "images": summary.n,
+            "mean": finite(mean.mean),
+            "interval_95": [finite(mean.low), finite(mean.high)],
+            "defined": mean.n_defined,
+            "images": mean.n,
             "better": {True: "higher", False: "lower", None: ""}[BETTER[name]],
             "baselines": baselines,
             "minus_baseline_95": beyond,
@@ -93,8 +95,10 @@ def summary(
             "method": config.explain.method,
             "preset": config.explain.preset,
             "precision": config.explain.precision,
+            "against": config.explain.against,
         },
-        "baselines": "boxes and random maps have the area of the map's mask",
+        "baselines": "boxes and random maps have the area of the mask that they stand beside: of "
+        "the SSR where something is kept, of the SDR where it is deleted, else of the map",
         "metrics": {name: metrics[name] for name in order},
     }
 
@@ -104,9 +108,9 @@ def _mean(values: list[float]) -> float | None:
     return float(defined.mean()) if len(defined) else None
 
 
-def _protocols(threshold: float, infill: str) -> dict[str, str]:
-    """How each number was measured."""
-    said = protocols(threshold=threshold) | hard_masks.protocols(threshold, infill)
+def _protocols(threshold: float, infill: str, also: tuple[str, ...]) -> dict[str, str]:
+    """Return how each number was measured."""
+    said = protocols(threshold=threshold) | hard_masks.protocols(threshold, infill, also)
     for mask in MASKS:
         said |= {f"iou_{truth}_{mask}": f"{said[f'iou_{truth}']}; of the {mask} mask"
                  for truth in TRUTHS}  # fmt: skip
@@ -146,7 +150,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         say(
             f"kept: {shown['p_kept']['protocol']}\ndeleted: {shown['p_deleted']['protocol']}\n"
             f"bernoulli: mean of {hard_masks.DRAWS} masks drawn with the map's probabilities; "
-            "mean: under the mean colour; shuffled: the same mask, its pixels in another order; "
+            "road: imputed instead; shuffled: the same mask, its pixels in another order; "
             "smallest: the share of the ranking that keeps 0.9 of p, or leaves 0.1 of it"
         )
 
