@@ -345,11 +345,11 @@ def _row(metric: Metric, baselines: list[str]) -> dict:
     """Return a metric's numbers, its own first, the best of them, and their places on a 0…100
     line."""
     numbers = [finite(metric.value), *(finite(metric.baselines.get(name)) for name in baselines)]
-    finite = [v for v in numbers if v is not None]
+    known = [v for v in numbers if v is not None]
     best = None
-    if metric.higher_is_better is not None and len(finite) > 1:
-        best = max(finite) if metric.higher_is_better else min(finite)
-    low, high = min([0.0, *finite]), max(finite, default=1.0)
+    if metric.higher_is_better is not None and len(known) > 1:
+        best = max(known) if metric.higher_is_better else min(known)
+    low, high = min([0.0, *known]), max(known, default=1.0)
     high = 1.0 if 0 <= low and high <= 1 else 100.0 if metric.unit == "%" and high <= 100 else high
     span = (high - low) or 1.0
     places = [None if v is None else round(100 * (v - low) / span, 1) for v in numbers]
