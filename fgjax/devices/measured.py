@@ -15,19 +15,21 @@ class Measured(NamedTuple):
     Attributes:
       options: for `jax.jit(compiler_options=…)`.
       since: the first jaxlib on which they were measured to be faster.
-      factor: CPU-seconds without over those with them, ResNet-18, one core.
     """
 
     options: dict[str, Any]
     since: tuple[int, int]
-    factor: float
 
 
 CPU = {
     # Left on, YNN takes the convolutions before oneDNN can.
-    "explain": Measured({CONVOLUTION: True, YNN: ""}, (0, 11), 1.4),
+    "explain": Measured({CONVOLUTION: True, YNN: ""}, (0, 11)),
     # Batch statistics are sums over a batch: without YNN's they cost more than oneDNN saves
     # (ResNet-18, 96², 32 images: 1.18 s without all this, 1.41 with oneDNN alone, .98 with both).
-    "train": Measured({CONVOLUTION: True, YNN: "LIBRARY_FUSION_TYPE_REDUCE"}, (0, 12), 1.2),
+    "train": Measured({CONVOLUTION: True, YNN: "LIBRARY_FUSION_TYPE_REDUCE"}, (0, 12)),
 }
 """By kind of work: `explain` (forward, or with the gradient by the images) and `train`."""
+
+NEWER = (1.19, 1.15)
+"""How many times as fast jax 0.12 explains as jax 0.10: forward, and with the gradient by the
+images (ResNet-18, 8 x 224², one core: `benchmarks/jax_versions.py`). It trains at .91 of it."""

@@ -59,12 +59,12 @@ class Cutout:
 
     Attributes:
       title: what the region is, e.g. "suffices".
-      mask: True inside.
+      mask: True inside. None: there is no such region, and `about` says so.
       about: what the model makes of it, e.g. "p 0.93, 3.2 % of the image".
     """
 
     title: str
-    mask: Bool[np.ndarray, "h w"]
+    mask: Bool[np.ndarray, "h w"] | None
     about: str
 
 
@@ -335,9 +335,10 @@ def _card(index: int, entry: Entry, image_size: int, map_size: int) -> dict:
 
 
 def cut_out(
-    image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"]
+    image: UInt8[np.ndarray, "h w 3"], mask: Bool[np.ndarray, "h w"] | None
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Return the image with all but the mask in a light grey."""
+    mask = np.zeros(image.shape[:2], bool) if mask is None else mask
     return np.where(mask[..., None], image, np.uint8(PAPER))
 
 

@@ -55,6 +55,14 @@ class Report(Stage):
         return 0
 
 
+TRACES = {
+    "p_kept": "p kept, sampled",
+    "p_deleted": "p deleted, sampled",
+    "p_step": "p step",
+}
+"""What is drawn over the steps, and its name: not that of the masks when cut."""
+
+
 def write_report(job: Job, metrics: dict[str, Any]) -> None:
     """Write report.html and figures/ from results.csv, the maps and `metrics`."""
     began, config, run = time.monotonic(), job.config, job.run
@@ -148,25 +156,24 @@ def _entries(job: Job, rows: list[dict[str, str]]) -> Iterator[Entry]:
             box=example.box,
             mask=example.mask,
             cue=example.cue,
-            traces={
-                k.replace("_", " "): traces[k][index].tolist()
-                for k in ("p_kept", "p_deleted", "p_step")
-                if k in traces
-            },
+            traces={label: traces[k][index].tolist() for k, label in TRACES.items() if k in traces},
             notes=_step_notes(traces, index),
             cutouts=tuple(_cutouts(maps, numbers)),
         )
 
 
 def _cutouts(maps: dict[str, np.ndarray], numbers: dict[str, float]) -> Iterator[Cutout]:
-    """Yield the smallest regions that suffice and that destroy, where they were found."""
+    """Yield the smallest regions that suffice and that destroy, or that there is none."""
     both = {"ssr", "sdr"} <= maps.keys()
     for title, metric, name in (
         ("suffices", "smallest_kept", "ssr"),
         ("without it", "smallest_deleted", "sdr"),
     ):
         share, p = numbers.get(metric, np.nan), numbers.get(f"{metric}_p", np.nan)
-        if not np.isfinite([share, p]).all():
+        if metric not in numbers:  # they were not asked for
+            continue
+        if not np.isfinite(share):
+            yield Cutout(title, None, f"not reached: p {p:.2f} with the whole image replaced")
             continue
         heat = maps[name if both else "heatmap"].astype(np.float32)
         ranks = np.asarray(pixel_ranks(heat[None]))[0]

@@ -140,7 +140,8 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         low, high = value["interval_95"]
         interval = "" if low is None else f"{_short(low)}..{_short(high)}"
         others = [_short(value["baselines"].get(kind)) for kind in kinds]
-        row = (name.replace("_", " ") + arrow, _short(value["mean"]), interval, *others)
+        head = name.replace("_bernoulli", "_drawn").replace("_", " ")  # 80 columns
+        row = (head + arrow, _short(value["mean"]), interval, *others)
         table.add_row(*row, str(value["defined"]))
     if metrics["accuracy"] is not None:
         right, of = metrics["accuracy"], metrics["accuracy_images"]
@@ -149,7 +150,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     if "p_kept" in shown:
         say(
             f"kept: {shown['p_kept']['protocol']}\ndeleted: {shown['p_deleted']['protocol']}\n"
-            f"bernoulli: mean of {hard_masks.DRAWS} masks drawn with the map's probabilities; "
+            f"drawn: mean of {hard_masks.DRAWS} masks drawn with the map's probabilities; "
             "road: imputed instead; shuffled: the same mask, its pixels in another order; "
             "smallest: the share of the ranking that keeps 0.9 of p, or leaves 0.1 of it"
         )
