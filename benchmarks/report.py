@@ -14,7 +14,7 @@ from pathlib import Path
 from tables.fido import front_table, masks_table, transfer_table, variance_table
 from tables.files import ROOT
 from tables.methods import glas_table, overview_table, short_table
-from tables.speed import memory_table, scaling_table, speed_table
+from tables.speed import memory_table, onednn_table, scaling_table, speed_table
 from tables.training import focus_table, proxy_birds_table, proxy_species_table, steps_table
 
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
@@ -30,6 +30,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "proxy_species": ("docs/results/training.md", proxy_species_table),
     "proxy_birds": ("docs/results/training.md", proxy_birds_table),
     "speed": ("docs/results/speed.md", speed_table),
+    "onednn": ("docs/results/speed.md", onednn_table),
     "memory": ("docs/results/speed.md", memory_table),
     "scaling": ("docs/results/speed.md", scaling_table),
 }

@@ -1,5 +1,6 @@
 """Seconds beside PyTorch's, peaks of memory, and how seconds grow."""
 
+import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +90,22 @@ def speed_table(folder: Path = RESULTS) -> str:
         for report in read_reports(folder, kind)
         for work in works(report)
     ]
+    return to_markdown(head, rows)
+
+
+def onednn_table(folder: Path = RESULTS) -> str:
+    """Return PyTorch's time over ours with oneDNN's convolutions and without, by the clock."""
+    head = ["work", "PyTorch time / fgjax time with oneDNN, median (range)", "without",
+            "fgjax with, s", "PyTorch, s", "on"]  # fmt: skip
+    rows = []
+    for report in read_reports(folder, "cpu"):
+        for row in report["rows"]:
+            network = f"{row['model'].replace('_', ' ')}, {row['size']}²"
+            work = f"{row['method'].replace('_', ' ')}, {row['unit']}, {network}"
+            work += f", {row['images']} images" if row["images"] > 1 else ""
+            ratios = [_ratio(row[f"ratio_{side}"]["wall"]) for side in ("on", "off")]
+            seconds = [f"{statistics.median(row[s]['wall_s']):.3g}" for s in ("on", "torch")]
+            rows.append([work, *ratios, *seconds, machine(report["machine"])])
     return to_markdown(head, rows)
 
 

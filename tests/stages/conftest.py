@@ -45,6 +45,14 @@ def finished(tmp_path_factory, words, trained) -> Path:
     return run
 
 
+@pytest.fixture(scope="session")
+def of_trained(trained) -> Callable[..., list[str]]:
+    """The words of a run with the trained classifier on the images of `words`, and more words."""
+    known = ("config=fido_demo", "data.train_images=40", "data.test_images=8", "data.size=32")
+    checkpoint = f"model.checkpoint={trained / 'checkpoint'}"
+    return lambda run, *more: [*known, checkpoint, f"run_dir={run}", *more]
+
+
 @pytest.fixture
 def run(tmp_path, finished) -> Path:
     """A copy of the finished run, to change."""

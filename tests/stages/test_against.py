@@ -12,14 +12,7 @@ from fgjax.data.species.source import SPECIES, SpeciesSource
 from fgjax.devices.forward import compiled
 from fgjax.run import main
 
-
-def gradient(run, trained, against):
-    """The words of a run that explains by the gradient, on the images of `words`."""
-    return [
-        "config=fido_demo", "data.train_images=40", "data.test_images=8", "data.limit=3",
-        "data.size=32", "explain.method=gradient", "stages=explain", f"run_dir={run}",
-        f"model.checkpoint={trained / 'checkpoint'}", f"explain.against={against}",
-    ]  # fmt: skip
+GRADIENT = ("explain.method=gradient", "stages=explain", "data.limit=3")
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +25,13 @@ def test_images():
 
 
 @pytest.mark.parametrize("against", ["siblings", "second", "name"])
-def test_maps_are_those_of_the_contrast(tmp_path, trained, test_images, against):
+def test_maps_are_those_of_the_contrast(tmp_path, trained, of_trained, test_images, against):
     model = fgjax.load_classifier(trained)
     images, labels = test_images
     logits = np.asarray(compiled(model)(jnp.asarray(images)))
     named = 4
     told = model.classes[named] if against == "name" else against
-    assert main(gradient(tmp_path / "run", trained, told)) == 0
+    assert main(of_trained(tmp_path / "run", *GRADIENT, f"explain.against={told}")) == 0
     maps = fgjax.load_maps(tmp_path / "run")["heatmap"]
     for i, label in enumerate(labels):
         family = SPECIES[label].family
@@ -57,14 +50,14 @@ def test_maps_are_those_of_the_contrast(tmp_path, trained, test_images, against)
     assert np.abs(maps - np.asarray(by_itself.heatmap)).max() > 0.05
 
 
-def test_a_class_that_is_not_there(tmp_path, trained, capsys):
-    assert main(gradient(tmp_path / "run", trained, "seconds")) == 2
+def test_a_class_that_is_not_there(tmp_path, of_trained, capsys):
+    assert main(of_trained(tmp_path / "run", *GRADIENT, "explain.against=seconds")) == 2
     assert "explain.against=seconds" in (told := capsys.readouterr().err)
     assert "Did you mean second?" in told
 
 
 def test_the_weights_say_what_is_similar_where_no_tree_does():
-    """Two pairs of classes with nearly the same weights, of a classifier without families."""
+    """They are those of the head: what all features of 1 add to its bias."""
     from fgjax.stages.explain.against import _last_layer
 
     model = fgjax.create_model("resnet_tiny", 4, key=jax.random.key(0), size=32)

@@ -12,15 +12,9 @@ from fgjax.data.pipeline import load_examples, take
 from fgjax.data.species.source import SpeciesSource
 from fgjax.run import main
 
+# Of a network that has hardly learnt anything the default asks for nothing: its masks are flat.
 STEPS = {"steps": 2, "batch_size": 2}
-
-
-def run_with(run, trained, infills):
-    return [
-        "config=fido_demo", "data.train_images=40", "data.test_images=8", "data.limit=2",
-        "data.size=32", "explain.steps=2", "explain.batch_size=2", f"explain.infill={infills}",
-        f"model.checkpoint={trained / 'checkpoint'}", f"run_dir={run}",
-    ]  # fmt: skip
+FEW = ("data.limit=2", "explain.preset=soft", "explain.steps=2", "explain.batch_size=2")
 
 
 @pytest.fixture(scope="module")
@@ -42,38 +36,42 @@ def infills(tmp_path, images):
 
 
 @pytest.mark.slow
-def test_masks_are_those_of_the_pictures(tmp_path, trained, images, infills):
+def test_masks_are_those_of_the_pictures(tmp_path, trained, of_trained, images, infills):
     names, pixels, examples = images
-    assert main([*run_with(tmp_path / "run", trained, infills), "stages=explain"]) == 0
+    words = (*FEW, f"explain.infill={infills}", "stages=explain")
+    assert main(of_trained(tmp_path / "run", *words)) == 0
     found = fgjax.load_maps(tmp_path / "run")
     x = jnp.asarray(pixels, jnp.float32) / 255
     key = jax.random.fold_in(jax.random.key(0), 3)
     for i, name in enumerate(names):
-        settings = fgjax.FidoConfig(**STEPS, infill=np.asarray(x[i : i + 1, :, ::-1]))
-        one = fgjax.fido(
-            fgjax.load_classifier(trained), x[i : i + 1],
-            jnp.asarray([examples[i].label], jnp.int32),
-            key=image_key(key, name)[None], config=settings,
+        pictures, blur = (
+            fgjax.fido(
+                fgjax.load_classifier(trained), x[i : i + 1],
+                jnp.asarray([examples[i].label], jnp.int32), key=image_key(key, name)[None],
+                config=fgjax.fido_preset("soft", **STEPS, infill=infill),
+            ).maps["ssr"][0]
+            for infill in (np.asarray(x[i : i + 1, :, ::-1]), "blur")
         )  # fmt: skip
-        np.testing.assert_allclose(found["ssr"][i], np.asarray(one.maps["ssr"])[0], atol=2e-3)
+        np.testing.assert_allclose(found["ssr"][i], pictures, atol=2e-3)
+        assert np.abs(found["ssr"][i] - blur).max() > 0.05
 
 
-def test_a_missing_picture_is_told_before_anything_else(tmp_path, trained, infills, capsys):
+def test_a_missing_picture_is_told_before_anything_else(tmp_path, of_trained, infills, capsys):
     next(infills.rglob("*.png")).unlink()
-    assert main(run_with(tmp_path / "run", trained, infills)) == 2
+    assert main(of_trained(tmp_path / "run", *FEW, f"explain.infill={infills}")) == 2
     assert "no picture for 1 of 2 images" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_method_without_an_infill_says_so(tmp_path, trained, infills, capsys):
-    words = [w for w in run_with(tmp_path / "run", trained, infills) if "explain." not in w]
-    more = ["explain.method=gradient", f"explain.infill={infills}"]
-    assert main([*words, *more]) == 2
+def test_a_method_without_an_infill_says_so(tmp_path, of_trained, infills, capsys):
+    words = ("data.limit=2", "explain.method=gradient", f"explain.infill={infills}")
+    assert main(of_trained(tmp_path / "run", *words)) == 2
     assert "gradient takes no infill" in capsys.readouterr().err
 
 
-def test_a_picture_of_another_size(tmp_path, trained, infills, capsys):
+def test_a_picture_of_another_size(tmp_path, of_trained, infills, capsys):
     picture = next(infills.rglob("*.png"))
     Image.open(picture).resize((40, 40)).save(picture)
-    assert main([*run_with(tmp_path / "run", trained, infills), "stages=explain"]) == 2
+    words = (*FEW, f"explain.infill={infills}", "stages=explain")
+    assert main(of_trained(tmp_path / "run", *words)) == 2
     assert "an infill is as large as its image" in capsys.readouterr().err
