@@ -8,6 +8,47 @@ from typing import Any
 
 from tables.files import RESULTS, read_json, read_reports, to_markdown
 
+DRAWN = {
+    "iou_cue": "IoU of the joint mask with the deciding part",
+    "in_cue": "share of the joint mask in that part",
+    "in_object": "share of the joint mask on the bird",
+    "area": "area of the joint mask",
+    "area_ssr": "area of the SSR",
+    "area_sdr": "area of the SDR",
+    "p_full": "p of the image",
+    "p_kept": "p with only the SSR",
+    "p_deleted": "p without the SDR",
+    "p_kept_road": "p with only the SSR, imputed around",
+    "p_deleted_road": "p without the SDR, imputed",
+    "p_kept_shuffled": "p with only the SSR, its pixels shuffled",
+}
+"""Rows of the table of drawn birds."""
+
+
+def drawn_table(folder: Path = RESULTS) -> str:
+    """Return what two presets say of drawn birds, beside a box in the centre and the whole image.
+
+    The files are metrics.json of a run each.
+    """
+    default, soft = (
+        read_json(folder / f"fido_drawn_{preset}.json")["metrics"] for preset in ("default", "soft")
+    )
+
+    def told(metric: dict[str, Any]) -> str:
+        low, high = metric["interval_95"]
+        return f"{metric['mean']:.3f} ({low:.3f} to {high:.3f})"
+
+    def beside(metric: dict[str, Any], kind: str) -> str:
+        value = metric["baselines"].get(kind)
+        return "–" if value is None else f"{value:.3f}"
+
+    rows = [
+        [words, told(default[name]), told(soft[name]),
+         *(beside(default[name], kind) for kind in ("centre_box", "constant"))]
+        for name, words in DRAWN.items()
+    ]  # fmt: skip
+    return to_markdown(["", "default", "`soft`", "box in the centre", "the whole image"], rows)
+
 
 def front_table(folder: Path = RESULTS) -> str:
     """Return FIDO's settings by the area of their masks: how coherent, and what they do cut."""
