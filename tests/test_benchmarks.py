@@ -171,11 +171,14 @@ def test_both_sides_do_the_same_work(name):
     assert max(found.values()) < 1e-3
 
 
-def test_sweeps_of_the_benchmarks_resolve_and_name_columns(capsys):
+@pytest.mark.parametrize(
+    "pick", [of_every_value, pytest.param(iter, marks=pytest.mark.slow, id="all")]
+)
+def test_sweeps_of_the_benchmarks_resolve_and_name_columns(pick, capsys):
     for path in FOLDER.glob("*.yaml"):
         trials = make_trials(*find_grid([f"config={path}"]), ["data.path=birds"])
         assert len(trials) > 1
-        for trial in of_every_value(trials):
+        for trial in pick(trials):
             resolve(list(trial.words))
     proxy = load("proxy_attention")
     with pytest.raises(SystemExit):
