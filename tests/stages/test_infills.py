@@ -45,15 +45,15 @@ def test_masks_are_those_of_the_pictures(tmp_path, trained, of_trained, images, 
     key = jax.random.fold_in(jax.random.key(0), 3)
     for i, name in enumerate(names):
         pictures, blur = (
-            fgjax.fido(
+            np.asarray(fgjax.fido(
                 fgjax.load_classifier(trained), x[i : i + 1],
                 jnp.asarray([examples[i].label], jnp.int32), key=image_key(key, name)[None],
                 config=fgjax.fido_preset("soft", **STEPS, infill=infill),
-            ).maps["ssr"][0]
+            ).maps["ssr"][0])
             for infill in (np.asarray(x[i : i + 1, :, ::-1]), "blur")
         )  # fmt: skip
-        np.testing.assert_allclose(found["ssr"][i], pictures, atol=2e-3)
-        assert np.abs(found["ssr"][i] - blur).max() > 0.05
+        np.testing.assert_allclose(found["ssr"][i], pictures, atol=5e-4)
+        assert np.abs(found["ssr"][i] - blur).max() > 3e-3
 
 
 def test_a_missing_picture_is_told_before_anything_else(tmp_path, of_trained, infills, capsys):
