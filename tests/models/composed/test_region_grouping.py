@@ -13,11 +13,11 @@ from fgjax.training.checkpoints import save_classifier
 
 @pytest.fixture(scope="module")
 def images():
-    return jnp.asarray(np.random.default_rng(0).random((2, 64, 64, 3), np.float32))
+    return jnp.asarray(np.random.default_rng(0).random((2, 16, 16, 3), np.float32))
 
 
 def tiny(**options):
-    options = {"backbone": "resnet_tiny", "num_parts": 3, "size": 64, **options}
+    options = {"backbone": "toys:MICRO", "num_parts": 3, "size": 16, **options}
     return fgjax.create_model("region_grouping", options.pop("classes", 4), **options)
 
 
@@ -182,9 +182,9 @@ def test_bfloat16_and_one_image_and_one_part(images):
 
 
 def test_other_networks_say_that_they_have_no_parts(images):
-    with pytest.raises(ValueError, match="groups pixels into parts.*resnet_tiny has none"):
+    with pytest.raises(ValueError, match="groups pixels into parts.*toys:MICRO has none"):
         fgjax.region_attention(
-            fgjax.create_model("resnet_tiny", 2), images, np.zeros(len(images), np.int32)
+            fgjax.create_model("toys:MICRO", 2), images, np.zeros(len(images), np.int32)
         )
 
 
