@@ -69,6 +69,7 @@ def tensors_of(model) -> dict[str, np.ndarray]:
     return {k: v.numpy() for k, v in model.state_dict().items() if "num_batches" not in k}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 def test_every_tensor_has_its_place(library, monkeypatch):
     """Each is filled with its number in the library's order: ours have the shapes they should,

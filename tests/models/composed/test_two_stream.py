@@ -143,7 +143,7 @@ def test_a_checkpoint_brings_it_back(name, tmp_path):
 
 @pytest.mark.parametrize(
     ("backbone", "pixels", "side"),
-    [("vgg19", 448, 14), ("resnet34", 224, 7), ("mobilenet_v2", 224, 7)],
+    [("vgg19", 448, 14), ("mobilenet_v2", 224, 7)],
 )
 def test_the_papers_sizes(backbone, pixels, side):
     """Global 448, patches of 224, ten steps of 512: by shapes alone."""
