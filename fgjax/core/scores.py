@@ -27,6 +27,18 @@ def log_odds(logits: Float[Array, "n k"], targets: Int[Array, "n"]) -> Float[Arr
     return undefined_with(chosen - others, logits)
 
 
+def predicted(logits: Float[Array, "*n k"]) -> Int[Array, "*n"]:
+    """Return the class of the highest logit, and -1 where one of them is NaN.
+
+    There argmax would say the class of the first NaN, 0 for a broken network, which may be right.
+
+    Example:
+      >>> predicted(jnp.array([[0.1, 0.3], [jnp.nan, jnp.nan]])).tolist()
+      [1, -1]
+    """
+    return jnp.where(jnp.isnan(logits).any(-1), -1, logits.argmax(-1))
+
+
 def undefined_with(values: Float[Array, "n"], logits: Float[Array, "n k"]) -> Float[Array, "n"]:
     """Return the values, NaN for every image with a NaN among its logits.
 
