@@ -30,13 +30,14 @@ from fgjax.attribution.common.perturbation import (
     check_score,
     perturbed_scores,
     scale_to_unit,
+    spread_of,
 )
 from fgjax.attribution.common.presets import preset
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.filters import REFERENCE_SIDE
 from fgjax.core.floor import FLOOR, is_flat
-from fgjax.core.floor import sizes as sizes_of
+from fgjax.core.floor import sizes as largest
 from fgjax.core.option import option
 
 LAMBDA = 1e-5
@@ -324,23 +325,20 @@ class Silent(NamedTuple):
 
 
 def silent(scores: GlasScores) -> Silent:
-    """Return which answers differ by no more than rounding, held against the scores' size."""
-    size = _size(scores)
-    light, shadow = is_flat(scores.light, size), is_flat(scores.shadow, size)
+    """Return which answers differ by no more than rounding. Shadows are differences from P(y|I),
+    and round as that does."""
+    light, shadow = is_flat(scores.light), is_flat(scores.shadow, jnp.abs(scores.whole))
     return Silent(light, shadow, light & shadow)
 
 
 def glas_spread(scores: GlasScores) -> Float[Array, "n 1"]:
-    """Return how far the lights' scores lie apart, or the shadows' where that is more, as a share
-    of the largest score: the trace "spread"."""
-    size = _size(scores)[:, None]
-    apart = [values.max(1) - values.min(1) for values in (scores.light, scores.shadow)]
-    share = jnp.maximum(*apart)[:, None] / jnp.where(size == 0, 1, size)
-    return jnp.where(size == 0, 0, share)
-
-
-def _size(scores):
-    return jnp.maximum(jnp.abs(scores.whole), sizes_of(scores.light))
+    """Return how far the lights' scores lie apart as a share of the largest, or the shadows' where
+    that is more: the trace "spread"."""
+    with_whole = jnp.concatenate([scores.shadow, jnp.abs(scores.whole)[:, None]], axis=1)
+    apart = (scores.shadow.max(1) - scores.shadow.min(1))[:, None]
+    size = largest(with_whole)[:, None]
+    share = jnp.where(size == 0, 0, apart / jnp.where(size == 0, 1, size))
+    return jnp.maximum(spread_of(scores.light), share)
 
 
 def _maps(scores, points, sigmas, sizes, normalise="points"):
@@ -446,4 +444,5 @@ GLAS = Method(
     passes=lambda config, *_: Passes(1 + 2 * config.grid**2, 0),
     presets=GLAS_PRESETS,
     order=20,
+    variants=lambda maps: {name: maps[name] for name in ("light", "shadow")},
 )

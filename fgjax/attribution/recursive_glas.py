@@ -33,7 +33,7 @@ from fgjax.attribution.glas import (
     sigmas_in_pixels,
     silent,
 )
-from fgjax.attribution.registry import Method, Passes
+from fgjax.attribution.registry import Maps, Method, Passes
 from fgjax.core.option import option
 
 
@@ -159,10 +159,24 @@ def _as_it_is(images, own, shared, index):
     return jnp.broadcast_to(images[:, None], (len(images), len(index), *images.shape[1:]))
 
 
+def after_rounds(maps: Maps) -> dict[str, Any]:
+    """Return O as it stood after each round but the last, scaled: the iterations of Table 3."""
+    count = sum(name.startswith("round_") for name in maps)
+    found, total = {}, 0.0
+    for i in range(1, count):
+        total = total + np.asarray(maps[f"round_{i}"], np.float32)
+        axes = tuple(range(total.ndim - 2, total.ndim))
+        high = total.max(axes, keepdims=True)
+        low = total.min(axes, keepdims=True)
+        found[f"round_{i}"] = (total - low) / np.where(high > low, high - low, 1)
+    return found
+
+
 RECURSIVE_GLAS = Method(
     recursive_glas,
     RecursiveGlasConfig,
     passes=lambda config, *_: Passes(config.rounds * (2 + 2 * config.grid**2), 0),
     presets=RECURSIVE_GLAS_PRESETS,
     order=30,
+    variants=after_rounds,
 )

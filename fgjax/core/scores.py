@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 
@@ -27,7 +28,7 @@ def log_odds(logits: Float[Array, "n k"], targets: Int[Array, "n"]) -> Float[Arr
     return undefined_with(chosen - others, logits)
 
 
-def predicted(logits: Float[Array, "*n k"]) -> Int[Array, "*n"]:
+def predicted(logits: Float[Array | np.ndarray, "*n k"]) -> Int[Array, "*n"]:
     """Return the class of the highest logit, and -1 where one of them is NaN.
 
     There argmax would say the class of the first NaN, 0 for a broken network, which may be right.

@@ -50,6 +50,7 @@ def single_part_deletion(
     *,
     pool: str = "sum",
     score: str = "log_odds",
+    drops: Float[Array, "n parts"] | None = None,
 ) -> PartDeletion:
     """Return rank correlation of the true drop of the class score with the attribution, over parts.
 
@@ -62,6 +63,7 @@ def single_part_deletion(
       without: the image drawn again with one part away; whatever, where `present` is False.
       part_masks: where each part is seen in the image.
       pool: "sum" favours large parts, as the drop may; "mean" does not.
+      drops: what `part_drops` returns, where it is known: it is the same for every map.
 
     Returns:
       `correlation` is NaN with fewer than two parts that count, where all their drops or all
@@ -77,7 +79,8 @@ def single_part_deletion(
       (1 + ρ)/2 of those ρ that are defined.)
     """
     counts = present & jnp.any(part_masks, axis=(2, 3))
-    drops = part_drops(model, images, targets, without, score=score)
+    if drops is None:
+        drops = part_drops(model, images, targets, without, score=score)
     attribution = part_attribution(maps, part_masks, pool=pool)
     broken = ~jnp.all(jnp.isfinite(maps), axis=(1, 2))
     correlation = jnp.where(broken, jnp.nan, rank_correlation(drops, attribution, counts))

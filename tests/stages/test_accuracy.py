@@ -1,8 +1,11 @@
 """The figures of stage "test" by hand, and what a network that returns NaN has of them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from fgjax.models.classifier import Classifier, make_network, variable_shapes
 from fgjax.stages.classifier import Explained
 from fgjax.stages.test import _line, _row, judge
 
@@ -32,15 +35,12 @@ def test_nan_is_wrong_and_not_among_the_five_highest():
 
 
 def test_nan_is_said():
-    explained = Explained(None, tuple("abcdefg"), tuple(range(7)))
-
-    class Record:
-        name, label = "x", 0
-
-    class Source:
-        classes = tuple("abcdefg")
-
-    row = _row(Record, LOGITS[3], 0, explained, Source)
+    network = make_network("resnet_tiny", 7)
+    model = Classifier(variable_shapes(network), network)
+    explained = Explained(model, tuple("abcdefg"), tuple(range(7)))
+    known = SimpleNamespace(name="x", label=0, classes=tuple("abcdefg"))
+    row = _row(known, LOGITS[3], 0, explained, known)
     assert row["predicted"] == "NaN" and row["correct"] == 0
-    about = {"images": 5, "of_unknown_classes": 0, "nan": 2, "metrics": judge(LOGITS, TARGETS, TARGETS)}  # fmt: skip
+    about = {"images": 5, "of_unknown_classes": 0, "nan": 2}
+    about["metrics"] = judge(LOGITS, TARGETS, TARGETS)
     assert "of 2 it returned NaN, which counts as wrong" in _line(about)

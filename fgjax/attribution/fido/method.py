@@ -120,4 +120,5 @@ FIDO = Method(
     presets=FIDO_PRESETS,
     needs=("descent",),
     order=10,
+    variants=lambda maps: {name: maps[name] for name in ("ssr", "sdr")},
 )

@@ -1,5 +1,7 @@
 """What is no class index is refused, not cut to one."""
 
+from inspect import unwrap
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,7 @@ import pytest
 
 import fgjax
 from fgjax.attribution.common.inputs import class_targets
-from fgjax.evaluation import insertion
-from fgjax.evaluation.faithfulness import target_probability
+from fgjax.attribution.common.score_gradient import prepare
 
 IMAGES = jnp.full((2, 12, 12, 3), 0.5)
 
@@ -23,15 +24,14 @@ def model(images):
 def test_only_whole_numbers_are_classes(wrong):
     with pytest.raises(ValueError, match="targets must be class indices, whole numbers"):
         class_targets(wrong)
-    for method in ("occlusion", "gradient", "fido"):
+    # As they are called where nobody checks types.
+    for method in ("occlusion", "fido"):
         with pytest.raises(ValueError, match="class indices"):
-            fgjax.METHODS[method](model, IMAGES, wrong, key=jax.random.key(0))
+            unwrap(fgjax.METHODS[method])(model, IMAGES, wrong, key=jax.random.key(0))
     with pytest.raises(ValueError, match="class indices"):
-        fgjax.smallest_regions(model, IMAGES, wrong, IMAGES[..., 0])
+        prepare(model, IMAGES, wrong)
     with pytest.raises(ValueError, match="class indices"):
-        target_probability(model(IMAGES), jnp.asarray(wrong))
-    with pytest.raises(ValueError, match="class indices"):
-        insertion(model, IMAGES, jnp.asarray(wrong), IMAGES[..., 0], steps=1)
+        unwrap(fgjax.smallest_regions)(model, IMAGES, wrong, IMAGES[..., 0])
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int64, np.int32])
