@@ -143,8 +143,8 @@ class EvaluateConfig:
     )
     regions: bool = option(
         True,
-        "whether the smallest regions that suffice and that destroy are found (about 35 forward "
-        "passes an image).",
+        "whether the smallest regions that suffice and that destroy are found, under the method's "
+        "infill and under patches of the image (about 70 forward passes an image).",
     )
 
 

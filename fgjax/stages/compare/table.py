@@ -46,7 +46,7 @@ SHOWN = {
     "road_gap": "ROAD gap",
     "part_deletion": "part deletion ρ",
     "max_sensitivity": "max-sensitivity",
-    "randomisation_rank_correlation": "randomised |ρ|",
+    "randomisation_rank_correlation": "randomised ρ, absolute",
     "randomisation_undefined": "undefined",
     "blank": "blank",
     "gini": "Gini",

@@ -87,6 +87,9 @@ def judge_chunk(
         own |= _each_mask(maps, truth, level)
     if job.config.evaluate.regions:
         own |= _regions(job.explained.model, images, chosen, maps, infill)
+        shuffled = make_infill("patches", images, keys)
+        other = _regions(job.explained.model, images, chosen, maps, shuffled)
+        own |= {f"{name}_patches": other[name] for name in ("smallest_kept", "smallest_deleted")}
     boxes = None
     if patches is not None:
         boxes = boxes_of(job, patches, names, [example for _, example in filled])
