@@ -47,8 +47,8 @@ class Comparison:
 
     Attributes:
       p_full: class probability of each image as it is, asked for once.
-      parts: what `SpeciesSource.without_parts` gives for an image, and what the score loses with
-        each part, by the image's place: found once, for every map.
+      parts: where an image's parts are, which are seen, and what the score loses with each, by
+        the image's place: found once, for every map.
       flipped: the method whose map the control "flipped" turns around; None: there is none.
     """
 

@@ -92,9 +92,9 @@ def _parts(comparison: Comparison, places: np.ndarray, heat: Array) -> dict[str,
             without = jnp.asarray(parts.images.astype(np.float32) / 255)[None]
             drops = part_drops(model, image, target, without)
             masks, present = jnp.asarray(parts.masks)[None], jnp.asarray(parts.present)[None]
-            comparison.parts[place] = (without[:, :, :0, :0], masks, present, drops)
-        nothing, masks, present, drops = comparison.parts[place]
-        one = (model, image, target, heat[i : i + 1], nothing, masks, present)
+            comparison.parts[place] = (masks, present, drops)
+        masks, present, drops = comparison.parts[place]
+        one = (model, image, target, heat[i : i + 1], None, masks, present)
         found.append(single_part_deletion(*one, drops=drops).correlation)
     return {"part_deletion": jnp.concatenate(found)}
 
