@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 TIES = "ties in a keyed random order"
@@ -9,7 +10,7 @@ TIES = "ties in a keyed random order"
 
 
 def pixel_ranks(
-    maps: Float[Array, "n h w"], key: Key[Array, "..."] | None = None
+    maps: Float[Array | np.ndarray, "n h w"], key: Key[Array, "..."] | None = None
 ) -> Int[Array, "n h w"]:
     """Return 0 for the highest pixel of a map, h·w − 1 for the lowest; ties in random order.
 
@@ -21,7 +22,7 @@ def pixel_ranks(
         the order depends neither on the map nor on those beside it.
     """
     key = jax.random.key(0) if key is None else key
-    return _ranks(maps, jnp.broadcast_to(key, maps.shape[:1]))
+    return _ranks(jnp.asarray(maps), jnp.broadcast_to(key, maps.shape[:1]))
 
 
 @jax.jit
