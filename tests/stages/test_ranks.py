@@ -97,3 +97,8 @@ def test_another_map_stands_in_its_methods_stead():
     without = rank(table(**BY_HAND, center=NOTHING), METHODS, CONTROLS, HIGHER, HIGHER.get)
     assert found.rank["glas: light"] == pytest.approx((1 + 3) / 2)
     assert {m: found.rank[m] for m in METHODS} == without.rank
+
+
+def test_controls_alone_rank_nothing():
+    found = rank(table(center=NOTHING), [], CONTROLS, HIGHER, HIGHER.get)
+    assert found.rank == {} and found.questions == () and found.unranked == {}

@@ -61,7 +61,7 @@ def rank(
       variants: row -> its method.
     """
     unranked, columns, images = {}, {}, {}
-    for metric in metrics:
+    for metric in metrics if methods else ():
         better = higher(metric)
         if better is None:
             continue
