@@ -68,6 +68,7 @@ def run(words: list[str]) -> int:
     from fgjax.devices.cache import use_cache
     from fgjax.devices.compiler import newer_jax_is_faster, use_onednn
     from fgjax.runs.folder import settled
+    from fgjax.runs.lock import let_go
     from fgjax.stages.chain import walk, wanted
     from fgjax.stages.dry_run import dry_run
     from fgjax.stages.job import Job
@@ -82,10 +83,14 @@ def run(words: list[str]) -> int:
         return 0
     if job.share.connected:
         both = {"stages": config.stages, "parallel": config.parallel}
+        both |= {"data.limit": config.data.limit, "data.test_share": config.data.test_share}
         check_alike(settled(plain) | both | job.fingerprints, job.share)
     if job.share.leads and (advice := newer_jax_is_faster()):
         print(advice, flush=True)
-    return walk(job, stages)
+    try:
+        return walk(job, stages)
+    finally:
+        let_go()
 
 
 def _quiet() -> None:

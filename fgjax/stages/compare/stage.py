@@ -21,7 +21,7 @@ import numpy as np
 
 from fgjax.attribution import METHODS
 from fgjax.attribution.registry import needs
-from fgjax.core.files import write_atomic
+from fgjax.core.files import as_written, write_atomic
 from fgjax.core.keys import image_key
 from fgjax.core.progress import progress, say
 from fgjax.core.tables import to_csv
@@ -43,6 +43,7 @@ from fgjax.evaluation import (
 )
 from fgjax.evaluation.randomisation import layers_top_down
 from fgjax.options.schema import BASELINES, ConfigError
+from fgjax.runs.arrange import arrange, write_names
 from fgjax.runs.maps import MapStore, read_maps
 from fgjax.stages.compare.comparison import Comparison, passes, read_scores
 from fgjax.stages.compare.table import write_comparison
@@ -139,16 +140,23 @@ def _check_settings(comparison: Comparison, method: str) -> None:
         for name, value in (dataclasses.asdict(settings) if settings else {}).items()
         if name not in ("chunk_size", "images_per_step")
     }
-    now = {"images": [record.name for record in comparison.records], "settings": now}
+    names = [record.name for record in comparison.records]
+    now = {"images": names, "settings": now}
     now = json.loads(json.dumps(now))  # as the file has it: no tuples
     path = comparison.folder / method / "settings.json"
+    maps = path.parent / "maps.zarr"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
+        write_names(maps, names)
         write_atomic(path, json.dumps(now, indent=1) + "\n")
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if before["images"] != now["images"]:
-        raise ConfigError(f"{path.parent} holds maps of other images: give another run_dir=…")
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        _ = before["images"], before["settings"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(
+            f"{path}: cannot be read. Delete the folder {path.parent}, and its maps are made again"
+        ) from None
     keys = [k for k in now["settings"] if before["settings"].get(k) != now["settings"][k]]
     if keys:
         changes = ", ".join(
@@ -159,6 +167,9 @@ def _check_settings(comparison: Comparison, method: str) -> None:
             f"{path.parent} holds maps made with other settings: {changes}. Delete that folder, "
             "or give another run_dir=…"
         )
+    arrange(maps, names, before=before["images"])
+    if before["images"] != names:
+        write_atomic(path, json.dumps(now, indent=1) + "\n")
 
 
 def _explain(comparison: Comparison, method: str) -> None:
@@ -166,6 +177,7 @@ def _explain(comparison: Comparison, method: str) -> None:
     _check_settings(comparison, method)
     folder = comparison.folder / method
     store = MapStore(folder / "maps.zarr", len(comparison.records))
+    store.forget(store.damaged())
     pending = np.flatnonzero(store.targets() < 0)
     first = True  # of this process: it compiles
     with progress(method, len(pending)) as counter:
@@ -211,7 +223,7 @@ def _baseline(kind: str, images: jax.Array, keys: jax.Array) -> jax.Array:
 def _measure(comparison: Comparison, method: str) -> None:
     """Write the rows of scores.csv that are not there yet."""
     path = comparison.folder / method / "scores.csv"
-    rows = read_scores(path)
+    rows = read_scores(path, [record.name for record in comparison.records])
     pending = [i for i in range(len(comparison.records)) if i not in rows]
     with progress(f"{method}: measured", len(pending)) as counter:
         for index in pending:
@@ -219,7 +231,10 @@ def _measure(comparison: Comparison, method: str) -> None:
             rows[index] = {k: f"{v:.6g}" for k, v in values.items()}
             columns = ["index", "name", *dict.fromkeys(k for row in rows.values() for k in row)]
             text = to_csv(
-                [{"index": i, "name": comparison.records[i].name, **rows[i]} for i in sorted(rows)],
+                [
+                    {"index": i, "name": as_written(comparison.records[i].name), **rows[i]}
+                    for i in sorted(rows)
+                ],
                 columns,
             )
             write_atomic(path, text)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,9 @@ def better(metric: str) -> bool | None:
 def collect(comparison: Comparison, methods: list[str]) -> Scores:
     """Return method -> metric -> mean with its interval over the images."""
     scores: Scores = {}
+    images = [record.name for record in comparison.records]
     for method in methods:
-        rows = read_scores(comparison.folder / method / "scores.csv")
+        rows = read_scores(comparison.folder / method / "scores.csv", images)
         names = dict.fromkeys(name for row in rows.values() for name in row)
         scores[method] = {
             name: summarise(np.array([float(row.get(name, "nan")) for row in rows.values()]))
@@ -119,18 +121,30 @@ def cost(comparison: Comparison, method: str) -> dict[str, Any]:
     """Return passes, seconds per image without compiling, seconds to compile, and peak memory."""
     forward, backward = passes(comparison, method)
     path = comparison.folder / method / "calls.jsonl"
-    calls = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    calls = _read_calls(path)
     later = [call["seconds"] for call in calls if not call["first"]]
     first = [call["seconds"] for call in calls if call["first"]]
-    seconds = float(np.median(later or first))
+    seconds = float(np.median(later or first or [np.nan]))
     peaks = [call["peak_bytes"] for call in calls if call["peak_bytes"]]
     return {
         "forward_passes": forward,
         "backward_passes": backward,
         "seconds_per_image": seconds,
-        "compile_seconds": max(0.0, first[0] - seconds) if later else None,
+        "compile_seconds": max(0.0, first[0] - seconds) if later and first else None,
         "peak_bytes": max(peaks) if peaks else None,
     }
+
+
+def _read_calls(path: Path) -> list[dict[str, Any]]:
+    """Return the calls that were timed. A line that a kill cut off does not count."""
+    calls = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            call = json.loads(line)
+            calls.append({k: call[k] for k in ("seconds", "first", "peak_bytes")})
+        except (ValueError, KeyError, TypeError):
+            continue
+    return calls
 
 
 def write_comparison(
