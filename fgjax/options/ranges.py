@@ -9,6 +9,27 @@ from fgjax.data.registry import SOURCES
 from fgjax.options.schema import CROPS, OPTIONS, STAGES, Config, ConfigError, DistributedConfig
 
 
+LARGEST = 2**31 - 1
+"""Of whole numbers but the seed: what devices count with."""
+
+
+def check_sizes(flat: dict[str, Any]) -> None:
+    """Raise ConfigError for the first number that is larger than anything that can be meant.
+
+    Args:
+      flat: option -> value.
+    """
+    for name, value in flat.items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            whole = isinstance(number, int) and not isinstance(number, bool)
+            if whole and abs(number) > LARGEST and name != "seed":
+                raise ConfigError(f"{name}={_short(number)}: at most {LARGEST} can be meant")
+
+
+def _short(number: int) -> str:
+    return str(number) if abs(number) < 10**40 else "a number of more than 40 digits"
+
+
 def check_ranges(config: Config, flat: dict[str, Any]) -> None:
     """Raise ConfigError for the first option whose value cannot be meant.
 

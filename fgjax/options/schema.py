@@ -106,11 +106,28 @@ class DataConfig:
 class ModelConfig:
     """Which classifier."""
 
-    name: str | None = option(None, "architecture; left out with weights, the file says it.")
+    name: str | None = option(
+        None, "architecture; may be left out where the file of model.weights says it."
+    )
     weights: str | None = option(
         None,
         "a .safetensors file of a trained classifier, with torchvision's or timm's names.",
         path=True,
+    )
+    mean: tuple[float, ...] = option(
+        (),
+        "of the images that model.weights were trained with, per channel of RGB in [0, 1]; left "
+        "out, as the file says, else as is usual for the architecture.",
+        example="0.485,0.456,0.406",
+    )
+    std: tuple[float, ...] = option(
+        (),
+        "the standard deviation, as model.mean.",
+        example="0.229,0.224,0.225",
+    )
+    padding: Literal["auto", "symmetric", "same"] = option(
+        "auto",
+        "of model.weights: same (TensorFlow's), symmetric (PyTorch's), or auto, as the file says.",
     )
     labels: str | None = option(
         None,

@@ -15,6 +15,7 @@ from fgjax.options.schema import ConfigError
 from fgjax.processes.waiting import wait_for_images
 from fgjax.runs.arrange import arrange, read_names
 from fgjax.runs.images import Seen, changed_images, look_at, read_images, write_images
+from fgjax.stages.images import say_what_is_left_out
 from fgjax.stages.job import Job
 
 MAPS = "maps.zarr"
@@ -31,6 +32,8 @@ def mend(job: Job) -> None:
         records = job.records
     except ConfigError:  # nothing is explained in this run
         return
+    if job.share.leads:
+        say_what_is_left_out(job.source, len(records))
     path = job.run.path
     held = read_images(path)
     now = _look(job, held or {})
