@@ -1,9 +1,11 @@
-"""The command: python -m fgjax.run config=NAME key=value …"""
+"""What the command does: fgjax config=NAME key=value …"""
 
 import logging
 import sys
 import warnings
 
+from fgjax import __version__
+from fgjax.__main__ import INTERRUPTED
 from fgjax.attribution import METHODS
 from fgjax.data.types import DataError
 from fgjax.options.help import print_help
@@ -34,14 +36,21 @@ def _main(words: list[str]) -> int:
     try:
         if not words or {"-h", "--help", "help"} & set(words):
             chosen = [w.partition("=")[2] for w in words if w.startswith("explain.method=")]
-            print_help(*[method for method in chosen if method in METHODS])
+            about = [w for w in words if w not in ("-h", "--help", "help") and "=" not in w]
+            methods = [method for method in chosen if method in METHODS]
+            if methods and not about:
+                about = ["explain."]
+            print_help(about[0] if about else "", *methods)
+            return 0
+        if words == ["--version"]:
+            print(f"fgjax {__version__}")
             return 0
         return run(words)
     except (ConfigError, DataError) as error:
         print(f"fgjax: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("fgjax: interrupted; the same command goes on from here", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -101,4 +110,6 @@ def _quiet() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from fgjax.__main__ import command
+
+    sys.exit(command())

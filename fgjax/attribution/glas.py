@@ -32,6 +32,7 @@ from fgjax.attribution.common.perturbation import (
     scale_to_unit,
 )
 from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.filters import REFERENCE_SIDE
@@ -239,6 +240,7 @@ def _mixture(values, points, sigma, alive, sizes):
     return jnp.einsum("ps,pw->sw", weighted, last, precision="highest").reshape(sizes)
 
 
+@with_config
 def glas(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

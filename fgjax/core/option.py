@@ -66,7 +66,8 @@ def option_of(of: Field, owner: type | None = None) -> Option:
     its class says."""
     if "option" in of.metadata:
         return of.metadata["option"]
-    pattern = rf"^ +{of.name}: (.*?)(?=^ +[\w, ]+: |\n\n|\Z)"
+    # What goes on in the next line stands further in, even where it has a colon.
+    pattern = rf"^( +){of.name}: (.*?)(?=^\1\S|\n\n|\Z)"
     texts = [base.__doc__ or "" for base in owner.__mro__[:-1]] if owner else []
     found = next((m for text in texts if (m := re.search(pattern, text, re.S | re.M))), None)
-    return Option(" ".join(found[1].split()) if found else "")
+    return Option(" ".join(found[2].split()) if found else "")

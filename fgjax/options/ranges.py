@@ -8,7 +8,6 @@ from fgjax.core.spelling import did_you_mean
 from fgjax.data.registry import SOURCES
 from fgjax.options.schema import CROPS, OPTIONS, STAGES, Config, ConfigError, DistributedConfig
 
-
 LARGEST = 2**31 - 1
 """Of whole numbers but the seed: what devices count with."""
 

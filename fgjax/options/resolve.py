@@ -171,9 +171,7 @@ def _nearest(option: str, known: list[str], method: str) -> str:
     return f"{hint} {method} has {', '.join(settings)}." if settings and not near else hint
 
 
-def _in_words(
-    error: Exception, schema: type, part: Any, where: str, method: str
-) -> ConfigError:
+def _in_words(error: Exception, schema: type, part: Any, where: str, method: str) -> ConfigError:
     """OmegaConf's error about the options of `part`, in the user's words."""
     every = _fields(schema)
     types = {name: f.type for name, f in every.items()}
@@ -253,9 +251,17 @@ def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
     if "config" not in given:
         raise ConfigError(f"config=NAME is missing. Known: {', '.join(list_configs())}")
     name, file = _read(given.pop("config"))
+    # A path is text, whatever YAML would make of it; in quotes it is YAML's.
+    paths = {
+        key: given.pop(key)
+        for key in [*(name for name, about in OPTIONS.items() if about.path), "run_dir"]
+        if key in given and given[key] not in ("", "null") and given[key][0] not in "'\""
+    }
     dots = [f"{key}={value}" for key, value in given.items()]
     try:
         line = OmegaConf.from_dotlist(dots)
+        for key, value in paths.items():
+            OmegaConf.update(line, key, value)
         for option in ("explain.method", "data.source", "model.name"):
             if ":" in given.get(option, ""):  # module:name, which YAML may read as a group
                 OmegaConf.update(line, option, given[option])
@@ -264,8 +270,14 @@ def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
         both = OmegaConf.merge(file, line)
         method = OmegaConf.select(both, "explain.method", default=ExplainConfig.method)
         preset = OmegaConf.select(both, "explain.preset", default=ExplainConfig.preset)
-    except (OmegaConfBaseException, YAMLError, TypeError) as error:
-        raise ConfigError(f"cannot read {' '.join(dots)}: {error}") from None
+    except (OmegaConfBaseException, YAMLError, TypeError, RecursionError) as error:
+        said = " ".join(f"{dot:.80}" for dot in dots)
+        raise ConfigError(f"cannot read {said}: {error}") from None
+    except ValueError:  # Python reads no number of more than 4300 digits
+        key = next(key for key, value in given.items() if len(value) > 4000)
+        raise ConfigError(
+            f"{key}={given[key][:10]}…: a number of {len(given[key])} digits"
+        ) from None
     schema = _schema(str(method), str(preset))
     # Written as the help shows it: stages=explain,evaluate
     for option in (name for name, f in _fields(schema).items() if _is_list(f)):
