@@ -81,6 +81,13 @@ def check_ranges(config: Config, flat: dict[str, Any]) -> None:
         )
     if own is not None and not 0 <= own < count:
         raise ConfigError(f"distributed.process_id={own}: from 0 to {count - 1}")
+    for name, values in (("mean", model.mean), ("std", model.std)):
+        if values and (len(values) != 3 or (name == "std" and min(values) <= 0)):
+            listed = ",".join(map(str, values))
+            raise ConfigError(
+                f"model.{name}={listed}: wants three numbers, of red, green and blue in [0, 1]"
+                + (", above 0" if name == "std" else "")
+            )
     if model.weights and model.checkpoint:
         raise ConfigError("model.weights and model.checkpoint: give one of them, not both")
     if model.labels and not (model.weights or model.checkpoint):

@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from fgjax.core.files import write_atomic
+from fgjax.data.types import DataError
 
 FILE = "images.json"
 
@@ -47,6 +48,9 @@ def arrange(
       names: of the images, in the order wanted.
       changed: images whose maps are no longer theirs: they are as if never made.
       before: whose the rows were, where the folder does not say it; None: the same as now.
+
+    Raises:
+      DataError: the maps are damaged.
     """
     new, old = (maps.with_name(f".{maps.name}.{word}") for word in ("new", "old"))
     if not maps.is_dir() and new.is_dir():  # killed between the two moves below
@@ -72,8 +76,14 @@ def arrange(
 
 def _move_array(about: Path, to: Path, rows: Sequence[int | None]) -> None:
     """Link an array's chunks, one for each image, to their new places."""
-    metadata = json.loads(about.read_text(encoding="utf-8"))
-    metadata["shape"][0] = len(rows)
+    try:
+        metadata = json.loads(about.read_text(encoding="utf-8"))
+        metadata["shape"][0] = len(rows)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise DataError(
+            f"{about}: cannot be read ({error}). Delete the folder {about.parents[1]}, and its "
+            "maps are made again"
+        ) from None
     (to / "c").mkdir(parents=True)
     write_atomic(to / "zarr.json", json.dumps(metadata))
     for place, row in enumerate(rows):
