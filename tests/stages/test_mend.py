@@ -21,7 +21,7 @@ WORDS = ("explain.method=occlusion", "explain.window=16", "explain.stride=16", "
 
 
 @pytest.fixture(scope="module")
-def words(trained):
+def told(trained):
     """The words of a run on a folder of images, and more words."""
 
     def make(data, run, *more: str) -> list[str]:
@@ -40,12 +40,12 @@ def photos(folder: Path, picture, **numbers: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory, words, picture):
+def begun(tmp_path_factory, told, picture):
     """A finished run on b, c and d; d cannot be read. Not to be written to."""
     folder = tmp_path_factory.mktemp("begun")
     photos(folder / "data", picture, b=1, c=2)
     (folder / "data" / "d.png").write_bytes(b"")
-    assert main(words(folder / "data", folder / "run")) == 1
+    assert main(told(folder / "data", folder / "run")) == 1
     return folder
 
 
@@ -64,48 +64,48 @@ def assert_same_results(run: Path, fresh: Path) -> None:
         assert (run / name).read_text() == (fresh / name).read_text(), name
 
 
-def test_photos_that_came_changed_and_went(own, tmp_path, words, picture, capsys):
+def test_photos_that_came_changed_and_went(own, tmp_path, told, picture, capsys):
     photos(own / "data", picture, a=5, c=6, d=7)  # new, another, mended
     capsys.readouterr()
-    assert main(words(own / "data", own / "run")) == 0
+    assert main(told(own / "data", own / "run")) == 0
     out = capsys.readouterr().out
     assert "images: 2 changed, 1 new; the others stay as they are" in out
     assert "3 images of 4, the others are done" in out
-    assert main(words(own / "data", tmp_path / "fresh")) == 0
+    assert main(told(own / "data", tmp_path / "fresh")) == 0
     assert_same_results(own / "run", tmp_path / "fresh")
     assert read_names(own / "run" / "maps.zarr") == ["a.png", "b.png", "c.png", "d.png"]
 
     (own / "data" / "c.png").unlink()
     capsys.readouterr()
-    assert main(words(own / "data", own / "run")) == 0
+    assert main(told(own / "data", own / "run")) == 0
     out = capsys.readouterr().out
     assert "1 no longer there" in out and "all 3 images are done" in out
     assert [len(m) for m in load_maps(own / "run").values()] == [3]
 
 
-def test_another_spelling_of_the_path_and_another_limit(own, words, capsys, monkeypatch):
+def test_another_spelling_of_the_path_and_another_limit(own, told, capsys, monkeypatch):
     """The same images: nothing is explained again."""
     monkeypatch.chdir(own)
     run = own / "run"
     (own / "data" / "d.png").unlink()
-    assert main(words("../own/data/", run, "data.limit=1")) == 0
+    assert main(told("../own/data/", run, "data.limit=1")) == 0
     assert read_names(run / "maps.zarr") == ["b.png"]
     whole = load_maps(run)["heatmap"]
     capsys.readouterr()
-    assert main(words("data", run)) == 0
+    assert main(told("data", run)) == 0
     assert "1 images of 2, the others are done" in capsys.readouterr().out
     np.testing.assert_array_equal(load_maps(run)["heatmap"][:1], whole)
     shutil.move(own / "data", own / "moved")
-    assert main(words("./moved", run)) == 0
+    assert main(told("./moved", run)) == 0
     assert "all 2 images are done" in capsys.readouterr().out
 
 
-def test_what_changes_the_meaning_of_a_map_is_refused(own, words, capsys):
-    assert main(words(own / "data", own / "run", "explain.stride=8")) == 2
+def test_what_changes_the_meaning_of_a_map_is_refused(own, told, capsys):
+    assert main(told(own / "data", own / "run", "explain.stride=8")) == 2
     assert "explain.stride (was 16, is 8)" in capsys.readouterr().err
 
 
-def test_a_run_of_before_that_does_not_know_its_images(own, words, picture, capsys):
+def test_a_run_of_before_that_does_not_know_its_images(own, told, picture, capsys):
     run = own / "run"
     (run / "images.json").unlink()
     (run / "maps.zarr" / "images.json").unlink()
@@ -115,12 +115,12 @@ def test_a_run_of_before_that_does_not_know_its_images(own, words, picture, caps
     before = load_maps(run)["heatmap"]
     other = shutil.copytree(own, own / "other")
     capsys.readouterr()
-    assert main(words(own / "data", run)) == 1  # the same images: it goes on
+    assert main(told(own / "data", run)) == 1  # the same images: it goes on
     assert "1 images of 3, the others are done" in capsys.readouterr().out
     np.testing.assert_array_equal(load_maps(run)["heatmap"], before)
     assert set(read_images(run)) == {"b.png", "c.png", "d.png"}
     picture(7).save(other / "data" / "d.png")
-    assert main(words(other / "data", other / "run")) == 2
+    assert main(told(other / "data", other / "run")) == 2
     assert "the images of data.path" in capsys.readouterr().err
 
 
@@ -157,11 +157,11 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_damaged_files_of_ours_are_made_again(own, begun, words, capsys, kind):
+def test_damaged_files_of_ours_are_made_again(own, begun, told, capsys, kind):
     name, damage = DAMAGE[kind]
     damage(own / "run" / name)
     capsys.readouterr()
-    assert main(words(own / "data", own / "run")) == 1  # d.png still fails
+    assert main(told(own / "data", own / "run")) == 1  # d.png still fails
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
     for file in ("results.csv", "metrics.json"):
@@ -188,20 +188,20 @@ def test_class_folders_with_given_weights_are_explained_in_full(
     assert "assumed: ImageNet's mean=0.485,0.456,0.406" in out
 
 
-def test_a_test_share_is_said(tmp_path, words, picture, capsys):
+def test_a_test_share_is_said(tmp_path, told, picture, capsys):
     for name in ("robin", "wren"):
         photos(tmp_path / "data" / name, picture, a=1, b=2)
     (tmp_path / "data" / "robin" / "notes.txt").write_text("x")
-    run = words(tmp_path / "data", tmp_path / "run", "stages=explain", "explain.target=predicted")
+    run = told(tmp_path / "data", tmp_path / "run", "stages=explain", "explain.target=predicted")
     assert main(run) == 0
     out = capsys.readouterr().out
     assert "2 of 4 images are explained, the test share of each class (data.test_share=1" in out
     assert "1 files are no images and left out: 1 .txt" in out
 
 
-def test_a_single_photo(tmp_path, words, picture):
+def test_a_single_photo(tmp_path, told, picture):
     photos(tmp_path, picture, bird=1, other=2)
-    assert main(words(tmp_path / "bird.png", tmp_path / "run", "stages=explain")) == 0
+    assert main(told(tmp_path / "bird.png", tmp_path / "run", "stages=explain")) == 0
     assert read_names(tmp_path / "run" / "maps.zarr") == ["bird.png"]
 
 
@@ -215,18 +215,18 @@ def compared(run: Path) -> dict[str, str]:
     return found | {"compare.csv": (run / "compare.csv").read_text()}
 
 
-def test_a_comparison_mends_too(tmp_path, words, picture, capsys):
+def test_a_comparison_mends_too(tmp_path, told, picture, capsys):
     data = photos(tmp_path / "data", picture, b=1, c=2)
-    assert main(words(data, tmp_path / "run", *COMPARE)) == 0
+    assert main(told(data, tmp_path / "run", *COMPARE)) == 0
     photos(data, picture, a=5, c=6)
     os.remove(tmp_path / "run" / "compare" / "gradient" / "maps.zarr" / "heatmap/c/0/0/0")
-    assert main(words(data, tmp_path / "run", *COMPARE)) == 0
-    assert main(words(data, tmp_path / "fresh", *COMPARE)) == 0
+    assert main(told(data, tmp_path / "run", *COMPARE)) == 0
+    assert main(told(data, tmp_path / "fresh", *COMPARE)) == 0
     assert compared(tmp_path / "run") == compared(tmp_path / "fresh")
     for file in ("scores.csv", "calls.jsonl"):
         with (tmp_path / "run" / "compare" / "gradient" / file).open("a") as table:
             table.write("garbage")  # cut off
-    assert main(words(data, tmp_path / "run", *COMPARE)) == 0
+    assert main(told(data, tmp_path / "run", *COMPARE)) == 0
     assert compared(tmp_path / "run") == compared(tmp_path / "fresh")
 
 
@@ -242,14 +242,11 @@ def test_a_test_of_the_classifier_is_made_again(tmp_path, trained, of_trained, k
     assert (run / name).read_text() == before
 
 
-def test_a_damaged_checkpoint_names_its_cure(tmp_path, trained, words, picture, capsys):
+def test_a_damaged_checkpoint_names_its_cure(tmp_path, trained, words, capsys):
     run = shutil.copytree(trained, tmp_path / "run")
     for file in (run / "checkpoint" / "weights").rglob("*"):
         if file.is_file():
             file.write_bytes(b"x")
-    base = ["config=fido_demo", "data.train_images=40", "data.test_images=8", "data.limit=3",
-            "train.epochs=1", "data.size=32", "model.name=resnet_tiny", "explain.steps=2",
-            "explain.batch_size=2", "explain.initial=0.5"]  # fmt: skip
-    assert main([*base, f"run_dir={run}", "stages=explain"]) == 2
+    assert main(words(run, "stages=explain")) == 2
     err = capsys.readouterr().err
     assert f"Delete {run / 'checkpoint'}" in err and "Traceback" not in err
