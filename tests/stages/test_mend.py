@@ -11,10 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fgjax.options.resolve import resolve
 from fgjax.run import main
 from fgjax.runs.arrange import read_names
 from fgjax.runs.images import read_images
+from fgjax.runs.lock import let_go
 from fgjax.runs.maps import load_maps
+from fgjax.stages.classifier import load_model
+from fgjax.stages.evaluate.stage import current_metrics
+from fgjax.stages.images import explained_records, make_source
+from fgjax.stages.job import Job
 
 WORDS = ("explain.method=occlusion", "explain.window=16", "explain.stride=16", "report.figures=1",
          "evaluate.regions=false", "model.name=null")  # fmt: skip
@@ -77,10 +83,10 @@ def test_photos_that_came_changed_and_went(own, tmp_path, told, picture, capsys)
 
     (own / "data" / "c.png").unlink()
     capsys.readouterr()
-    assert main(told(own / "data", own / "run")) == 0
+    assert main(told(own / "data", own / "run", "stages=explain")) == 0
     out = capsys.readouterr().out
     assert "1 no longer there" in out and "all 3 images are done" in out
-    assert [len(m) for m in load_maps(own / "run").values()] == [3]
+    assert {len(m) for m in load_maps(own / "run").values()} == {3}
 
 
 def test_another_spelling_of_the_path_and_another_limit(own, told, capsys, monkeypatch):
@@ -88,15 +94,15 @@ def test_another_spelling_of_the_path_and_another_limit(own, told, capsys, monke
     monkeypatch.chdir(own)
     run = own / "run"
     (own / "data" / "d.png").unlink()
-    assert main(told("../own/data/", run, "data.limit=1")) == 0
+    assert main(told("../own/data/", run, "stages=explain", "data.limit=1")) == 0
     assert read_names(run / "maps.zarr") == ["b.png"]
     whole = load_maps(run)["heatmap"]
     capsys.readouterr()
-    assert main(told("data", run)) == 0
+    assert main(told("data", run, "stages=explain")) == 0
     assert "1 images of 2, the others are done" in capsys.readouterr().out
     np.testing.assert_array_equal(load_maps(run)["heatmap"][:1], whole)
     shutil.move(own / "data", own / "moved")
-    assert main(told("./moved", run)) == 0
+    assert main(told("./moved", run, "stages=explain")) == 0
     assert "all 2 images are done" in capsys.readouterr().out
 
 
@@ -156,7 +162,12 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
+QUICK = ("a chunk is gone", "failures.csv was edited", "images.json is garbage")
+
+
+@pytest.mark.parametrize(
+    "kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.slow) for k in DAMAGE]
+)
 def test_damaged_files_of_ours_are_made_again(own, begun, told, capsys, kind):
     name, damage = DAMAGE[kind]
     damage(own / "run" / name)
@@ -173,19 +184,37 @@ def test_damaged_files_of_ours_are_made_again(own, begun, told, capsys, kind):
     assert (own / "run" / "report.html").is_file()
 
 
+OF_NUMBERS = [kind for kind in DAMAGE if kind.startswith(("results.csv", "metrics.json"))]
+
+
+@pytest.mark.parametrize("kind", OF_NUMBERS)
+def test_damaged_numbers_are_none(own, told, kind):
+    """They are measured again, where they are wanted."""
+    _, config, plain = resolve(told(own / "data", own / "run"))
+    run = Job("fido_folder", config, plain)
+    assert current_metrics(run)["evaluated"] == 2
+    name, damage = DAMAGE[kind]
+    damage(own / "run" / name)
+    assert current_metrics(run) is None
+    let_go()
+
+
 def test_class_folders_with_given_weights_are_explained_in_full(
     tmp_path, picture, untrained, capsys
 ):
     for name in ("robin", "wren"):
         photos(tmp_path / "data" / name, picture, a=1, b=2)
-    given = ["config=fido_folder", f"data.path={tmp_path}/data", "data.size=32", *WORDS[:3]]
+    given = ["config=fido_folder", f"data.path={tmp_path}/data", "data.size=32"]
     given += [f"model.weights={untrained}/weights.safetensors", "model.name=resnet18"]
-    given += [f"run_dir={tmp_path}/run", "stages=explain"]
-    assert main(given) == 0
+    config = resolve(given)[1]
+    source = make_source(config)
+    assert len(explained_records(source, config)) == 4  # not the half of them
+    assert load_model(config, source, tmp_path).index == (None, None)
     out = capsys.readouterr().out
-    assert "4 images" in out  # not the half of them
     assert "10 outputs, the data 2 classes: the predicted output is explained" in out
     assert "assumed: ImageNet's mean=0.485,0.456,0.406" in out
+    config = resolve([*given, "data.test_share=0.5"])[1]
+    assert len(explained_records(make_source(config), config)) == 2
 
 
 def test_a_test_share_is_said(tmp_path, told, picture, capsys):

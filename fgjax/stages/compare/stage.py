@@ -177,7 +177,7 @@ def _explain(comparison: Comparison, method: str) -> None:
     _check_settings(comparison, method)
     folder = comparison.folder / method
     store = MapStore(folder / "maps.zarr", len(comparison.records))
-    store.forget(store.damaged())
+    store.forget(store.damaged().tolist())
     pending = np.flatnonzero(store.targets() < 0)
     first = True  # of this process: it compiles
     with progress(method, len(pending)) as counter:
