@@ -1,5 +1,6 @@
 """What the command does: fgjax config=NAME key=value …"""
 
+import errno
 import logging
 import sys
 import warnings
@@ -14,6 +15,8 @@ from fgjax.options.schema import ConfigError
 from fgjax.processes.connection import check_alike, connected, join, leave, print_end
 from fgjax.processes.shares import ALONE
 from fgjax.sweeps.grid import find_grid
+
+FULL, MAKE_ROOM = "No space left on device", "Make room, and the same command goes on from here"
 
 
 def main(words: list[str] | None = None) -> int:
@@ -54,10 +57,14 @@ def _main(words: list[str]) -> int:
         return 130
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"fgjax: {where}{error.strerror or error}", file=sys.stderr)
+        cure = f". {MAKE_ROOM}" if error.errno == errno.ENOSPC else ""
+        print(f"fgjax: {where}{error.strerror or error}{cure}", file=sys.stderr)
         return 2
     except Exception as error:
         if not connected():
+            if FULL in str(error):  # as other libraries tell it
+                print(f"fgjax: {FULL}. {MAKE_ROOM}", file=sys.stderr)
+                return 2
             raise
         print_end(error)
         return 3

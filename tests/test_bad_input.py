@@ -616,13 +616,21 @@ def test_a_run_folder_that_cannot_be_made(tmp_path, capsys):
     assert f"{tmp_path}/file/run" in capsys.readouterr().err
 
 
-def test_a_disk_that_is_full(tmp_path, capsys, monkeypatch):
+FULL = {
+    "as Python tells it": OSError(28, "No space left on device", "somewhere"),
+    "as other libraries do": ValueError("INTERNAL: x.bin: No space left on device [errno=28]"),
+}
+
+
+@pytest.mark.parametrize("kind", FULL)
+def test_a_disk_that_is_full(tmp_path, capsys, monkeypatch, kind):
     def full(*args):
-        raise OSError(28, "No space left on device", "somewhere")
+        raise FULL[kind]
 
     monkeypatch.setattr(os, "replace", full)
     assert main([DEMO, f"run_dir={tmp_path}/run"]) == 2
-    assert "No space left on device" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "No space left on device" in err and "Make room, and the same command" in err
 
 
 OURS = {

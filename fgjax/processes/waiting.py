@@ -27,9 +27,9 @@ def wait_for_run(path: str | Path) -> None:
 
 def wait_for_images(path: Path, now: Seen) -> None:
     """Wait until process 0 has brought the run's folder in line with the images that this
-    process sees, too."""
+    process sees, too. Where nothing is said of images yet, there is nothing to be moved."""
     _wait(
-        lambda: bool(changed_images(read_images(path) or {}, now)),
+        lambda: (seen := read_images(path)) is not None and bool(changed_images(seen, now)),
         lambda: (
             "process 0 to look at the images; all must be told the same data.path and data.limit"
         ),

@@ -11,7 +11,6 @@ from pathlib import Path
 from fgjax.core.files import as_written, write_atomic
 from fgjax.core.progress import say
 from fgjax.core.tables import read_csv, to_csv
-from fgjax.options.schema import ConfigError
 from fgjax.processes.waiting import wait_for_images
 from fgjax.runs.arrange import arrange, read_names
 from fgjax.runs.images import Seen, changed_images, look_at, read_images, write_images
@@ -19,6 +18,8 @@ from fgjax.stages.images import say_what_is_left_out
 from fgjax.stages.job import Job
 
 MAPS = "maps.zarr"
+USE_IMAGES = {"explain", "evaluate", "report", "compare", "tta"}
+"""Stages whose results are an image's own."""
 
 
 def mend(job: Job) -> None:
@@ -28,10 +29,9 @@ def mend(job: Job) -> None:
     The first process does it, the others wait for it. images.json is written last: after a kill
     all of it is done again.
     """
-    try:
-        records = job.records
-    except ConfigError:  # nothing is explained in this run
+    if not USE_IMAGES & set(job.config.stages):
         return
+    records = job.records
     if job.share.leads:
         say_what_is_left_out(job.source, len(records))
     path = job.run.path
@@ -55,7 +55,7 @@ def mend(job: Job) -> None:
     arrange(maps, names, changed)
     for method in sorted((path / "compare").glob("*")):
         _forget_compared(method, changed)
-    _forget_rows(path / "tta.csv", changed)
+    forget_rows(path / "tta.csv", changed)
     write_images(path, (held or {}) | now)
 
 
@@ -88,7 +88,7 @@ def _forget_compared(method: Path, changed: Collection[str]) -> None:
     names = read_names(maps) or compared_images(method)
     if names:
         arrange(maps, names, changed)
-        _forget_rows(method / "scores.csv", changed)
+        forget_rows(method / "scores.csv", changed)
 
 
 def compared_images(method: Path) -> list[str] | None:
@@ -100,7 +100,7 @@ def compared_images(method: Path) -> list[str] | None:
     return names if isinstance(names, list) else None
 
 
-def _forget_rows(path: Path, changed: Collection[str]) -> None:
+def forget_rows(path: Path, changed: Collection[str]) -> None:
     """Take the rows of some images out of a table."""
     rows = read_csv(path)
     escaped = {as_written(name) for name in changed}

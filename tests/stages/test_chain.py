@@ -82,7 +82,6 @@ def test_another_process_takes_part_in_what_is_shared(tmp_path, monkeypatch, sai
     assert [stage.name for stage in wanted] == ["explain"] and said == [
         "train?", "explain?", "tta?",
     ]  # fmt: skip
-    Job("fido_demo", run.config, run.plain, ALONE, run.fingerprints).run.save_facts()
     mend(Job("fido_demo", run.config, run.plain, ALONE, run.fingerprints))  # as process 0 does
     assert chain.walk(run, wanted) == 0 and said[-1] == "explain"
     none = job(tmp_path, "train,tta", share)

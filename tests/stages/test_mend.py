@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fgjax.core.tables import read_csv, to_csv
 from fgjax.options.resolve import resolve
 from fgjax.run import main
 from fgjax.runs.arrange import read_names
@@ -21,6 +22,7 @@ from fgjax.stages.classifier import load_model
 from fgjax.stages.evaluate.stage import current_metrics
 from fgjax.stages.images import explained_records, make_source
 from fgjax.stages.job import Job
+from fgjax.stages.mend import forget_rows
 
 WORDS = ("explain.method=occlusion", "explain.window=16", "explain.stride=16", "report.figures=1",
          "evaluate.regions=false", "model.name=null")  # fmt: skip
@@ -279,3 +281,12 @@ def test_a_damaged_checkpoint_names_its_cure(tmp_path, trained, words, capsys):
     assert main(words(run, "stages=explain")) == 2
     err = capsys.readouterr().err
     assert f"Delete {run / 'checkpoint'}" in err and "Traceback" not in err
+
+
+def test_rows_of_images_that_changed_are_taken_out(tmp_path):
+    rows = [{"name": name, "crop": "box", "p": "1"} for name in ("a", "b", "bad \\udcff")]
+    (tmp_path / "tta.csv").write_text(to_csv(rows, ["name", "crop", "p"]))
+    forget_rows(tmp_path / "tta.csv", {"b", "bad \udcff", "new"})
+    assert read_csv(tmp_path / "tta.csv") == rows[:1]
+    forget_rows(tmp_path / "none.csv", {"b"})
+    assert not (tmp_path / "none.csv").exists()
