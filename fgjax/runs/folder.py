@@ -97,32 +97,33 @@ class RunFolder:
         found = [entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")]
         if found and not {"config.yaml", "run.json"} & set(found):
             raise ConfigError(f"run_dir={path}: not empty, and not the folder of a run")
-        other_masks = False
-        if set(found) & RESULTS:
-            self.facts = self._read_facts()
-            if "config.yaml" in found:
-                other_masks = self._refuse_changes(plain, fingerprints)
-        else:  # a run that stopped before its first result (a wrong path, say) binds nobody
-            self.facts = {}
-        self.same_data = _same(self.facts, fingerprints, "data_fingerprint")
-        stages = self.facts.setdefault("stages", {})
-        if not self.same_data:  # of all test images
-            stale = ("test", "parts")
-        else:
-            stale = ("evaluate", "report") if other_masks else ()
-        for stage in stale:
-            stages.pop(stage, None)
-        self.facts |= {**fingerprints, "seed": plain["seed"], **_versions()}
         try:
             hold(self.own)
-            if not set(found) & RESULTS:
-                self._file("failures.csv").unlink(missing_ok=True)
-            self.save_facts()
+            self._go_on(set(found), plain, fingerprints)
             if not process:
                 text = yaml.safe_dump(plain, sort_keys=False)
                 write_atomic(self.path / "config.yaml", text)
         except OSError as error:
             raise ConfigError(f"run_dir={path}: cannot be written: {error.strerror}") from None
+
+    def _go_on(self, found: set[str], plain: dict[str, Any], fingerprints: dict[str, str]) -> None:
+        """Read run.json, and write it as it is now; `found` are the names in the folder."""
+        self.facts: dict[str, Any] = {}
+        stale: set[str] = set()
+        if found & RESULTS:
+            self.facts = self._read_facts()
+            if "config.yaml" in found and self._refuse_changes(plain, fingerprints):
+                stale |= {"evaluate", "report"}
+        else:  # a run that stopped before its first result (a wrong path, say) binds nobody
+            self._file("failures.csv").unlink(missing_ok=True)
+        self.same_data = _same(self.facts, fingerprints, "data_fingerprint")
+        if not self.same_data:  # of all test images
+            stale |= {"test", "parts"}
+        stages = self.facts.setdefault("stages", {})
+        for stage in stale & stages.keys():
+            del stages[stage]
+        self.facts |= {**fingerprints, "seed": plain["seed"], **_versions()}
+        self.save_facts()
 
     def _file(self, name: str) -> Path:
         return self.own / name
@@ -168,12 +169,10 @@ class RunFolder:
         if not self._file("tta.csv").is_file():  # on which nothing else depends
             keys = [k for k in keys if not k.startswith("tta.")]
         # Runs of before did not say which images their maps are of.
-        knows_images = "training_fingerprint" in self.facts
+        knows_images = not fingerprints or "training_fingerprint" in self.facts
         if not knows_images and "data" in plain:
-            before["data.limit"], now["data.limit"] = (
-                whole.get("data.limit"),
-                plain["data"]["limit"],
-            )
+            before |= {"data.limit": whole.get("data.limit")}
+            now |= {"data.limit": plain["data"]["limit"]}
             keys += ["data.limit"] if before["data.limit"] != now["data.limit"] else []
         if keys:
             changes = ", ".join(f"{k} (was {before.get(k)}, is {now.get(k)})" for k in keys)

@@ -87,6 +87,13 @@ def test_other_images_are_each_looked_at_by_themselves(opened):
     assert not again.same_data and again.stage("test") == {} and again.stage("explain")
 
 
+def test_other_masks_are_other_numbers(opened):
+    for stage in ("explain", "evaluate", "report"):
+        opened.finish(stage, seconds=1.0)
+    again = RunFolder(opened.path, plain("data.masks=/m"), FILES)
+    assert again.stage("explain") and not again.stage("evaluate") and not again.stage("report")
+
+
 def of_before(folder):
     """Make a run one that did not say which images its results are of."""
     del folder.facts["training_fingerprint"]
