@@ -84,9 +84,11 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
         else:
             model = load_classifier(settings.checkpoint or run / "checkpoint")
     except ValueError as error:
-        if settings.weights or settings.checkpoint:
-            option = "weights" if settings.weights else "checkpoint"
-            raise ConfigError(f"model.{option}: {error}") from None
+        if settings.weights:
+            raise ConfigError(f"model.weights: {error}") from None
+        if settings.checkpoint:
+            cure = " (copy it anew, or train it again)" if "cannot be read" in str(error) else ""
+            raise ConfigError(f"model.checkpoint: {error}{cure}") from None
         raise ConfigError(
             f"{error}. Delete {run / 'checkpoint'}, and the same command trains it again"
         ) from None
