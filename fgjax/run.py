@@ -111,8 +111,8 @@ def run(words: list[str]) -> int:
 
 def _quiet() -> None:
     """Keep other libraries' chatter off the console; it is of no use to a user."""
-    for name in ("absl", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax writes tracebacks there
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"orbax\.")
 
 

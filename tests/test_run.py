@@ -87,8 +87,9 @@ def test_the_version(module):
 
 
 BUSY = """
-import hashlib, sys
+import hashlib, signal, sys
 import fgjax.run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 def main():
     print("busy", flush=True)
     # In C, which hears of no signal before it is done.

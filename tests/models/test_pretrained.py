@@ -173,7 +173,7 @@ def test_what_the_user_says_goes_before_the_file(tmp_path, mobilenet):
     save_file(mobilenet, path, half)
     model, said = noted(None, path)
     assert model.mean == (0.5, 0.5, 0.5) and model.network.padding == "same" and said == ""
-    model, said = noted(None, path, mean=[0, 0, 0.25], std=[1, 1, 1], padding="symmetric")
+    model, said = noted(None, path, mean=[0.0, 0.0, 0.25], std=[1.0] * 3, padding="symmetric")
     assert (model.mean, model.std) == ((0, 0, 0.25), (1, 1, 1)) and said == ""
     assert model.network.padding == "symmetric"
 
@@ -202,7 +202,7 @@ def test_timms_own_words_are_read(tmp_path, mobilenet, where):
 
 
 @pytest.mark.parametrize(
-    "word", [{"mean": [0.5]}, {"std": [0, 1, 1]}, {"mean": [0, 0, float("nan")]}]
+    "word", [{"mean": [0.5]}, {"std": [0.0, 1.0, 1.0]}, {"mean": [0.0, 0.0, float("nan")]}]
 )
 def test_a_normalisation_that_is_none(tmp_path, mobilenet, word):
     save_file(mobilenet, tmp_path / "w.safetensors")

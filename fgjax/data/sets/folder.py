@@ -222,7 +222,7 @@ def _entries(folder: Path, left_out: Counter[str] | None = None) -> tuple[list[s
     images = [path.name for path in paths if path.suffix.lower() in SUFFIXES and not path.is_dir()]
     if left_out is not None:
         others = {path.name for path in paths} - {*folders, *images}
-        left_out.update(Path(name).suffix.lower() for name in others)
+        left_out.update(Path(name).suffix.lower() for name in sorted(others))
     for name in folders + images:
         # Control characters, and bytes that are no Unicode, which come as lone surrogates.
         if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name):
