@@ -1,55 +1,20 @@
-"""The command: `fgjax …`, `python -m fgjax …`, `python -m fgjax.run …`."""
+"""The command: `fgjax …`, or `python -m fgjax …`."""
 
-import os
-import signal
 import sys
-import threading
-import time
 
-PATIENCE = 2.0
-"""Seconds that an interrupted run has to end by itself."""
-INTERRUPTED = "fgjax: interrupted; the same command goes on from here"
+from fgjax.core.ctrl_c import INTERRUPTED, end_soon_after_ctrl_c
 
 
 def command() -> int:
     """Run the words of the command line as a process of its own, which Ctrl-C ends at once."""
-    _end_soon_after_ctrl_c()
+    end_soon_after_ctrl_c()
     try:
-        if sys.argv[1:] in (["--version"], ["-V"]):
-            from fgjax import __version__
-
-            print(f"fgjax {__version__}")
-            return 0
         from fgjax.run import main  # all the packages: a second or two
 
         return main()
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130
-
-
-def _end_soon_after_ctrl_c() -> None:
-    """Make Ctrl-C end the process also while a compiler or a device is at work.
-
-    Python hears of a signal when it is its turn again, which may take minutes. The system tells
-    it by a pipe, too: a thread that reads there gives the run `PATIENCE` seconds, and then ends
-    it. Nothing is lost: results are whole on disk, or not there.
-    """
-    told, tell = os.pipe()
-    os.set_blocking(tell, False)
-    try:
-        signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    except ValueError:  # not the main thread
-        return
-
-    def wait() -> None:
-        while os.read(told, 1)[0] != signal.SIGINT:
-            pass
-        time.sleep(PATIENCE)
-        print(INTERRUPTED, file=sys.stderr, flush=True)
-        os._exit(130)
-
-    threading.Thread(target=wait, name="fgjax-ctrl-c", daemon=True).start()
 
 
 if __name__ == "__main__":

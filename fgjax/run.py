@@ -5,9 +5,9 @@ import logging
 import sys
 import warnings
 
-from fgjax import __version__
-from fgjax.__main__ import INTERRUPTED
+import fgjax
 from fgjax.attribution import METHODS
+from fgjax.core.ctrl_c import INTERRUPTED, end_soon_after_ctrl_c
 from fgjax.data.types import DataError
 from fgjax.options.help import print_help
 from fgjax.options.resolve import resolve
@@ -46,7 +46,7 @@ def _main(words: list[str]) -> int:
             print_help(about[0] if about else "", *methods)
             return 0
         if words == ["--version"]:
-            print(f"fgjax {__version__}")
+            print(f"fgjax {fgjax.__version__}")
             return 0
         return run(words)
     except (ConfigError, DataError) as error:
@@ -117,6 +117,5 @@ def _quiet() -> None:
 
 
 if __name__ == "__main__":
-    from fgjax.__main__ import command
-
-    sys.exit(command())
+    end_soon_after_ctrl_c()
+    sys.exit(main())

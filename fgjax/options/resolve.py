@@ -161,7 +161,7 @@ def _nearest(option: str, known: list[str], method: str) -> str:
     """Return the nearest option: of the same group first, and of the method that is chosen."""
     group, _, name = option.rpartition(".")
     own = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == group}
-    near = difflib.get_close_matches(name, own, n=1)
+    near = difflib.get_close_matches(name, own, n=1, cutoff=0.7)
     hint = f" Did you mean {own[near[0]]}?" if near else did_you_mean(option, known)
     if group != "explain":
         return hint

@@ -95,7 +95,7 @@ def dry_run(job: Job) -> None:
             f"({len(records) * judging} in all), about {_time(seconds)}"
         )
     if "compare" in config.stages:
-        passes = comparing(job, model)
+        passes = comparing(config, model)
         seconds = len(records) * _cost(passes) * forward
         total += seconds
         say(
@@ -114,9 +114,9 @@ def dry_run(job: Job) -> None:
     say(f"  about {_time(total)} in all on {where}, and the time to compile; nothing is written")
 
 
-def comparing(job: Job, model: Any) -> Passes:
+def comparing(config: Config, model: Any) -> Passes:
     """Return the passes of an image in the comparison, of all methods together."""
-    config, compare = job.config, job.config.compare
+    compare = config.compare
     steps = getattr(model, "looks_again", False)
     every = [m for m in METHODS if steps or "steps" not in needs(m)]
     forward = backward = 0

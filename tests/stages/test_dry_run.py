@@ -1,7 +1,5 @@
 """What a dry run counts, by hand."""
 
-from types import SimpleNamespace
-
 from fgjax.attribution.registry import Passes
 from fgjax.options.resolve import resolve
 from fgjax.stages.dry_run import comparing, looking_again
@@ -12,7 +10,7 @@ def config(*words):
 
 
 def compared(*words) -> Passes:
-    return comparing(SimpleNamespace(config=config(*words)), model=lambda images: images)
+    return comparing(config(*words), model=lambda images: images)
 
 
 def test_a_comparison_is_counted():
