@@ -98,8 +98,10 @@ def run(words: list[str]) -> int:
         dry_run(job)
         return 0
     if job.share.connected:
-        both = {"stages": config.stages, "parallel": config.parallel}
-        both |= {"data.limit": config.data.limit, "data.test_share": config.data.test_share}
+        both = {
+            "stages": config.stages, "parallel": config.parallel, "data.limit": config.data.limit,
+            "data.test_share": config.data.test_share,
+        }  # fmt: skip
         check_alike(settled(plain) | both | job.fingerprints, job.share)
     if job.share.leads and (advice := newer_jax_is_faster()):
         print(advice, flush=True)

@@ -68,7 +68,7 @@ def _look(job: Job, before: Seen) -> Seen:
     return look_at(job.records, classes, getattr(source, "file", None), before)
 
 
-def _say(names: list[str], before: list[str] | None, changed: Collection[str]) -> None:
+def _say(names: list[str], before: list[str] | None, changed: set[str]) -> None:
     had, have = set(names if before is None else before), set(names)
     counts = {
         "changed": len(changed & have & had),
