@@ -207,7 +207,7 @@ def test_class_folders_with_given_weights_are_explained_in_full(
     for name in ("robin", "wren"):
         photos(tmp_path / "data" / name, picture, a=1, b=2)
     given = ["config=fido_folder", f"data.path={tmp_path}/data", "data.size=32"]
-    given += [f"model.weights={untrained}/weights.safetensors", "model.name=resnet18"]
+    given += [f"model.weights={untrained}/weights.safetensors", "model.name=toys:MICRO"]
     config = resolve(given)[1]
     source = make_source(config)
     assert len(explained_records(source, config)) == 4  # not the half of them
