@@ -165,8 +165,7 @@ def _nearest(option: str, known: list[str], method: str) -> str:
     hint = f" Did you mean {own[near[0]]}?" if near else did_you_mean(option, known)
     if group != "explain":
         return hint
-    if f" {group}." not in hint:  # one of another group would mislead
-        hint = ""
+    hint = hint if near else ""  # one of another group would mislead
     settings = [f.name for f in dataclasses.fields(CONFIGS[method])] if method in CONFIGS else []
     return f"{hint} {method} has {', '.join(settings)}." if settings and not near else hint
 
