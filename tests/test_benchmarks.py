@@ -215,3 +215,23 @@ def test_pieces_of_a_mask():
     assert (share, count) == (20 / 21, 6)
     assert np.isnan(masks.pieces(mask & False)[0])
     assert masks.disc(9, 5).sum() == 9 and masks.disc(9, 5)[1:4, 1:4].all()
+
+
+def test_kills_compares_everything_but_seconds(tmp_path):
+    kills, run = load("kills"), tmp_path / "run_3"
+
+    def text(name, seconds):
+        held = {
+            "metrics.json": f'{{"mean": 0.5, "seconds": {seconds},\n "peak_bytes": {seconds}}}',
+            "report.html": f"<dt>explain, seconds</dt><dd><bdi>{seconds}</bdi></dd> {run} 0.5",
+            "compare.md": f"| rise | 0.5 | 7 | {seconds} | {seconds} |",
+            "compare.html": f"<td>0.5</td>\n<td>{seconds}</td><td>–</td><td>{seconds}</td></tr>",
+        }[name]
+        return kills.without_seconds(name, held, run)
+
+    for name in ("metrics.json", "report.html", "compare.md", "compare.html"):
+        assert text(name, 1.5) == text(name, 22) and "0.5" in text(name, 22)
+    run.mkdir()
+    assert kills.stage_of(run) == "before training"
+    (run / "run.json").write_text('{"stages": {"train": {}, "test": {}}}')
+    assert kills.stage_of(run) == "explain"

@@ -33,6 +33,7 @@ from fgjax.attribution.common.perturbation import (
     positive_part,
 )
 from fgjax.attribution.common.score_gradient import Prepared, Score, attribution, chunk_for, prepare
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.streaming import chunks
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.gradients import GradientConfig
@@ -180,6 +181,7 @@ def _weigh(features, weights):
 # The methods.
 
 
+@with_config
 def grad_cam(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],
@@ -227,6 +229,7 @@ def _plus_plus_weights(features, gradient):
     return jnp.where(jnp.isnan(gradient).any((1, 2)), jnp.nan, weights)
 
 
+@with_config
 def grad_cam_plus_plus(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],
@@ -255,6 +258,7 @@ def grad_cam_plus_plus(
     return class_activation(features, _plus_plus_weights(features, gradient), prepared.images)
 
 
+@with_config
 def guided_grad_cam(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

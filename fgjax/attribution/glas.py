@@ -33,6 +33,7 @@ from fgjax.attribution.common.perturbation import (
     spread_of,
 )
 from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.filters import REFERENCE_SIDE
@@ -271,6 +272,7 @@ def _mixture(values, points, sigma, alive, sizes, normalise):
     return jnp.where(alive.any(), mean, jnp.nan)
 
 
+@with_config
 def glas(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

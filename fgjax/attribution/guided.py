@@ -43,6 +43,7 @@ from fgjax.attribution.common.score_gradient import (
     image_gradient,
     prepare,
 )
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.gradients import GradientConfig
 from fgjax.attribution.registry import Method, Passes
@@ -305,6 +306,7 @@ def rectified_gradient(
     return chunked_gradient(program, prepare(model, images, targets), chunk_size)
 
 
+@with_config
 def guided_backprop(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],
@@ -342,6 +344,7 @@ def guided_backprop(
     return _ruled(model, images, targets, "guided", config)
 
 
+@with_config
 def deconvnet(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

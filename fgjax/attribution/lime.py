@@ -23,6 +23,7 @@ from fgjax.attribution.common.perturbation import (
     spread_of,
 )
 from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.extras import extra
@@ -172,6 +173,7 @@ def fit(
     return np.linalg.solve(gram, centred.T @ (weight * target))
 
 
+@with_config
 def lime(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

@@ -24,6 +24,7 @@ from fgjax.attribution.common.perturbation import (
     spread_of,
 )
 from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.filters import REFERENCE_SIDE
@@ -110,6 +111,7 @@ def cover(images: Array, own: Any, shared: Any, index: Array) -> Array:
     return images[:, None] * (1 - covered) + own[:, None] * covered
 
 
+@with_config
 def occlusion(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

@@ -22,6 +22,7 @@ from fgjax.attribution.common.perturbation import (
     scale_to_unit,
 )
 from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.glas import (
     GLAS_PRESETS,
@@ -70,6 +71,7 @@ def recursive_glas_preset(name: str, **changes: Any) -> RecursiveGlasConfig:
     return preset(RecursiveGlasConfig, RECURSIVE_GLAS_PRESETS, name, changes)
 
 
+@with_config
 def recursive_glas(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

@@ -27,6 +27,7 @@ from fgjax.attribution.common.perturbation import (
     spread_of,
 )
 from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.streaming import chunks, plan
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
@@ -191,6 +192,7 @@ def _raw(sums, count, keep, normalise):
     return sums.weighted / (count * (keep if normalise == "keep" else 1.0))
 
 
+@with_config
 def rise(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

@@ -22,6 +22,7 @@ from fgjax.attribution.common.perturbation import (
     spread_of,
 )
 from fgjax.attribution.common.score_gradient import Score, chunk_for
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.streaming import chunks
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
@@ -106,6 +107,7 @@ def _score_weights(scores, baseline, constant, kind):
     return jnp.where(constant, 0, scores - baseline[:, None])
 
 
+@with_config
 def score_cam(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from fgjax.data.types import SPLITS, DataError, Example, Record, Source
+from fgjax.data.types import SPLITS, DataError, Example, Record, Source, Split
 
 
 @dataclass(frozen=True)
@@ -183,11 +183,12 @@ def take(records: Sequence[Record], limit: int | None) -> tuple[Record, ...]:
     return tuple(records[position] for position in sorted(kept))
 
 
-def fingerprint(source: Source) -> str:
+def fingerprint(source: Source, split: Split | None = None) -> str:
     """Return a hash of what the data set is: classes, landmark names, names, labels, splits.
 
-    A source that reads files offers `file(record) -> Path`; then the sizes of the
-    files count too (a missing file as -1). Their contents are not read.
+    Of one split only, where it is named. A source that reads files offers
+    `file(record) -> Path`; then the sizes of the files count too (a missing file as -1).
+    Their contents are not read.
     """
     digest = hashlib.sha256()
     file = getattr(source, "file", None)
@@ -197,6 +198,8 @@ def fingerprint(source: Source) -> str:
 
     add(source.classes, source.landmark_names)
     for record in source.records:
+        if split not in (None, record.split):
+            continue
         size = None if file is None else _file_size(file(record))
         add(record.name, record.label, record.split, size)
     return digest.hexdigest()

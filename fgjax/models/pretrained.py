@@ -7,7 +7,7 @@ tensors are all named in one error.
 import json
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,21 @@ from jaxtyping import Array, Key
 from safetensors import SafetensorError, safe_open
 
 from fgjax.core.extras import extra
+from fgjax.core.sniff import sniff_file
 from fgjax.models.classifier import (
     Classifier,
     make_network,
     variable_shapes,
 )
 from fgjax.models.names import Table, rename
-from fgjax.models.registry import NETWORKS, Network
+from fgjax.models.registry import IMAGENET_MEAN, IMAGENET_STD, NETWORKS
+
+_CONVERT = (
+    ". It is not opened, since reading it may run code. Where you trust it: python -c "
+    "\"import torch, safetensors.torch as s; s.save_file(torch.load('FILE', weights_only=True), "
+    "'FILE.safetensors')\""
+)
+Color = tuple[float, float, float]
 
 
 def _architectures() -> dict[str, str]:
@@ -63,18 +71,30 @@ def find_weights(source: str | Path) -> tuple[Path, dict[str, Any]]:
     """Return a local safetensors file for `source`, and what the hub says of it.
 
     Args:
-      source: a file, or a Hugging Face hub id `owner/name` whose `model.safetensors` (and
-        `config.json`, where there is one) is fetched, or taken from the hub's cache.
+      source: a file (a `config.json` of timm's beside it counts), or a Hugging Face hub id
+        `owner/name` whose `model.safetensors` (and `config.json`, where there is one) is fetched,
+        or taken from the hub's cache.
 
     Raises:
       ValueError: there is no such file, or the hub cannot be reached or has no such model.
     """
     path = Path(source)
     if path.is_file():
-        return path, {}
+        return path, _beside(path)
+    if path.is_dir():
+        raise ValueError(f"{source}: is a folder; give the .safetensors file in it")
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*/[\w.-]+", str(source)) or path.suffix == ".safetensors":
         raise ValueError(f"{source}: no such file")
     return _from_hub(str(source))
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """Return what a config.json of timm's beside a file says; nothing where there is none."""
+    try:
+        held = json.loads(path.with_name("config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return held if isinstance(held, dict) and "pretrained_cfg" in held else {}
 
 
 def _from_hub(name: str) -> tuple[Path, dict[str, Any]]:
@@ -123,6 +143,8 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
+        if what := sniff_file(path):
+            raise ValueError(f"{path}: {what}{_CONVERT if 'PyTorch' in what else ''}") from None
         raise ValueError(
             f"{path}: not a readable safetensors file ({error}). "
             "Other formats are not opened: convert with safetensors.torch.save_file"
@@ -149,13 +171,18 @@ def load_pretrained(
     size: int = 224,
     classes: tuple[str, ...] = (),
     dtype: Any = jnp.float32,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    padding: str | None = None,
     say: Callable[[str], None] = warnings.warn,
+    note: Callable[[str], None] = lambda line: None,
 ) -> Classifier:
     """Return a classifier with trained weights from a safetensors file or the Hugging Face hub.
 
-    What the file's metadata (or the hub's config.json) states is honoured: the architecture,
-    the padding (`padding: same`) and the normalisation (`input: (rgb/255-0.5)/0.5 …`, `mean`,
-    `std`). Without it, images are normalised as the architecture's weights usually want.
+    What the file's metadata (timm's `pretrained_cfg` among it), a config.json beside the file or
+    the hub's states is honoured: the architecture, the padding (`padding: same`; timm's `tf_…`)
+    and the normalisation (`input: (rgb/255-0.5)/0.5 …`, `mean`, `std`). Without it, images are
+    normalised as the architecture's weights usually want.
 
     Args:
       name: a key of `NETWORKS`; None takes the file's word for it.
@@ -165,6 +192,9 @@ def load_pretrained(
         fresh one, and `say` is told. None: the file's.
       key: of a fresh classifier. None: key 0.
       size, classes, dtype: see `Classifier` and `create_model`.
+      mean, std: what normalises an image in [0, 1], whatever the file says. (): as it says.
+      padding: "same" (TensorFlow's) or "symmetric" (PyTorch's). None: as the file says.
+      note: is told what is assumed where neither says it.
 
     Raises:
       ValueError: the file cannot be read, the architecture is unknown, a tensor is
@@ -172,11 +202,17 @@ def load_pretrained(
     """
     path, about = find_weights(source)
     tensors, metadata = read_safetensors(path)
-    stated = str(metadata.get("architecture") or about.get("architecture") or "")
+    about = {"pretrained_cfg": {}} | about | _stated(metadata)
+    if not isinstance(about["pretrained_cfg"], dict):
+        about["pretrained_cfg"] = {}
+    stated = str(about.get("architecture") or about["pretrained_cfg"].get("architecture") or "")
+    tensorflow = stated.startswith("tf_")
+    stated = stated.split(".")[0].removeprefix("tf_")
     words = _architectures()
     name = name or words.get(stated, stated)
     if not name:
-        raise ValueError(f"{source} does not say its architecture: name it")
+        known = ", ".join(dict.fromkeys(words.values()))
+        raise ValueError(f"{source} does not say its architecture: name it by model.name, {known}")
     if words.get(stated, name) != name:
         raise ValueError(f"{source} is a {words[stated]}, not a {name}")
     entry = NETWORKS.get(name)
@@ -197,7 +233,10 @@ def load_pretrained(
     head = placed.get("params/classifier/bias")
     if head is None:
         raise ValueError(f"{source} has no classifier that {name} knows: is it another network?")
-    padding = "same" if metadata.get("padding") == "same" else "symmetric"
+    told = str(about.get("padding") or ("same" if tensorflow else ""))
+    told = told or ("symmetric" if about["pretrained_cfg"] else "")
+    assumed = [] if padding or told else ["padding=symmetric"]
+    padding = padding or ("same" if told == "same" else "symmetric")
     network = make_network(name, len(head[1]), padding=padding, dtype=dtype)
     shapes = traverse_util.flatten_dict(variable_shapes(network), sep="/")
     missing = [path for path in shapes if path not in placed]
@@ -224,10 +263,22 @@ def load_pretrained(
         )
         network = make_network(name, num_classes, padding=padding, dtype=dtype)
         variables |= _fresh_head(network, jax.random.key(0) if key is None else key)
-    mean, std = _normalisation(entry, metadata, about)
+    said = _normalisation(about)
+    own = [_color("mean", mean), _color("std", std)]
+    if not said and None in own:
+        usual = "ImageNet's " if (entry.mean, entry.std) == (IMAGENET_MEAN, IMAGENET_STD) else ""
+        pairs = [("mean", own[0], entry.mean), ("std", own[1], entry.std)]
+        assumed[:0] = [f"{usual}{k}={_listed(v)}" for k, given, v in pairs if given is None]
+    if assumed:
+        note(
+            f"{source} does not say how it wants its images; assumed: {', '.join(assumed)}. If "
+            "its classes come out wrong: model.mean, model.std, model.padding=same"
+        )
+    of_mean, of_std = said or (entry.mean, entry.std)
+    normal = own[0] or of_mean, own[1] or of_std
     variables = traverse_util.unflatten_dict(variables, sep="/")
     options = (("padding", padding),)
-    return Classifier(variables, network, mean, std, classes, size, name, options)
+    return Classifier(variables, network, *normal, classes, size, name, options)
 
 
 def _fresh_head(network: nn.Module, key: Key[Array, ""]) -> dict[str, Array]:
@@ -239,15 +290,48 @@ def _fresh_head(network: nn.Module, key: Key[Array, ""]) -> dict[str, Array]:
     }
 
 
-def _normalisation(
-    network: Network, metadata: dict[str, str], about: dict[str, Any]
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Return mean and deviation per channel: what the file says, then the hub, then the custom."""
+def _stated(metadata: dict[str, str]) -> dict[str, Any]:
+    """Return what a file's metadata says, timm's `pretrained_cfg` as a dict."""
+    about: dict[str, Any] = dict(metadata)
+    for word in ("pretrained_cfg", "config", "mean", "std"):
+        try:
+            about[word] = json.loads(metadata[word])
+        except (KeyError, ValueError):
+            about.pop(word, None)
+    whole = about.pop("config", None)
+    if isinstance(whole, dict):
+        about = whole | about
+    return about
+
+
+def _normalisation(about: dict[str, Any]) -> tuple[Color, Color] | None:
+    """Return mean and deviation per channel, as the file or the hub says; None: neither does."""
     half = (0.5, 0.5, 0.5)
-    if "0.5)/0.5" in metadata.get("input", ""):
+    if "0.5)/0.5" in str(about.get("input", "")):
         return half, half
-    known = about.get("pretrained_cfg", {})
-    if len(known.get("mean", ())) == 3 and len(known.get("std", ())) == 3:
-        (r, g, b), (sr, sg, sb) = (map(float, known[key]) for key in ("mean", "std"))
-        return (r, g, b), (sr, sg, sb)
-    return network.mean, network.std
+    for known in (about, about["pretrained_cfg"]):
+        try:
+            mean, std = (_color(word, known[word]) for word in ("mean", "std"))
+        except (KeyError, TypeError, ValueError):
+            continue
+        if mean and std:
+            return mean, std
+    return None
+
+
+def _color(word: str, values: Sequence[float]) -> Color | None:
+    """Return three numbers; None of none.
+
+    Raises:
+      ValueError: they are not three finite numbers, or a deviation is not above 0.
+    """
+    if not len(values):
+        return None
+    found = tuple(float(value) for value in values)
+    if len(found) != 3 or not np.isfinite(found).all() or (word == "std" and min(found) <= 0):
+        raise ValueError(f"{word}={_listed(found)}: wants three numbers in [0, 1], as of RGB")
+    return found
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)

@@ -58,8 +58,9 @@ class DataConfig:
     )
     path: str | None = option(
         None,
-        "the folder of the data set; for tfds, where prepared sets lie.",
+        "the folder of the data set, or a single photo; for tfds, where prepared sets lie.",
         path=True,
+        free=True,
     )
     name: str | None = option(None, "the name of a tfds set.")
     level: Literal["variant", "family", "manufacturer"] = option(
@@ -75,7 +76,9 @@ class DataConfig:
         True,
         "celeba: the aligned faces, or the original photographs with their boxes.",
     )
-    masks: str | None = option(None, "folder of object masks, for a folder source.", path=True)
+    masks: str | None = option(
+        None, "folder of object masks, for a folder source.", path=True, free=True
+    )
     size: int = option(224, "side of the square images the model sees, in pixels.", within=PIXELS)
     crop: float = option(
         0.875,
@@ -86,11 +89,14 @@ class DataConfig:
         None,
         "explain and evaluate at most so many test images, spread over the classes.",
         within=ABOVE_ZERO,
+        free=True,
     )
-    test_share: float = option(
-        0.5,
-        "share of each class that is test, for plantvillage and a folder without a split.",
+    test_share: float | None = option(
+        None,
+        "share of each class that is test, for plantvillage and a folder without a split; null: "
+        "0.5, and all of it with model.weights.",
         within=ZERO_TO_ONE,
+        free=True,
     )
     train_images: int = option(3000, "how many to draw, for the species source.", within=ABOVE_ZERO)
     test_images: int = option(500, "how many to draw, for the species source.", within=ABOVE_ZERO)
@@ -107,11 +113,28 @@ class DataConfig:
 class ModelConfig:
     """Which classifier."""
 
-    name: str | None = option(None, "architecture; left out with weights, the file says it.")
+    name: str | None = option(
+        None, "architecture; may be left out where the file of model.weights says it."
+    )
     weights: str | None = option(
         None,
         "a .safetensors file of a trained classifier, with torchvision's or timm's names.",
         path=True,
+    )
+    mean: tuple[float, ...] = option(
+        (),
+        "of the images that model.weights were trained with, per channel of RGB in [0, 1]; left "
+        "out, as the file says, else as is usual for the architecture.",
+        example="0.485,0.456,0.406",
+    )
+    std: tuple[float, ...] = option(
+        (),
+        "the standard deviation, as model.mean.",
+        example="0.229,0.224,0.225",
+    )
+    padding: Literal["auto", "symmetric", "same"] = option(
+        "auto",
+        "of model.weights: same (TensorFlow's), symmetric (PyTorch's), or auto, as the file says.",
     )
     labels: str | None = option(
         None,

@@ -81,12 +81,20 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
         )
     try:
         if settings.weights:
-            model = load_pretrained(settings.name, settings.weights, size=config.data.size)
+            model = load_pretrained(
+                settings.name, settings.weights, size=config.data.size, **wanted_images(config)
+            )
         else:
             model = load_classifier(settings.checkpoint or run / "checkpoint")
     except ValueError as error:
-        option = "weights" if settings.weights else "checkpoint"
-        raise ConfigError(f"model.{option}: {error}") from None
+        if settings.weights:
+            raise ConfigError(f"model.weights: {error}") from None
+        if settings.checkpoint:
+            cure = " (copy it anew, or train it again)" if "cannot be read" in str(error) else ""
+            raise ConfigError(f"model.checkpoint: {error}{cure}") from None
+        raise ConfigError(
+            f"{error}. Delete {run / 'checkpoint'}, and the same command trains it again"
+        ) from None
     count = model.network.num_classes
     if settings.labels:
         labels = read_labels(Path(settings.labels), source.classes, count)
@@ -108,16 +116,25 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
             )
         return Explained(model, names, tuple(known.get(name) for name in source.classes))
     if source.classes and len(source.classes) != count:
-        raise ConfigError(
+        say(
             f"model.weights={settings.weights} has {count} outputs, the data "
-            f"{len(source.classes)} classes: model.labels must say which output is which class"
+            f"{len(source.classes)} classes: the predicted output is explained, by its number; "
+            "model.labels says which output is which class"
         )
+        return Explained(model, names, (None,) * len(source.classes))
     if source.classes:
         say(
             f"model.weights={settings.weights} names no classes: its {count} outputs are taken "
             "to be the data's classes in their order; model.labels would say it for sure"
         )
     return Explained(model, names, tuple(range(len(source.classes))))
+
+
+def wanted_images(config: Config) -> dict[str, Any]:
+    """Return what `load_pretrained` is told of the images that the weights want."""
+    settings = config.model
+    padding = None if settings.padding == "auto" else settings.padding
+    return {"mean": settings.mean, "std": settings.std, "padding": padding, "note": say}
 
 
 def training_model(config: Config, source: Source) -> Classifier:
@@ -143,10 +160,21 @@ def training_model(config: Config, source: Source) -> Classifier:
     try:
         if composed:
             return load_trunk(
-                settings.name, settings.pretrained, count, say=say, **about, **composed
+                settings.name,
+                settings.pretrained,
+                count,
+                say=say,
+                read=wanted_images(config),
+                **about,
+                **composed,
             )
         return load_pretrained(
-            settings.name, settings.pretrained, num_classes=count, say=say, **about
+            settings.name,
+            settings.pretrained,
+            num_classes=count,
+            say=say,
+            **about,
+            **wanted_images(config),
         )
     except ValueError as error:
         raise ConfigError(

@@ -157,7 +157,7 @@ def test_the_same_command_again_does_nothing(run, words, capsys, monkeypatch):
     assert "pointing" in out and "95 % interval" in out
 
 
-@pytest.mark.parametrize("word", ["seed=1", "explain.l1=0.5", "data.limit=2", "train.epochs=2"])
+@pytest.mark.parametrize("word", ["seed=1", "explain.l1=0.5", "train.epochs=2"])
 def test_another_config_is_refused_and_nothing_lost(run, words, capsys, word):
     before = state(run)
     assert main(words(run, word)) == 2

@@ -36,13 +36,26 @@ def class_targets(targets: Any) -> Int[Array, "n"]:
 
 def check_images(images: Float[Array, "n h w c"]) -> None:
     """Raise ValueError when these are no images in [0, 1]."""
+    if images.ndim == 3:
+        raise ValueError(
+            f"images must be n h w c; got shape {images.shape}. Of one image: images[None]"
+        )
     if images.ndim != 4 or len(images) == 0:
         raise ValueError(f"images must be n h w c with n > 0; got shape {images.shape}")
+    if images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+        raise ValueError(
+            f"images must be n h w c; got shape {images.shape}, which is n c h w, as PyTorch has "
+            "it: jnp.transpose(images, (0, 2, 3, 1))"
+        )
     low, high = float(images.min()), float(images.max())
     if not (low >= -1e-3 and high <= 1 + 1e-3):
         raise ValueError(
             f"images must be RGB in [0, 1]; these span {low:.3g} to {high:.3g}. "
-            "Normalisation belongs to the model"
+            + (
+                "Divide them by 255"
+                if low >= 0 and 2 < high <= 255
+                else "Normalisation belongs to the model"
+            )
         )
 
 

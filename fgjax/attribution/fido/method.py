@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from fgjax.attribution.common.infill import make_infill
 from fgjax.attribution.common.inputs import check_inputs, class_targets
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.fido.config import FIDO_PRESETS, FidoConfig, fido_preset
 from fgjax.attribution.fido.loop import Task, optimise
@@ -52,6 +53,7 @@ def _maps(logits, broken, height, width):
     return {"ssr": ssr, "sdr": sdr, "joint": jnp.sqrt(ssr * sdr)}  # Eq. 9
 
 
+@with_config
 def fido(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

@@ -1,6 +1,5 @@
 """What a comparison asks of every method, and what of it lies on disk."""
 
-import csv
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,8 @@ from jaxtyping import Array, Float, Key
 from fgjax.attribution import CONFIGS, METHODS
 from fgjax.attribution.registry import METHOD_ENTRIES, count_passes
 from fgjax.core.batching import fill_up
+from fgjax.core.files import as_written
+from fgjax.core.tables import read_csv
 from fgjax.data.pipeline import Batch
 from fgjax.data.types import Record, Source
 from fgjax.evaluation import center_bell, constant, random_maps, zero
@@ -139,16 +140,25 @@ class Comparison:
         return self.folder / row.method / name
 
 
-def read_scores(path: Path) -> dict[int, dict[str, str]]:
-    """Return image -> its row of scores.csv, without index and name."""
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {
-        int(row["index"]): {k: v for k, v in row.items() if k not in ("index", "name") and v != ""}
-        for row in rows
-    }
+def read_scores(path: Path, names: Sequence[str]) -> dict[int, dict[str, str]]:
+    """Return image -> its row of scores.csv, without index and name.
+
+    Args:
+      names: of the images, in their order of now. A row that is no image's, or that holds
+        anything but numbers, does not count.
+    """
+    places = {as_written(name): place for place, name in enumerate(names)}
+    found = {}
+    for row in read_csv(path):
+        values = {
+            k: v for k, v in row.items() if k not in ("index", "name") and v not in ("", None)
+        }
+        try:
+            _ = [float(value) for value in values.values()]
+            found[places[row["name"]]] = values
+        except (KeyError, ValueError, TypeError):
+            continue
+    return {place: found[place] for place in sorted(found)}
 
 
 def passes(comparison: Comparison, method: str) -> tuple[int, int]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from fgjax.attribution import METHODS
 from fgjax.attribution.registry import needs
-from fgjax.core.files import write_atomic
+from fgjax.core.files import as_written, write_atomic
 from fgjax.core.keys import image_key
 from fgjax.core.progress import progress, say
 from fgjax.core.tables import to_csv
@@ -152,16 +152,23 @@ def _check_settings(comparison: Comparison, method: str) -> None:
     }
     if method == "flipped":
         now["of"] = comparison.flipped
-    now = {"images": [record.name for record in comparison.records], "settings": now}
+    names = [record.name for record in comparison.records]
+    now = {"images": names, "settings": now}
     now = json.loads(json.dumps(now))  # as the file has it: no tuples
     path = comparison.folder / method / "settings.json"
+    maps = path.parent / "maps.zarr"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
+        write_names(maps, names)
         write_atomic(path, json.dumps(now, indent=1) + "\n")
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if before["images"] != now["images"]:
-        raise ConfigError(f"{path.parent} holds maps of other images: give another run_dir=…")
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        _ = before["images"], before["settings"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(
+            f"{path}: cannot be read. Delete the folder {path.parent}, and its maps are made again"
+        ) from None
     keys = [k for k in now["settings"] if before["settings"].get(k) != now["settings"][k]]
     if keys:
         changes = ", ".join(
@@ -172,6 +179,9 @@ def _check_settings(comparison: Comparison, method: str) -> None:
             f"{path.parent} holds maps made with other settings: {changes}. Delete that folder, "
             "or give another run_dir=…"
         )
+    arrange(maps, names, before=before["images"])
+    if before["images"] != names:
+        write_atomic(path, json.dumps(now, indent=1) + "\n")
 
 
 def _explain(comparison: Comparison, method: str) -> None:
@@ -179,6 +189,7 @@ def _explain(comparison: Comparison, method: str) -> None:
     _check_settings(comparison, method)
     folder = comparison.folder / method
     store = MapStore(folder / "maps.zarr", len(comparison.records))
+    store.forget(store.damaged().tolist())
     pending = [int(place) for place in np.flatnonzero(store.targets() < 0)]
     first = True  # of this process: it compiles
     with progress(method, len(pending)) as counter:
@@ -217,7 +228,8 @@ def _timed(
 def _measure(comparison: Comparison, row: RowOf) -> None:
     """Write the rows of a scores file that are not there yet, or were measured otherwise."""
     path = comparison.scores_file(row)
-    rows = read_scores(path) if _measured_alike(comparison, path) else {}
+    names = [record.name for record in comparison.records]
+    rows = read_scores(path, names) if _measured_alike(comparison, path) else {}
     pending = [i for i in range(len(comparison.records)) if i not in rows]
     with progress(f"{row.name}: measured", len(pending)) as counter:
         for places in comparison.calls(pending):
@@ -225,7 +237,10 @@ def _measure(comparison: Comparison, row: RowOf) -> None:
                 rows[place] = {k: f"{v:.6g}" for k, v in values.items()}
             columns = ["index", "name", *dict.fromkeys(k for row in rows.values() for k in row)]
             text = to_csv(
-                [{"index": i, "name": comparison.records[i].name, **rows[i]} for i in sorted(rows)],
+                [
+                    {"index": i, "name": as_written(comparison.records[i].name), **rows[i]}
+                    for i in sorted(rows)
+                ],
                 columns,
             )
             write_atomic(path, text)

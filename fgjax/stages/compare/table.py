@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,9 +123,10 @@ def better(metric: str) -> bool | None:
 
 def collect(comparison: Comparison, rows: list[RowOf]) -> ValuesOf:
     """Return row -> metric -> a value per image."""
-    count, values = len(comparison.records), {}
+    names_of = [record.name for record in comparison.records]
+    count, values = len(names_of), {}
     for row in rows:
-        scores = read_scores(comparison.scores_file(row))
+        scores = read_scores(comparison.scores_file(row), names_of)
         names = dict.fromkeys(name for own in scores.values() for name in own)
         values[row.name] = {
             name: np.array([float(scores.get(i, {}).get(name, "nan")) for i in range(count)])
@@ -211,18 +213,30 @@ def cost(comparison: Comparison, method: str) -> dict[str, Any]:
     """Return passes, seconds per image without compiling, seconds to compile, and peak memory."""
     forward, backward = passes(comparison, method)
     path = comparison.folder / method / "calls.jsonl"
-    calls = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    calls = _read_calls(path)
     later = [call["seconds"] for call in calls if not call["first"]]
     first = [call["seconds"] for call in calls if call["first"]]
-    seconds = float(np.median(later or first))
+    seconds = float(np.median(later or first or [np.nan]))
     peaks = [call["peak_bytes"] for call in calls if call["peak_bytes"]]
     return {
         "forward_passes": forward,
         "backward_passes": backward,
         "seconds_per_image": seconds,
-        "compile_seconds": max(0.0, first[0] - seconds) if later else None,
+        "compile_seconds": max(0.0, first[0] - seconds) if later and first else None,
         "peak_bytes": max(peaks) if peaks else None,
     }
+
+
+def _read_calls(path: Path) -> list[dict[str, Any]]:
+    """Return the calls that were timed. A line that a kill cut off does not count."""
+    calls = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            call = json.loads(line)
+            calls.append({k: call[k] for k in ("seconds", "first", "peak_bytes")})
+        except (ValueError, KeyError, TypeError):
+            continue
+    return calls
 
 
 def write_comparison(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fgjax.core.files import write_atomic
+from fgjax.core.files import as_written, write_atomic
 from fgjax.core.progress import progress, say
 from fgjax.core.tables import read_csv, to_csv
 from fgjax.data.pipeline import load_examples
@@ -64,10 +64,28 @@ def current_metrics(job: Job) -> dict[str, Any] | None:
     about = job.run.stage("evaluate")
     if about | {"images": done, "rules": RULES} | asdict(job.config.evaluate) != about:
         return None
+    return _whole_metrics(job)
+
+
+def _whole_metrics(job: Job) -> dict[str, Any] | None:
+    """Return what metrics.json holds; None where it, or results.csv, is not what was written."""
     try:
-        return json.loads((job.run.path / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        held = json.loads((job.run.path / "metrics.json").read_text(encoding="utf-8"))
+        rows, metrics = read_results(job.run), held["metrics"]
+        names = [record.name for record in job.records]
+        facts = {"mean", "interval_95", "defined", "images", "better", "baselines", "protocol"}
+        whole = (
+            {"images", "evaluated", "accuracy", "accuracy_images"} <= held.keys()
+            and len(rows) == held["evaluated"]
+            and all(facts <= about.keys() for about in metrics.values())
+            and all(row["name"] == as_written(names[int(row["index"])]) for row in rows)
+        )
+        for row in rows:
+            for metric in metrics:
+                float(row[metric])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return None
+    return held if whole else None
 
 
 def evaluate_maps_of(job: Job) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError
 from fgjax.evaluation.blank import blank_sentence, count_reasons, why_blank
 from fgjax.processes.waiting import join_maps
+from fgjax.runs.arrange import read_names, write_names
 from fgjax.runs.maps import MapStore, read_traces
 from fgjax.stages.explain.explainer import Answer, Explainer, Item
 from fgjax.stages.explain.infills import check_infills
@@ -36,14 +37,31 @@ class Explain(Stage):
         """Explain what has no maps yet; the first process waits for the others' images."""
         folder = job.run.path / "maps.zarr"
         total = len(job.records)
-        if folder.is_dir() and (MapStore(folder, total).targets() >= 0).all():
-            if job.share.leads:
-                say(f"explain: all {total} images are done")
-            return 0
+        if (folder / "target").is_dir():
+            store = MapStore(folder, total)
+            _take_back_damaged(job, store)
+            if (store.targets() >= 0).all():
+                if job.share.leads:
+                    say(f"explain: all {total} images are done")
+                job.run.set_failures("explain", {})
+                return 0
         failed = explain_images(job)
         if job.share.leads and job.share.processes > 1:
             failed += join_maps(job.run, job.share, job.records)
         return failed
+
+
+def _take_back_damaged(job: Job, store: MapStore) -> None:
+    """Images whose maps are damaged or gone are done again, each by the process it belongs to."""
+    own = set(job.share.places(store.images).tolist())
+    damaged = [int(place) for place in store.damaged() if int(place) in own]
+    if not damaged:
+        return
+    store.forget(damaged)
+    for stage in ("evaluate", "report"):
+        job.run.forget(stage)
+    first = job.records[damaged[0]].name
+    say(f"explain: the maps of {len(damaged)} images are damaged ({first}, …): they are done again")
 
 
 def explain_images(job: Job) -> int:
@@ -58,7 +76,10 @@ def explain_images(job: Job) -> int:
       ConfigError: the method does not fit the classifier, or one image not the memory.
     """
     _ = job.explained  # what is wrong with the model leaves no empty store behind
-    store = MapStore(job.run.path / "maps.zarr", len(job.records))
+    maps = job.run.path / "maps.zarr"
+    if read_names(maps) is None:
+        write_names(maps, [record.name for record in job.records])
+    store = MapStore(maps, len(job.records))
     own = job.share.places(len(job.records))
     pending = own[store.targets()[own] < 0]
     failed: dict[str, str] = _explain(job, store, pending) if len(pending) else {}

@@ -48,8 +48,11 @@ class Parts(Stage):
         config, run = job.config, job.run
         done = run.stage("parts")
         if (run.path / "parts.html").is_file() and done | _about(config) == done:
-            say(_line(json.loads((run.path / "parts.json").read_text(encoding="utf-8"))))
-            return done["failed"]
+            try:
+                say(_line(json.loads((run.path / "parts.json").read_text(encoding="utf-8"))))
+                return done.get("failed", 0)
+            except (OSError, ValueError, KeyError, TypeError):
+                pass  # damaged: it is made again
         return judge_parts(job)
 
 
