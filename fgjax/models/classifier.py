@@ -9,6 +9,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
+from fgjax.core.features import Features
 from fgjax.devices.jit import outermost
 from fgjax.models.registry import IMAGENET_MEAN, IMAGENET_STD, NETWORKS
 
@@ -58,13 +59,26 @@ class Classifier:
         """Return logits, float32."""
         return self._apply(self.normalise(images))
 
-    def features(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n H W d"]:
-        """Return the last feature map; `head(features(images))` equals the logits."""
+    def features(
+        self, images: Float[Array | np.ndarray, "n h w 3"]
+    ) -> Float[Array, "n H W d"] | Features:
+        """Return the last grid that is mixed with what the head reads: the last map, and of a
+        transformer the other tokens too. `head(features(images))` equals the logits."""
         return self._apply(self.normalise(images), method="features")
 
-    def head(self, features: Float[Array, "n H W d"]) -> Float[Array, "n k"]:
-        """Return logits of a feature map."""
+    def head(self, features: Float[Array, "n H W d"] | Features) -> Float[Array, "n k"]:
+        """Return logits of what `features` gave."""
         return self._apply(features, method="head")
+
+    def attend(
+        self, images: Float[Array | np.ndarray, "n h w 3"], taps: list[Array] | None = None
+    ) -> tuple[Float[Array, "n k"], list[Float[Array, "n g t t"]]]:
+        """Return logits and every block's attention weights, of g heads; of a transformer alone.
+
+        Args:
+          taps: what is added to each block's weights; zeros, to differentiate by them.
+        """
+        return self._apply(self.normalise(images), taps, method="attend")
 
     def intermediates(
         self, images: Float[Array | np.ndarray, "n h w 3"]
@@ -93,8 +107,20 @@ def classifier_of(name: str) -> type[Classifier]:
 
 def variable_shapes(network: nn.Module) -> Any:
     """Return the shapes of a network's variables, without computing any."""
-    # They do not depend on the image size; 96 px is enough for every network here.
-    return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 96, 96, 3)))
+    return jax.eval_shape(network.init, jax.random.key(0), _any_image(network))
+
+
+def _any_image(network: nn.Module) -> Array:
+    """Return an image that a network can be initialised with: variables do not depend on its size,
+    and 96 px, or the next multiple of a patch, is enough for every network here."""
+    patch = getattr(network, "patch", 96)
+    side = -(-96 // patch) * patch
+    return jnp.zeros((1, side, side, 3), jnp.float32)
+
+
+def native_size(network: nn.Module) -> int:
+    """Return the side of the images a network's positions were learned for; else 224."""
+    return getattr(network, "grid", 0) * getattr(network, "patch", 0) or 224
 
 
 def create_model(
@@ -129,6 +155,6 @@ def create_model(
     quick = outermost() and jax.default_backend() == "cpu"
     unpolished = {"xla_backend_optimization_level": 0} if quick else {}
     draw = jax.jit(network.init, compiler_options=unpolished or None)
-    variables = draw(key, jnp.zeros((1, 96, 96, 3), jnp.float32))
+    variables = draw(key, _any_image(network))
     kept = tuple((k, v) for k, v in options.items() if k != "dtype")
     return classifier_of(name)(variables, network, mean, std, classes, size, name, kept)

@@ -20,13 +20,17 @@ from jaxtyping import Array, Key
 from safetensors import SafetensorError, safe_open
 
 from fgjax.core.extras import extra
+from fgjax.core.spelling import did_you_mean
 from fgjax.models.classifier import (
     Classifier,
+    classifier_of,
     make_network,
+    native_size,
     variable_shapes,
 )
 from fgjax.models.names import Table, rename
 from fgjax.models.registry import NETWORKS, Network
+from fgjax.models.texts import read_texts
 
 
 def _architectures() -> dict[str, str]:
@@ -37,16 +41,17 @@ def _architectures() -> dict[str, str]:
 
 def _place(name: str, tensor: np.ndarray, table: Table) -> tuple[str, np.ndarray] | None:
     """Return collection and path of a tensor, and the tensor in Flax's layout; None: not known."""
-    path = rename(name, table)
+    path, _, mark = (rename(name, table) or "").partition(":")
     if not path:
         return None
-    module, leaf = path.rsplit("/", 1)
-    if leaf == "running_mean":
-        return f"batch_stats/{module}/mean", tensor
-    if leaf == "running_var":
-        return f"batch_stats/{module}/var", tensor
-    if leaf != "weight" or tensor.ndim not in (2, 4):
-        return f"params/{module}/{'scale' if leaf == 'weight' else leaf}", tensor
+    module, _, leaf = path.rpartition("/")
+    part = f":{mark}" if mark.isdigit() else ""  # of a tensor that the file holds in parts
+    if leaf in STATISTICS:
+        return f"batch_stats/{module}/{STATISTICS[leaf]}", tensor
+    if leaf != "weight":
+        return f"params/{path}{part}", tensor.T if mark == "T" else tensor
+    if tensor.ndim not in (2, 4):
+        return f"params/{module}/scale{part}", tensor
     if module.startswith("dense"):
         # The first dense layer of a VGG sees a 7x7 map, flattened channels first or written
         # as a convolution; ours is flattened channels last.
@@ -55,8 +60,42 @@ def _place(name: str, tensor: np.ndarray, table: Table) -> tuple[str, np.ndarray
         if tensor.ndim == 4:
             tensor = tensor.transpose(0, 2, 3, 1).reshape(len(tensor), -1)
     if tensor.ndim == 4:  # O I H W -> H W I O; a depthwise kernel has I = 1
-        return f"params/{module}/kernel", tensor.transpose(2, 3, 1, 0)
-    return f"params/{module}/kernel", tensor.transpose(1, 0)
+        return f"params/{module}/kernel{part}", tensor.transpose(2, 3, 1, 0)
+    return f"params/{module}/kernel{part}", tensor.transpose(1, 0)
+
+
+STATISTICS = {"running_mean": "mean", "running_var": "var"}
+"""PyTorch's words for what a batch normalisation remembers -> Flax's."""
+
+Placed = dict[str, tuple[str, np.ndarray]]
+"""Our path of a tensor -> its name in the file, and the tensor."""
+
+
+def _place_all(tensors: dict[str, np.ndarray], table: Table) -> tuple[Placed, list[str]]:
+    """Return the tensors by our paths, and the names that no pattern knows."""
+    placed: Placed = {}
+    surplus = []
+    for name, tensor in tensors.items():
+        if name.endswith("num_batches_tracked") or rename(name, table) == "":
+            continue
+        target = _place(name, tensor, table)
+        if target is None:
+            surplus.append(name)
+        else:
+            placed[target[0]] = (name, target[1])
+    for path in [path for path in placed if path.endswith(":0")]:
+        whole = path.removesuffix(":0")
+        parts = []
+        while (part := f"{whole}:{len(parts)}") in placed:
+            parts.append(placed.pop(part))
+        placed[whole] = (parts[0][0], np.concatenate([tensor for _, tensor in parts], axis=-1))
+    return placed, surplus
+
+
+def _as_ours(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a tensor that differs from ours by leading axes of length 1 in our shape."""
+    strip = lambda shape: shape[next((i for i, n in enumerate(shape) if n != 1), len(shape)) :]
+    return tensor.reshape(shape) if strip(tensor.shape) == strip(shape) else tensor
 
 
 def find_weights(source: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -146,25 +185,33 @@ def load_pretrained(
     *,
     num_classes: int | None = None,
     key: Key[Array, ""] | None = None,
-    size: int = 224,
+    size: int | None = None,
     classes: tuple[str, ...] = (),
+    texts: str | Path | None = None,
     dtype: Any = jnp.float32,
     say: Callable[[str], None] = warnings.warn,
+    **options: Any,
 ) -> Classifier:
     """Return a classifier with trained weights from a safetensors file or the Hugging Face hub.
 
     What the file's metadata (or the hub's config.json) states is honoured: the architecture,
-    the padding (`padding: same`) and the normalisation (`input: (rgb/255-0.5)/0.5 …`, `mean`,
-    `std`). Without it, images are normalised as the architecture's weights usually want.
+    the padding (`padding: same`), the normalisation (`input: (rgb/255-0.5)/0.5 …`, `mean`,
+    `std`), and what `save_pretrained` writes besides. Without it, images are normalised as the
+    architecture's weights usually want.
 
     Args:
       name: a key of `NETWORKS`; None takes the file's word for it.
-      source: a .safetensors file with torchvision's or timm's parameter names, or a hub id
-        such as `timm/resnet50.tv_in1k`.
+      source: a .safetensors file with torchvision's or timm's parameter names, of a CLIP also
+        with open_clip's or transformers', or a hub id such as `timm/resnet50.tv_in1k`.
       num_classes: outputs wanted; another count than the file's replaces the classifier by a
         fresh one, and `say` is told. None: the file's.
       key: of a fresh classifier. None: key 0.
-      size, classes, dtype: see `Classifier` and `create_model`.
+      size: side of the images it is meant for. None: what the file says, or the network was made
+        for, or 224.
+      classes: see `Classifier`.
+      texts: of a CLIP: a file with an embedding of each class's text, see `read_texts`; the
+        logits are then the scaled cosines to them.
+      dtype, options: see `create_model`.
 
     Raises:
       ValueError: the file cannot be read, the architecture is unknown, a tensor is
@@ -172,6 +219,49 @@ def load_pretrained(
     """
     path, about = find_weights(source)
     tensors, metadata = read_safetensors(path)
+    name = _name_of(name, source, metadata, about)
+    entry = NETWORKS[name]
+    placed, surplus = _place_all(tensors, entry.names)
+    if texts is not None:
+        classes = _place_texts(placed, texts, source) or classes
+    count = _count_classes(placed, source, name, num_classes)
+    padding = "same" if metadata.get("padding") == "same" else "symmetric"
+    shapes_of_file = {path: tensor.shape for path, (_, tensor) in placed.items()}
+    options = {"padding": padding, **_stated_options(metadata), **entry.reads(shapes_of_file),
+               **options}  # fmt: skip
+    try:
+        network = make_network(name, count, dtype=dtype, **options)
+        shapes = traverse_util.flatten_dict(variable_shapes(network), sep="/")
+    except TypeError as error:
+        raise ValueError(f"{source} does not fit {name}: {error}") from None
+    variables = _fitting(placed, surplus, shapes, source, name)
+    if num_classes not in (None, count) or HEAD not in {p.rsplit("/", 1)[0] for p in placed}:
+        say(
+            f"{source}: its classifier of {count} classes is replaced by a fresh one of "
+            f"{num_classes}"
+            if num_classes != count
+            else f"{source} has no classifier: {name} gets a fresh one of {num_classes} classes"
+        )
+        network = make_network(name, num_classes or count, dtype=dtype, **options)
+        variables |= _fresh_head(network, jax.random.key(0) if key is None else key)
+    mean, std = _normalisation(entry, metadata, about)
+    classes = classes or _stated_classes(metadata, network.num_classes)
+    stated = metadata.get("size", "")
+    size = size or (int(stated) if stated.isdigit() else native_size(network))
+    _say_resampled(network, size, source, say)
+    return classifier_of(name)(
+        traverse_util.unflatten_dict(variables, sep="/"), network, mean, std, classes, size, name,
+        tuple(options.items()),
+    )  # fmt: skip
+
+
+HEAD = "params/classifier"
+
+
+def _name_of(
+    name: str | None, source: Any, metadata: dict[str, str], about: dict[str, Any]
+) -> str:
+    """Return the key of `NETWORKS` for what is asked for, or what the file says."""
     stated = str(metadata.get("architecture") or about.get("architecture") or "")
     words = _architectures()
     name = name or words.get(stated, stated)
@@ -182,26 +272,77 @@ def load_pretrained(
     entry = NETWORKS.get(name)
     if entry is None or not entry.names:
         known = ", ".join(dict.fromkeys(words.values()))
-        raise ValueError(f"model {name!r}: trained weights are read for {known}")
-    table = entry.names
-    placed, surplus = {}, []
-    for tensor_name, tensor in tensors.items():
-        if tensor_name.endswith("num_batches_tracked") or rename(tensor_name, table) == "":
-            continue
-        target = _place(tensor_name, tensor, table)
-        if target is None:
-            surplus.append(tensor_name)
-        else:
-            placed[target[0]] = (tensor_name, target[1])
+        raise ValueError(
+            f"model {name!r}: trained weights are read for {known}.{did_you_mean(name, words)}"
+        )
+    return name
 
-    head = placed.get("params/classifier/bias")
-    if head is None:
+
+def _count_classes(placed: Placed, source: Any, name: str, wanted: int | None) -> int:
+    """Return how many classes the file's classifier tells apart; of a file without one, those
+    that are wanted."""
+    for path in (f"{HEAD}/bias", f"{HEAD}/kernel"):
+        if path in placed:
+            return placed[path][1].shape[-1]
+    # A timm file of a network that only gives features, or a CLIP.
+    whole = all(any(p.startswith(f"params/{m}") for p in placed) for m in ("blocks", "norm"))
+    if not whole and "params/cls_token" not in placed:
         raise ValueError(f"{source} has no classifier that {name} knows: is it another network?")
-    padding = "same" if metadata.get("padding") == "same" else "symmetric"
-    network = make_network(name, len(head[1]), padding=padding, dtype=dtype)
-    shapes = traverse_util.flatten_dict(variable_shapes(network), sep="/")
+    if wanted is None:
+        clip = f"{HEAD}/projection" in placed
+        raise ValueError(
+            f"{source} has no classifier: num_classes says how many outputs a fresh one gets"
+            + (", or texts gives the embeddings of the classes' texts" if clip else "")
+        )
+    for path in [path for path in placed if path.startswith(f"{HEAD}/")]:
+        del placed[path]  # what leads to the space of the texts
+    return wanted
+
+
+def _place_texts(placed: Placed, texts: str | Path, source: Any) -> tuple[str, ...]:
+    """Put the texts' embeddings in the classifier's place, and return what the file calls them.
+
+    Raises:
+      ValueError: the file is no CLIP, or its space has another width than the texts'.
+    """
+    embeddings, classes = read_texts(texts)
+    projection = placed.get(f"{HEAD}/projection")
+    head, bias = placed.pop(f"{HEAD}/kernel", None), placed.pop(f"{HEAD}/bias", None)
+    if projection is None and head is not None and (bias is None or not bias[1].any()):
+        projection = placed[f"{HEAD}/projection"] = head  # as timm keeps a CLIP's
+    if projection is None:
+        raise ValueError(
+            f"{source} has no projection into a space of texts: texts go with a CLIP, whose file "
+            "has visual.proj or visual_projection"
+        )
+    width = projection[1].shape[-1]
+    if embeddings.shape[1] != width:
+        raise ValueError(
+            f"{texts}: embeddings of {embeddings.shape[1]} numbers; {source} has a space of "
+            f"{width}: were they made with another CLIP?"
+        )
+    placed[f"{HEAD}/kernel"] = (str(texts), embeddings.T)
+    placed.setdefault(f"{HEAD}/logit_scale", ("", np.float32(np.log(100))))
+    return classes
+
+
+def _fitting(
+    placed: Placed, surplus: list[str], shapes: dict[str, Any], source: Any, name: str
+) -> dict[str, Array]:
+    """Return the variables, once each is there, fits and is finite.
+
+    Raises:
+      ValueError: they do not; all that is wrong is named.
+    """
+    headless = not any(path.startswith(f"{HEAD}/") for path in placed)
+    if headless:
+        shapes = {path: shape for path, shape in shapes.items() if not path.startswith(HEAD)}
+    placed = {
+        path: (theirs, _as_ours(tensor, shapes[path].shape) if path in shapes else tensor)
+        for path, (theirs, tensor) in placed.items()
+    }
     missing = [path for path in shapes if path not in placed]
-    surplus += [placed[path][0] for path in placed if path not in shapes]
+    surplus = surplus + [placed[path][0] for path in placed if path not in shapes]
     misshapen = [
         f"{placed[path][0]} {placed[path][1].shape} instead of {shape.shape}"
         for path, shape in shapes.items()
@@ -215,19 +356,39 @@ def load_pretrained(
     if broken:
         lines = [f"{source} holds weights that are NaN or infinite:", *_listing("in", broken)]
         raise ValueError("\n".join(lines))
+    return {path: jnp.asarray(placed[path][1]) for path in shapes}
 
-    variables = {path: jnp.asarray(placed[path][1]) for path in shapes}
-    if num_classes not in (None, len(head[1])):
+
+def _stated_options(metadata: dict[str, str]) -> dict[str, Any]:
+    """Return what `save_pretrained` wrote of how the network is made."""
+    try:
+        found = json.loads(metadata.get("options", "{}"))
+    except json.JSONDecodeError:
+        found = {}
+    found = found if isinstance(found, dict) else {}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+
+
+def _stated_classes(metadata: dict[str, str], count: int) -> tuple[str, ...]:
+    """Return the names of the outputs that `save_pretrained` wrote, where there are as many."""
+    try:
+        found = json.loads(metadata.get("classes", "[]"))
+    except json.JSONDecodeError:
+        return ()
+    names = tuple(map(str, found)) if isinstance(found, list) else ()
+    return names if len(names) == count else ()
+
+
+def _say_resampled(
+    network: nn.Module, size: int, source: Any, say: Callable[[str], None]
+) -> None:
+    """Tell, once, that positions were learned for images of another size."""
+    grid, patch = getattr(network, "grid", 0), getattr(network, "patch", 1)
+    if grid and size // patch != grid:
         say(
-            f"{source}: its classifier of {len(head[1])} classes is replaced by a fresh one "
-            f"of {num_classes}"
+            f"{source}: position embeddings of {grid} x {grid} patches are resampled to "
+            f"{size // patch} x {size // patch} (bicubic, antialiased) for images of {size} px"
         )
-        network = make_network(name, num_classes, padding=padding, dtype=dtype)
-        variables |= _fresh_head(network, jax.random.key(0) if key is None else key)
-    mean, std = _normalisation(entry, metadata, about)
-    variables = traverse_util.unflatten_dict(variables, sep="/")
-    options = (("padding", padding),)
-    return Classifier(variables, network, mean, std, classes, size, name, options)
 
 
 def _fresh_head(network: nn.Module, key: Key[Array, ""]) -> dict[str, Array]:
@@ -246,8 +407,17 @@ def _normalisation(
     half = (0.5, 0.5, 0.5)
     if "0.5)/0.5" in metadata.get("input", ""):
         return half, half
-    known = about.get("pretrained_cfg", {})
+    known = about.get("pretrained_cfg") or about.get("preprocess_cfg") or {}
+    known = {key: _numbers(metadata.get(key, "")) or known.get(key, ()) for key in ("mean", "std")}
     if len(known.get("mean", ())) == 3 and len(known.get("std", ())) == 3:
         (r, g, b), (sr, sg, sb) = (map(float, known[key]) for key in ("mean", "std"))
         return (r, g, b), (sr, sg, sb)
     return network.mean, network.std
+
+
+def _numbers(text: str) -> list[float]:
+    """Return the numbers of "0.5, 0.5, 0.5" or "[0.5, 0.5, 0.5]"."""
+    try:
+        return [float(word) for word in text.strip("[]() ").replace(",", " ").split()]
+    except ValueError:
+        return []
