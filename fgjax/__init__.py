@@ -61,6 +61,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     from fgjax.models.composed.patches import extract_patches
     from fgjax.models.composed.recurrent_attention import soft_attention
     from fgjax.models.pretrained import load_pretrained
+    from fgjax.models.saving import save_pretrained
     from fgjax.runs.maps import load_maps
     from fgjax.training.checkpoints import load_classifier
     from fgjax.training.objectives.part_occurrence import part_occurrence_loss
@@ -100,6 +101,7 @@ _NAMES = {
     "fgjax.models.composed.patches": "extract_patches",
     "fgjax.models.composed.recurrent_attention": "soft_attention",
     "fgjax.models.pretrained": "load_pretrained",
+    "fgjax.models.saving": "save_pretrained",
     "fgjax.runs.maps": "load_maps",
     "fgjax.training.checkpoints": "load_classifier",
     "fgjax.training.objectives.part_occurrence": "part_occurrence_loss",
@@ -175,6 +177,7 @@ __all__ = [
     "recursive_glas",
     "region_attention",
     "rise",
+    "save_pretrained",
     "score_cam",
     "simplified_concrete_dropout",
     "smallest_regions",

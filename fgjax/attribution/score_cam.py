@@ -24,6 +24,7 @@ from fgjax.attribution.common.score_gradient import Score, chunk_for
 from fgjax.attribution.common.streaming import chunks
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
+from fgjax.core.features import grid_of
 from fgjax.core.functional import combine
 from fgjax.core.option import option
 from fgjax.devices.jit import program
@@ -167,7 +168,7 @@ def _all_features(prepared, chunk_size):
     size = chunk_for(prepared, chunk_size, len(images), backward=False)
     return jnp.concatenate(
         [
-            last_features(arrays, static, images[index]).astype(jnp.float32)[: keep.sum()]
+            grid_of(last_features(arrays, static, images[index])).astype(jnp.float32)[: keep.sum()]
             for index, keep in chunks(len(images), size)
         ]
     )

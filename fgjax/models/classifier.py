@@ -118,6 +118,16 @@ def _any_image(network: nn.Module) -> Array:
     return jnp.zeros((1, side, side, 3), jnp.float32)
 
 
+def check_size(network: nn.Module, size: int, name: str) -> None:
+    """Raise ValueError where images of a size are not filled by a network's patches."""
+    patch = getattr(network, "patch", 1)
+    if size % patch or size < patch:
+        near = max(patch, round(size / patch) * patch)
+        raise ValueError(
+            f"{name} has patches of {patch} px: a size of {size} is no multiple of that; {near} is"
+        )
+
+
 def native_size(network: nn.Module) -> int:
     """Return the side of the images a network's positions were learned for; else 224."""
     return getattr(network, "grid", 0) * getattr(network, "patch", 0) or 224
@@ -140,8 +150,11 @@ def create_model(
       name: a key of `NETWORKS`.
       num_classes: outputs.
       key: of the weights; the same key gives the same weights. None: key 0.
-      size: side of the images it is meant for.
+      size: side of the images it is meant for; a transformer learns positions for these.
       options: passed to the network: `padding`, `dtype`, and what its kind takes besides.
+
+    Raises:
+      ValueError: an unknown name, or a size that the network's patches do not fill.
 
     Example:
       >>> model = create_model("resnet_tiny", 10, size=32)
@@ -149,6 +162,10 @@ def create_model(
       (1, 10)
     """
     network = make_network(name, num_classes, **options)
+    check_size(network, size, name)
+    if getattr(network, "grid", 0) and "grid" not in options:
+        options["grid"] = size // network.patch
+        network = network.clone(grid=options["grid"])
     key = jax.random.key(0) if key is None else key
     # On a CPU, LLVM optimises the drawing of every kernel by itself: three to nine times the wait
     # (ResNet-18: 11 s for 2), for a program that runs once. Weights differ in the last bit.

@@ -5,7 +5,8 @@ Each network's table stands in its own file.
 A table is a list of (pattern, replacement); the first pattern that matches a tensor's whole
 name says where it goes, as `module/…/tensor`. An empty replacement leaves the tensor out. One that
 ends with `:0`, `:1`, … is a part of a tensor, joined with the others along their outputs; one that
-ends with `:T` is transposed. A table is read backwards, too: of several libraries' names the first is written.
+ends with `:T` is transposed. A table is read backwards, too: of several libraries' names the
+first is written.
 """
 
 import re

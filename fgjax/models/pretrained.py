@@ -23,6 +23,7 @@ from fgjax.core.extras import extra
 from fgjax.core.spelling import did_you_mean
 from fgjax.models.classifier import (
     Classifier,
+    check_size,
     classifier_of,
     make_network,
     native_size,
@@ -248,6 +249,7 @@ def load_pretrained(
     classes = classes or _stated_classes(metadata, network.num_classes)
     stated = metadata.get("size", "")
     size = size or (int(stated) if stated.isdigit() else native_size(network))
+    check_size(network, size, name)
     _say_resampled(network, size, source, say)
     return classifier_of(name)(
         traverse_util.unflatten_dict(variables, sep="/"), network, mean, std, classes, size, name,
@@ -258,9 +260,7 @@ def load_pretrained(
 HEAD = "params/classifier"
 
 
-def _name_of(
-    name: str | None, source: Any, metadata: dict[str, str], about: dict[str, Any]
-) -> str:
+def _name_of(name: str | None, source: Any, metadata: dict[str, str], about: dict[str, Any]) -> str:
     """Return the key of `NETWORKS` for what is asked for, or what the file says."""
     stated = str(metadata.get("architecture") or about.get("architecture") or "")
     words = _architectures()
@@ -379,9 +379,7 @@ def _stated_classes(metadata: dict[str, str], count: int) -> tuple[str, ...]:
     return names if len(names) == count else ()
 
 
-def _say_resampled(
-    network: nn.Module, size: int, source: Any, say: Callable[[str], None]
-) -> None:
+def _say_resampled(network: nn.Module, size: int, source: Any, say: Callable[[str], None]) -> None:
     """Tell, once, that positions were learned for images of another size."""
     grid, patch = getattr(network, "grid", 0), getattr(network, "patch", 1)
     if grid and size // patch != grid:

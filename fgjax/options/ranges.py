@@ -63,6 +63,8 @@ def check_ranges(config: Config, flat: dict[str, Any]) -> None:
         raise ConfigError(f"distributed.process_id={own}: from 0 to {count - 1}")
     if model.weights and model.checkpoint:
         raise ConfigError("model.weights and model.checkpoint: give one of them, not both")
+    if model.texts and not model.weights:
+        raise ConfigError("model.texts belongs to model.weights, the file of a CLIP")
     if model.labels and not (model.weights or model.checkpoint):
         raise ConfigError("model.labels belongs to model.weights: it names that file's outputs")
 

@@ -78,7 +78,10 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
         )
     try:
         if settings.weights:
-            model = load_pretrained(settings.name, settings.weights, size=config.data.size)
+            model = load_pretrained(
+                settings.name, settings.weights, size=config.data.size, texts=settings.texts,
+                say=say,
+            )  # fmt: skip
         else:
             model = load_classifier(settings.checkpoint or run / "checkpoint")
     except ValueError as error:
@@ -176,7 +179,9 @@ def model_fingerprint(config: Config) -> str:
     digest = hashlib.sha256()
     settings = config.model
     checkpoint = sorted(Path(settings.checkpoint).rglob("*")) if settings.checkpoint else []
-    files = (settings.weights, settings.labels, settings.pretrained, config.focus.file)
+    files = (
+        settings.weights, settings.labels, settings.pretrained, settings.texts, config.focus.file,
+    )  # fmt: skip
     infills = sorted(Path(config.explain.infills).rglob("*")) if config.explain.infills else []
     for path in (*files, *checkpoint, *infills):
         if path is not None and Path(path).is_file():

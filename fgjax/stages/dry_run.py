@@ -9,6 +9,7 @@ import numpy as np
 
 from fgjax.attribution.common.streaming import choose_chunk
 from fgjax.attribution.registry import Passes, count_passes
+from fgjax.core.features import grid_of
 from fgjax.core.functional import combine, partition
 from fgjax.core.progress import say
 from fgjax.devices.forward import compiled
@@ -150,7 +151,7 @@ def _channels(model, config: Config) -> int:
     features = getattr(model, "features", None)
     if features is None:
         return 0
-    return jax.eval_shape(features, jnp.zeros((1, side, side, 3))).shape[-1]
+    return grid_of(jax.eval_shape(features, jnp.zeros((1, side, side, 3)))).shape[-1]
 
 
 def _time(seconds: float) -> str:

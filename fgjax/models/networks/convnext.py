@@ -29,7 +29,7 @@ from fgjax.models.registry import Network, Trunk
 class ResponseNorm(nn.Module):
     """Global response normalisation: channels compete by their norms over the map.
 
-      x + γ x N(x) + β,    N(x)_c = ‖x_c‖ / (mean_c ‖x_c‖ + ε)   (Woo et al. 2023, section 3)
+    x + γ x N(x) + β,    N(x)_c = ‖x_c‖ / (mean_c ‖x_c‖ + ε)   (Woo et al. 2023, section 3)
     """
 
     epsilon: float = 1e-6
@@ -38,8 +38,9 @@ class ResponseNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         scale, bias = (
-            self.param(name, nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-            .astype(self.dtype)[None, None, None]
+            self.param(name, nn.initializers.zeros, (x.shape[-1],), jnp.float32).astype(self.dtype)[
+                None, None, None
+            ]
             for name in ("scale", "bias")
         )
         squares = jnp.square(x.astype(jnp.promote_types(x.dtype, jnp.float32)))

@@ -51,9 +51,7 @@ class MbConv(nn.Module):
         if self.expansion != 1:
             y = Conv(inner, 1, dtype=self.dtype, name="expand")(y)
             y = act(norm("expand")(y, train))
-        y = DepthwiseConv(
-            self.kernel, self.stride, self.padding, self.dtype, name="depthwise"
-        )(y)
+        y = DepthwiseConv(self.kernel, self.stride, self.padding, self.dtype, name="depthwise")(y)
         y = act(norm("depthwise")(y, train))
         squeezed = y.astype(jnp.float32).mean((1, 2), keepdims=True).astype(self.dtype)
         dense = partial(Conv, kernel=1, dtype=self.dtype, bias=True)
@@ -209,6 +207,7 @@ EFFICIENTNETS = (
                 deeper=deeper,
                 dropout=dropout,
                 epsilon=1e-3,
+                padding="same",
             ),
             _timm(),
             trunk=Trunk("stage_4", 128),

@@ -1,6 +1,7 @@
 """Swin: attention within windows, which every second block shifts.
 
-Reference: Liu et al., Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, 2021.
+Reference: Liu et al., Swin Transformer: Hierarchical Vision Transformer using Shifted Windows,
+  2021.
 """
 
 from collections.abc import Mapping

@@ -57,7 +57,8 @@ def normalise(
     """Return (x − mean) / deviation · scale + bias over the channels.
 
     Args:
-      fixed: what is done to the deviation before it divides; a rule of relevance stops its gradient.
+      fixed: what is done to the deviation before it divides; a rule of relevance stops its
+        gradient.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     centred = x - x.mean(-1, keepdims=True)
@@ -146,9 +147,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-        dense = lambda width, name: nn.Dense(
-            width, dtype=self.dtype, kernel_init=small, name=name
-        )
+        dense = lambda width, name: nn.Dense(width, dtype=self.dtype, kernel_init=small, name=name)
         act = Activation("silu" if self.gate else self.activation)
         if self.gate == "packed":
             gate, y = jnp.split(dense(2 * self.hidden, "fc1")(x), 2, axis=-1)
@@ -168,9 +167,9 @@ class Product(nn.Module):
 
 
 class Attend(nn.Module):
-    """Softmax(q kᵀ/√d + bias + tap·0 …) v: what attention does between its dense layers.
+    """(softmax(q kᵀ/√d + bias) + tap) v: what attention does between its dense layers.
 
-    Returns the sum, and the weights with the tap added to them.
+    Returns the sum, and the weights that it was made with.
     """
 
     def __call__(

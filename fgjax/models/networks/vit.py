@@ -65,9 +65,7 @@ class Block(nn.Module):
             return x + DropPath(self.drop_path)(branch, train)
 
         attention = Attention(self.heads, self.qkv_bias, self.dtype, name="attention")
-        y, weights = attention(
-            LayerNorm(self.epsilon, self.dtype, name="norm1")(x), turn, tap=tap
-        )
+        y, weights = attention(LayerNorm(self.epsilon, self.dtype, name="norm1")(x), turn, tap=tap)
         x = add(x, y, 1)
         mlp = Mlp(self.hidden, self.activation, self.gate, self.dtype, name="mlp")
         return add(x, mlp(LayerNorm(self.epsilon, self.dtype, name="norm2")(x)), 2), weights
@@ -176,7 +174,9 @@ class VisionTransformer(nn.Module):
             if self.placed:
                 beside[0] = beside[0] + positions[:, :1]
             x = x + positions[:, self.placed :].astype(x.dtype)
-        beside = [jnp.broadcast_to(token.astype(x.dtype), (n, *token.shape[1:])) for token in beside]
+        beside = [
+            jnp.broadcast_to(token.astype(x.dtype), (n, *token.shape[1:])) for token in beside
+        ]
         x = jnp.concatenate([*beside, x], axis=1)
         return self.norm_pre(x) if self.norm_first else x, (height, width)
 
@@ -371,9 +371,7 @@ def _vit(name: str, names: Table, *, mean: Any = None, std: Any = None, **option
     make = partial(VisionTransformer, **options)
     placed = make(num_classes=1).placed
     known: dict[str, Any] = {} if mean is None else dict(mean=mean, std=std)
-    return Network(
-        name, make, names, reads=partial(_grid, placed), tokens=True, order=200, **known
-    )
+    return Network(name, make, names, reads=partial(_grid, placed), tokens=True, order=200, **known)
 
 
 SIZES: dict[str, dict[str, Any]] = {

@@ -11,6 +11,7 @@ import numpy as np
 
 from fgjax.attribution import CONFIGS, METHODS
 from fgjax.attribution.registry import count_passes
+from fgjax.core.features import grid_of
 from fgjax.data.pipeline import Batch
 from fgjax.data.types import Record, Source
 from fgjax.options.schema import BASELINES, Config
@@ -64,5 +65,5 @@ def passes(comparison: Comparison, method: str) -> tuple[int, int]:
     model = comparison.explained.model
     channels = 0
     if hasattr(model, "features"):
-        channels = jax.eval_shape(model.features, comparison.images[:1]).shape[-1]
+        channels = grid_of(jax.eval_shape(model.features, comparison.images[:1])).shape[-1]
     return tuple(count_passes(method, comparison.settings(method), height, width, channels))
