@@ -15,6 +15,12 @@ from typing import TYPE_CHECKING, Any
 from fgjax._version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same when running
+    from fgjax.attribution.attention import (
+        AttentionRelevanceConfig,
+        AttentionRolloutConfig,
+        attention_relevance,
+        attention_rollout,
+    )
     from fgjax.attribution.cam import (
         GradCamConfig,
         GradCamPlusPlusConfig,
@@ -69,6 +75,9 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     from fgjax.training.proxies.proxy_attention import proxy_images
 
 _NAMES = {
+    "fgjax.attribution.attention": """
+        AttentionRelevanceConfig AttentionRolloutConfig attention_relevance attention_rollout
+    """,
     "fgjax.attribution.cam": """
         GradCamConfig GradCamPlusPlusConfig GuidedGradCamConfig grad_cam grad_cam_plus_plus
         guided_grad_cam
@@ -122,6 +131,8 @@ __all__ = [
     "FIDO_PRESETS",
     "METHODS",
     "PRESETS",
+    "AttentionRelevanceConfig",
+    "AttentionRolloutConfig",
     "Attribution",
     "Classifier",
     "DeconvnetConfig",
@@ -142,6 +153,8 @@ __all__ = [
     "ScoreCamConfig",
     "SmoothGradientConfig",
     "StepCamConfig",
+    "attention_relevance",
+    "attention_rollout",
     "compiler_options",
     "concrete_dropout",
     "contrast",

@@ -23,6 +23,22 @@ class Features(NamedTuple):
     tokens: Float[Array, "n t d"]
 
 
+class Attended(NamedTuple):
+    """What a transformer's tokens looked at.
+
+    Attributes:
+      logits: as of any classifier.
+      weights: of every block, from the first: how much each token (a row) takes of each other,
+        for each head; rows sum to 1.
+      readout: how much of each token the classifier reads: a class token alone, or every cell of
+        the grid alike. Tokens beside the grid come first, then the grid row by row.
+    """
+
+    logits: Float[Array, "n k"]
+    weights: list[Float[Array, "n g t t"]]
+    readout: Float[Array, "t"]
+
+
 def grid_of(features: Any) -> Any:
     """Return the grid of what a model's `features` gave."""
     return features[0] if isinstance(features, tuple) else features

@@ -70,16 +70,6 @@ class Classifier:
         """Return logits of what `features` gave."""
         return self._apply(features, method="head")
 
-    def attend(
-        self, images: Float[Array | np.ndarray, "n h w 3"], taps: list[Array] | None = None
-    ) -> tuple[Float[Array, "n k"], list[Float[Array, "n g t t"]]]:
-        """Return logits and every block's attention weights, of g heads; of a transformer alone.
-
-        Args:
-          taps: what is added to each block's weights; zeros, to differentiate by them.
-        """
-        return self._apply(self.normalise(images), taps, method="attend")
-
     def intermediates(
         self, images: Float[Array | np.ndarray, "n h w 3"]
     ) -> dict[str, Float[Array, "n ..."]]:

@@ -17,8 +17,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from fgjax.core.features import grid_of
 from fgjax.core.batching import filled_places
+from fgjax.core.features import grid_of
 from fgjax.devices.collectives import over_processes
 from fgjax.devices.jit import program
 from fgjax.devices.mesh import awaited, own_copy

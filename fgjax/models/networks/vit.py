@@ -18,9 +18,11 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Float
 
-from fgjax.core.features import Features
+from fgjax.core.features import Attended, Features
+from fgjax.models.classifier import Classifier
 from fgjax.models.names import Table
 from fgjax.models.networks.tokens import (
     ActivationKind,
@@ -227,10 +229,8 @@ class VisionTransformer(nn.Module):
             features = self._split(x, grid)
         return self.classifier(self._pooled(features).astype(jnp.float32))
 
-    def attend(
-        self, x: Float[Array, "n h w 3"], taps: list[Array] | None = None
-    ) -> tuple[Float[Array, "n k"], list[Float[Array, "n g t t"]]]:
-        """Return the logits, and every block's attention weights.
+    def attend(self, x: Float[Array, "n h w 3"], taps: list[Array] | None = None) -> Attended:
+        """Return the logits, every block's attention weights, and which tokens are read.
 
         Args:
           taps: what is added to each block's weights; zeros, to differentiate by them.
@@ -241,10 +241,30 @@ class VisionTransformer(nn.Module):
             x, w = block(x, False, turn, None if taps is None else taps[i])
             weights.append(w)
         logits = self.classifier(self._pooled(self._split(x, grid)).astype(jnp.float32))
-        return logits, weights
+        readout = np.zeros(x.shape[1], np.float32)
+        if self.pool == "token":
+            readout[0] = 1
+        else:
+            readout[self.others :] = 1 / (grid[0] * grid[1])
+        return Attended(logits, weights, jnp.asarray(readout))
 
     def __call__(self, x: Float[Array, "n h w 3"], train: bool = False) -> Float[Array, "n k"]:
         return self.head(self.features(x, train), train)
+
+
+@struct.dataclass
+class TransformerClassifier(Classifier):
+    """A classifier that says what its tokens looked at."""
+
+    def attend(
+        self, images: Float[Array | np.ndarray, "n h w 3"], taps: list[Array] | None = None
+    ) -> Attended:
+        """Return the logits and every block's attention weights, see `Attended`.
+
+        Args:
+          taps: what is added to each block's weights; zeros, to differentiate by them.
+        """
+        return self._apply(self.normalise(images), taps, method="attend")
 
 
 def rotary_angles(height: int, width: int, size: int) -> Float[np.ndarray, "cells size"]:
