@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
         guided_backprop,
     )
     from fgjax.attribution.lime import LimeConfig, lime
+    from fgjax.attribution.lrp import LrpConfig, lrp
     from fgjax.attribution.mask_perturbation import MaskPerturbationConfig, mask_perturbation
     from fgjax.attribution.occlusion import OcclusionConfig, occlusion
     from fgjax.attribution.path_integral import IntegratedGradientsConfig, integrated_gradients
@@ -91,6 +92,7 @@ _NAMES = {
     "fgjax.attribution.gradients": "GradientConfig SmoothGradientConfig gradient smooth_gradient",
     "fgjax.attribution.guided": "DeconvnetConfig GuidedBackpropConfig deconvnet guided_backprop",
     "fgjax.attribution.lime": "LimeConfig lime",
+    "fgjax.attribution.lrp": "LrpConfig lrp",
     "fgjax.attribution.mask_perturbation": "MaskPerturbationConfig mask_perturbation",
     "fgjax.attribution.occlusion": "OcclusionConfig occlusion",
     "fgjax.attribution.path_integral": "IntegratedGradientsConfig integrated_gradients",
@@ -145,6 +147,7 @@ __all__ = [
     "GuidedGradCamConfig",
     "IntegratedGradientsConfig",
     "LimeConfig",
+    "LrpConfig",
     "MaskPerturbationConfig",
     "OcclusionConfig",
     "RecursiveGlasConfig",
@@ -181,6 +184,7 @@ __all__ = [
     "load_maps",
     "load_pretrained",
     "log_odds",
+    "lrp",
     "mask_perturbation",
     "occlusion",
     "part_occurrence_loss",

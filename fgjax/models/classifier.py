@@ -70,6 +70,15 @@ class Classifier:
         """Return logits of what `features` gave."""
         return self._apply(features, method="head")
 
+    def with_rules(
+        self, epsilon: float = 1e-6, conv_gamma: float = 0.0, dense_gamma: float = 0.0
+    ) -> Any:
+        """Return a model of the same logits whose gradients follow rules of relevance, see
+        `fgjax.models.relevance`."""
+        from fgjax.models.relevance import Rules, with_rules  # that knows this class
+
+        return with_rules(self, Rules(epsilon, conv_gamma, dense_gamma))
+
     def intermediates(
         self, images: Float[Array | np.ndarray, "n h w 3"]
     ) -> dict[str, Float[Array, "n ..."]]:

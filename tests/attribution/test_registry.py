@@ -58,6 +58,9 @@ class Counting:
         logits = (weights[:, 0] @ cells).mean(1) @ self.head_weights
         return Attended(logits, [weights], jnp.full(cells.shape[1], 1 / cells.shape[1]))
 
+    def with_rules(self, **_):
+        return self
+
     def regions(self, images):
         assignment = jax.nn.softmax(self.features(images))
         return Regions(None, assignment, None, assignment[..., 0])
@@ -106,7 +109,7 @@ def test_needs_of_a_model_are_what_a_plain_one_lacks():
         run = partial(
             entry.function, model, images, jnp.array([1]), key=jax.random.key(0), config=config
         )
-        if {"features", "attention", "regions", "steps", "relus"} & set(entry.needs):
+        if {"features", "attention", "rules", "regions", "steps", "relus"} & set(entry.needs):
             with pytest.raises(ValueError, match="needs|ReLU"):
                 run()
         elif name == "gradient" or not entry.needs:

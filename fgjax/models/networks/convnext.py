@@ -17,6 +17,7 @@ from fgjax.models.networks.layers import Conv, DepthwiseConv, Padding
 from fgjax.models.networks.tokens import (
     Activation,
     DropPath,
+    Fixed,
     LayerNorm,
     Patchify,
     Scale,
@@ -47,7 +48,7 @@ class ResponseNorm(nn.Module):
         # The tiny number keeps the root's gradient finite where a channel is 0 everywhere.
         norm = jnp.sqrt(squares.sum((1, 2), keepdims=True) + 1e-24)
         share = norm / (norm.mean(-1, keepdims=True) + self.epsilon)
-        return x + scale * x * share.astype(x.dtype) + bias
+        return x + scale * x * Fixed()(share).astype(x.dtype) + bias
 
 
 class ConvNextBlock(nn.Module):

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from fgjax.models.names import Table
 from fgjax.models.networks.layers import Conv, DepthwiseConv, Norm, Padding
-from fgjax.models.networks.tokens import Activation, DropPath, Product, drop_path_rates
+from fgjax.models.networks.tokens import Activation, DropPath, Fixed, drop_path_rates
 from fgjax.models.registry import Network, Trunk
 
 STAGES = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3),
@@ -56,7 +56,7 @@ class MbConv(nn.Module):
         squeezed = y.astype(jnp.float32).mean((1, 2), keepdims=True).astype(self.dtype)
         dense = partial(Conv, kernel=1, dtype=self.dtype, bias=True)
         gate = dense(inner, name="excite")(act(dense(x.shape[-1] // 4, name="squeeze")(squeezed)))
-        y = Product()(jnp.broadcast_to(jax.nn.sigmoid(gate), y.shape), y)
+        y = Fixed()(jax.nn.sigmoid(gate)) * y
         y = Conv(self.features, 1, dtype=self.dtype, name="project")(y)
         y = norm("project")(y, train)
         if self.stride != 1 or x.shape[-1] != self.features:

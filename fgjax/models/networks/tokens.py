@@ -1,10 +1,11 @@
 """Layers that transformers and their kin share: normalisation, attention, perceptrons, positions.
 
 What a rule of relevance treats in its own way is a module of its own, also where it holds no
-weights: `Activation`, `Attend`, `LayerNorm`.
+weights: `Activation`, `Attend`, `Fixed`, `Product`.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -34,6 +35,13 @@ class Activation(nn.Module):
         return ACTIVATIONS[self.kind](x)
 
 
+class Fixed(nn.Module):
+    """Return what a rule of relevance takes for a constant: a deviation, a gate."""
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return x
+
+
 class LayerNorm(nn.Module):
     """Normalisation over the channels, its statistics in float32."""
 
@@ -44,27 +52,12 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        return normalise(x, scale, bias, self.epsilon).astype(self.dtype)
-
-
-def normalise(
-    x: Float[Array, "... d"],
-    scale: Float[Array, "d"],
-    bias: Float[Array, "d"],
-    epsilon: float,
-    fixed: Callable = lambda deviation: deviation,
-) -> Float[Array, "... d"]:
-    """Return (x − mean) / deviation · scale + bias over the channels.
-
-    Args:
-      fixed: what is done to the deviation before it divides; a rule of relevance stops its
-        gradient.
-    """
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    centred = x - x.mean(-1, keepdims=True)
-    deviation = fixed(jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon))
-    wide = (1,) * (x.ndim - 1) + (-1,)
-    return centred / deviation * scale.reshape(wide) + bias.reshape(wide)
+        wide = (1,) * (x.ndim - 1) + (-1,)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        x = centred / Fixed()(jnp.sqrt(variance + self.epsilon))
+        return (x * scale.reshape(wide) + bias.reshape(wide)).astype(self.dtype)
 
 
 class Scale(nn.Module):
@@ -166,11 +159,22 @@ class Product(nn.Module):
         return a * b
 
 
+def plain(product: Callable, a: Array, b: Array) -> Array:
+    """Return a product as it is."""
+    return product(a, b)
+
+
 class Attend(nn.Module):
     """(softmax(q kᵀ/√d + bias) + tap) v: what attention does between its dense layers.
 
     Returns the sum, and the weights that it was made with.
+
+    Attributes:
+      product: how its two matrix products are made, `product(f, a, b)`; f(a, b) but for a rule of
+        relevance.
     """
+
+    product: Callable = plain
 
     def __call__(
         self,
@@ -180,12 +184,16 @@ class Attend(nn.Module):
         bias: Float[Array, "m g t s"] | None = None,
         tap: Float[Array, "n h t s"] | None = None,
     ) -> tuple[Float[Array, "n h t d"], Float[Array, "n h t s"]]:
-        scores = jnp.einsum("nhtd,nhsd->nhts", q * q.shape[-1] ** -0.5, k)
+        compare, gather = (
+            partial(jnp.einsum, "nhtd,nhsd->nhts"),
+            partial(jnp.einsum, "nhts,nhsd->nhtd"),
+        )
+        scores = self.product(compare, q * q.shape[-1] ** -0.5, k)
         scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
         scores = scores if bias is None else scores + bias
         weights = jax.nn.softmax(scores, axis=-1)
         weights = weights if tap is None else weights + tap
-        return jnp.einsum("nhts,nhsd->nhtd", weights.astype(v.dtype), v), weights
+        return self.product(gather, weights.astype(v.dtype), v), weights
 
 
 class Attention(nn.Module):

@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fgjax.models.networks.tokens import Fixed
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -34,5 +36,5 @@ class CosineHead(nn.Module):
         )
         scale = self.param("logit_scale", nn.initializers.constant(math.log(1 / 0.07)), ())
         image = x @ projection
-        image = image / jnp.linalg.norm(image, axis=-1, keepdims=True)
+        image = image / Fixed()(jnp.linalg.norm(image, axis=-1, keepdims=True))
         return jnp.exp(scale) * (image @ (texts / jnp.linalg.norm(texts, axis=0, keepdims=True)))
