@@ -225,25 +225,37 @@ def load_pretrained(
     placed, surplus = _place_all(tensors, entry.names)
     if texts is not None:
         classes = _place_texts(placed, texts, source) or classes
-    count = _count_classes(placed, source, name, num_classes)
+    count = _count_classes(placed)
+    if count is None and num_classes is None:
+        raise ValueError(
+            f"{source} has no classifier that {name} knows: is it another network? Where it only "
+            "has features, num_classes says how many outputs a fresh classifier gets; of a CLIP, "
+            "texts gives the embeddings of the classes' texts"
+        )
+    fresh = num_classes not in (None, count)
+    if fresh:
+        placed = {p: found for p, found in placed.items() if not p.startswith(f"{HEAD}/")}
+    shapes = {path: tensor.shape for path, (_, tensor) in placed.items()}
+    given = {**_stated_options(metadata), **entry.reads(shapes), **options}
     padding = "same" if metadata.get("padding") == "same" else "symmetric"
-    shapes_of_file = {path: tensor.shape for path, (_, tensor) in placed.items()}
-    options = {"padding": padding, **_stated_options(metadata), **entry.reads(shapes_of_file),
-               **options}  # fmt: skip
     try:
-        network = make_network(name, count, dtype=dtype, **options)
-        shapes = traverse_util.flatten_dict(variable_shapes(network), sep="/")
+        default = make_network(name, 1)
+        options = {k: v for k, v in given.items() if getattr(default, k, None) != v}
+        options = {"padding": given.get("padding", padding), **options}
+        network = make_network(name, num_classes if fresh else count, dtype=dtype, **options)
+        wanted = traverse_util.flatten_dict(variable_shapes(network), sep="/")
     except TypeError as error:
         raise ValueError(f"{source} does not fit {name}: {error}") from None
-    variables = _fitting(placed, surplus, shapes, source, name)
-    if num_classes not in (None, count) or HEAD not in {p.rsplit("/", 1)[0] for p in placed}:
+    if fresh:
+        wanted = {path: shape for path, shape in wanted.items() if not path.startswith(HEAD)}
+    variables = _fitting(placed, surplus, wanted, source, name)
+    if fresh:
         say(
-            f"{source}: its classifier of {count} classes is replaced by a fresh one of "
+            f"{source} has no classifier: {name} gets a fresh one of {num_classes} classes"
+            if count is None
+            else f"{source}: its classifier of {count} classes is replaced by a fresh one of "
             f"{num_classes}"
-            if num_classes != count
-            else f"{source} has no classifier: {name} gets a fresh one of {num_classes} classes"
         )
-        network = make_network(name, num_classes or count, dtype=dtype, **options)
         variables |= _fresh_head(network, jax.random.key(0) if key is None else key)
     mean, std = _normalisation(entry, metadata, about)
     classes = classes or _stated_classes(metadata, network.num_classes)
@@ -278,25 +290,12 @@ def _name_of(name: str | None, source: Any, metadata: dict[str, str], about: dic
     return name
 
 
-def _count_classes(placed: Placed, source: Any, name: str, wanted: int | None) -> int:
-    """Return how many classes the file's classifier tells apart; of a file without one, those
-    that are wanted."""
+def _count_classes(placed: Placed) -> int | None:
+    """Return how many classes the file's classifier tells apart; None: it has none."""
     for path in (f"{HEAD}/bias", f"{HEAD}/kernel"):
         if path in placed:
             return placed[path][1].shape[-1]
-    # A timm file of a network that only gives features, or a CLIP.
-    whole = all(any(p.startswith(f"params/{m}") for p in placed) for m in ("blocks", "norm"))
-    if not whole and "params/cls_token" not in placed:
-        raise ValueError(f"{source} has no classifier that {name} knows: is it another network?")
-    if wanted is None:
-        clip = f"{HEAD}/projection" in placed
-        raise ValueError(
-            f"{source} has no classifier: num_classes says how many outputs a fresh one gets"
-            + (", or texts gives the embeddings of the classes' texts" if clip else "")
-        )
-    for path in [path for path in placed if path.startswith(f"{HEAD}/")]:
-        del placed[path]  # what leads to the space of the texts
-    return wanted
+    return None
 
 
 def _place_texts(placed: Placed, texts: str | Path, source: Any) -> tuple[str, ...]:
@@ -334,9 +333,6 @@ def _fitting(
     Raises:
       ValueError: they do not; all that is wrong is named.
     """
-    headless = not any(path.startswith(f"{HEAD}/") for path in placed)
-    if headless:
-        shapes = {path: shape for path, shape in shapes.items() if not path.startswith(HEAD)}
     placed = {
         path: (theirs, _as_ours(tensor, shapes[path].shape) if path in shapes else tensor)
         for path, (theirs, tensor) in placed.items()

@@ -381,17 +381,24 @@ def _hugging_face() -> Table:
     ]
 
 
-def _grid(placed: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Return what a file's position embeddings say of the grid they were learned for."""
-    shape = shapes.get("params/pos_embed")
-    return {} if shape is None else {"grid": round((shape[-2] - placed) ** 0.5)}
+def _made_with(placed: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Return what a file says of the grid its positions were learned for, and of a space that
+    images share with texts."""
+    found = {}
+    if (shape := shapes.get("params/pos_embed")) is not None:
+        found["grid"] = round((shape[-2] - placed) ** 0.5)
+    if "params/classifier/kernel" in shapes and "params/classifier/projection" in shapes:
+        found["embedding"] = shapes["params/classifier/projection"][-1]
+    return found
 
 
 def _vit(name: str, names: Table, *, mean: Any = None, std: Any = None, **options: Any) -> Network:
     make = partial(VisionTransformer, **options)
     placed = make(num_classes=1).placed
     known: dict[str, Any] = {} if mean is None else dict(mean=mean, std=std)
-    return Network(name, make, names, reads=partial(_grid, placed), tokens=True, order=200, **known)
+    return Network(
+        name, make, names, reads=partial(_made_with, placed), tokens=True, order=200, **known
+    )
 
 
 SIZES: dict[str, dict[str, Any]] = {

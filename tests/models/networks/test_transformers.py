@@ -28,7 +28,7 @@ TARGETS = jnp.asarray([1, 0])
 def entry(name, **options):
     return Network(
         name, partial(TINY, **options), vit._timm() + vit._open_clip(),
-        reads=partial(vit._grid, 1), classifier=vit.TransformerClassifier, tokens=True,
+        reads=partial(vit._made_with, 1), classifier=vit.TransformerClassifier, tokens=True,
     )  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def test_a_file_without_a_classifier_gets_a_fresh_one(tmp_path, models):
     tensors = load_file(tmp_path / "model.safetensors")
     tensors = {k: v for k, v in tensors.items() if not k.startswith("head.")}
     save_file(tensors, tmp_path / "bare.safetensors")
-    with pytest.raises(ValueError, match="has no classifier: num_classes says how many"):
+    with pytest.raises(ValueError, match="has no classifier that token knows.* num_classes says"):
         fgjax.load_pretrained("token", tmp_path / "bare.safetensors", size=32)
     said = []
     model = fgjax.load_pretrained(

@@ -291,7 +291,7 @@ def test_zero_shot_is_the_cosine_to_the_texts(tmp_path, monkeypatch, names):
     save_file(tensors, tmp_path / "clip.safetensors")
     table = vit._timm() + vit._open_clip() + vit._hugging_face()
     make = partial(VIT, norm_first=True, epsilon=1e-5)
-    entry = Network("clip", make, table, reads=partial(vit._grid, 1))
+    entry = Network("clip", make, table, reads=partial(vit._made_with, 1))
     monkeypatch.setitem(NETWORKS.own, "clip", entry)
     file = tmp_path / "clip.safetensors"
     model = fgjax.load_pretrained("clip", file, texts=tmp_path / "texts.npz")
