@@ -396,9 +396,11 @@ def _vit(name: str, names: Table, *, mean: Any = None, std: Any = None, **option
     make = partial(VisionTransformer, **options)
     placed = make(num_classes=1).placed
     known: dict[str, Any] = {} if mean is None else dict(mean=mean, std=std)
+    reads = partial(_made_with, placed)
     return Network(
-        name, make, names, reads=partial(_made_with, placed), tokens=True, order=200, **known
-    )
+        name, make, names, reads=reads, classifier=TransformerClassifier, tokens=True, order=200,
+        **known,
+    )  # fmt: skip
 
 
 SIZES: dict[str, dict[str, Any]] = {
