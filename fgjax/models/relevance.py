@@ -82,8 +82,8 @@ def with_rules(model: Classifier, rules: Rules) -> Ruled:
 
 def _by_rule(rules: Rules, call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
     module = context.module
-    if context.method_name != "__call__" or module.parent is None:
-        return call(*args, **kwargs)  # no layer, or one that a rule calls
+    if context.method_name != "__call__" or not isinstance(module.parent, nn.Module):
+        return call(*args, **kwargs)  # no layer of the network: the whole, or one a rule calls
     if isinstance(module, LINEAR):
         gamma = rules.conv_gamma if isinstance(module, CONVOLUTIONS) else rules.dense_gamma
         return _linear(module, args[0], call(*args, **kwargs), rules.epsilon, gamma)

@@ -12,6 +12,7 @@ from fgjax.attribution.lrp import LrpConfig, lrp, relevance
 from fgjax.models.classifier import Classifier, create_model
 from fgjax.models.networks.convnext import ConvNext
 from fgjax.models.networks.efficientnet import MbConv
+from fgjax.models.networks.layers import Conv
 from fgjax.models.networks.tokens import Mlp
 
 RULES = {
@@ -30,7 +31,8 @@ class Gated(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=False):
-        x = MbConv(3, 2, 1, 3, 0.0, "symmetric", 1e-5, jnp.float32)(x, train)
+        x = Conv(8, 3)(x)
+        x = MbConv(8, 2, 1, 3, 0.0, "symmetric", 1e-5, jnp.float32)(x, train)
         x = Mlp(5, gate="split")(x)
         return nn.Dense(self.num_classes, use_bias=False)(x.mean((1, 2)))
 
