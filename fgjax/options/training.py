@@ -27,6 +27,11 @@ class TrainConfig:
         "images per step; 0: the most, by powers of two, that fit the devices.",
         within=NOT_NEGATIVE,
     )
+    sampling: Literal["uniform", "balanced"] = option(
+        "uniform",
+        "uniform: every image once an epoch; balanced: every class alike, images of rare ones "
+        "several times.",
+    )
     optimizer: Literal["adamw", "sgd"] = option("adamw", "adamw, or sgd with momentum.")
     learning_rate: float = option(1e-3, "the highest, after the warm-up.", within=ABOVE_ZERO)
     schedule: Literal["cosine", "steps", "constant"] = option(
