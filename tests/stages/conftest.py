@@ -72,9 +72,9 @@ def labels(tmp_path_factory, trained) -> Path:
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory) -> Path:
-    """A ResNet-18 of 10 classes: checkpoint/, and weights.safetensors with torchvision's names."""
+    """A network of 10 classes: checkpoint/, and weights.safetensors with torchvision's names."""
     folder = tmp_path_factory.mktemp("untrained")
-    network, rng = make_network("resnet18", 10), np.random.default_rng(5)
+    network, rng = make_network("toys:MICRO", 10), np.random.default_rng(5)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jax.numpy.zeros((1, 64, 64, 3)))
 
     def draw(path, leaf):
@@ -85,7 +85,7 @@ def untrained(tmp_path_factory) -> Path:
         return jax.numpy.asarray(rng.normal(0, spread, leaf.shape), leaf.dtype)
 
     model = Classifier(
-        jax.tree_util.tree_map_with_path(draw, shapes), network, size=32, name="resnet18"
+        jax.tree_util.tree_map_with_path(draw, shapes), network, size=32, name="toys:MICRO"
     )
     save_classifier(folder / "checkpoint", model)
     save_file(torchvision_names(model), folder / "weights.safetensors")
