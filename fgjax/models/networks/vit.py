@@ -369,7 +369,7 @@ def _hugging_face() -> Table:
         (r"vision_model\.embeddings\.patch_embedding\.(.*)", r"patches/\1"),
         (r"vision_model\.pre_layrnorm\.(.*)", r"norm_pre/\1"),
         (r"vision_model\.post_layernorm\.(.*)", r"norm/\1"),
-        (r"visual_projection\.weight", r"classifier/projection/weight"),
+        (r"visual_projection\.weight", r"classifier/projection:T"),
         (rf"{block}\.layer_norm(\d)\.(.*)", rf"{ours}/norm\2/\3"),
         *(
             (rf"{block}\.self_attn\.{q}_proj\.(.*)", rf"{ours}/attention/qkv/\2:{i}")

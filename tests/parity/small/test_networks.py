@@ -53,7 +53,7 @@ def their_dinov3():
 
 def their_convnext(**options):
     return timm.models.ConvNeXt(
-        depths=(1, 1, 2, 1), dims=(8, 12, 16, 24), num_classes=CLASSES, **options
+        depths=(1, 1, 1, 1), dims=(8, 12, 16, 24), num_classes=CLASSES, **options
     )
 
 
@@ -64,13 +64,20 @@ def their_swin(size):
     )  # fmt: skip
 
 
+def their_efficientnet():
+    make = timm.models.efficientnet._gen_efficientnet
+    return make(
+        "efficientnet_b0", channel_multiplier=0.25, depth_multiplier=0.1, num_classes=CLASSES
+    )
+
+
 def their_resnet(**options):
     block = timm.models.resnet.Bottleneck
     return timm.models.ResNet(block, layers=(1, 1, 1, 1), num_classes=CLASSES, **options)
 
 
 VIT = partial(vit.VisionTransformer, patch=8, grid=4, hidden=128, **SMALL)
-CONVNEXT = partial(convnext.ConvNext, depths=(1, 1, 2, 1), widths=(8, 12, 16, 24))
+CONVNEXT = partial(convnext.ConvNext, depths=(1, 1, 1, 1), widths=(8, 12, 16, 24))
 SWIN = partial(swin.Swin, width=12, depths=(2, 2), heads=(2, 4), window=4)
 RESNET = partial(resnet.ResNet, depths=(1, 1, 1, 1), bottleneck=True)
 # Name -> what makes it in timm, and here.
@@ -129,8 +136,12 @@ CASES = {
         Network("resnext", partial(RESNET, groups=32, inner=2), resnet._names()),
     ),
     "efficientnet": (
-        partial(timm.create_model, "efficientnet_b0", num_classes=CLASSES),
-        Network("efficientnet", efficientnet.EfficientNet, efficientnet._timm()),
+        their_efficientnet,
+        Network(
+            "efficientnet",
+            partial(efficientnet.EfficientNet, wider=0.25, deeper=0.1),
+            efficientnet._timm(),
+        ),
     ),
 }  # fmt: skip
 BIGGER = {"swin": (56, 56)}
