@@ -129,4 +129,4 @@ def test_a_model_without_rules_is_told_so(images):
     with pytest.raises(ValueError, match="lrp needs layers with rules"):
         lrp(lambda x: x.mean((1, 2)), images, TARGETS)
     with pytest.raises(ValueError, match="gamma=-1"):
-        LrpConfig(gamma=-1)
+        LrpConfig(gamma=-1.0)
