@@ -29,9 +29,9 @@ def read_texts(path: str | Path) -> tuple[Float[np.ndarray, "k e"], tuple[str, .
     try:
         embeddings, classes = _read(path)
     except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise ValueError(
-            f"{path}: no embeddings of texts can be read ({error}); {wanted}"
-        ) from None
+        # NumPy takes any other file for a pickled one, and would have it opened as that.
+        reason = "it holds no plain arrays" if "pickle" in str(error) else error
+        raise ValueError(f"{path}: no embeddings can be read ({reason}); {wanted}") from None
     embeddings = np.asarray(embeddings)
     if embeddings.ndim != 2 or not np.issubdtype(embeddings.dtype, np.floating):
         raise ValueError(

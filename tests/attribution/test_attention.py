@@ -77,7 +77,7 @@ def test_rollout_is_the_product_of_the_blocks(model, images, fuse):
         product = (weights + np.eye(CELLS + 1)) / 2 @ product
     expected = enlarged(np.tile(product[0, 1:], (2, 1)))
     np.testing.assert_allclose(result.maps["cells"], expected, rtol=1e-4)
-    assert float(result.heatmap.max()) == 1.0
+    assert float(result.heatmap.max()) == pytest.approx(1)
 
 
 def test_relevance_weighs_attention_by_its_finite_difference(model, images):

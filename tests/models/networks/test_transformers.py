@@ -71,7 +71,7 @@ def test_head_of_features_is_the_whole_and_the_grid_has_a_gradient(images, model
     assert float(attended.readout.sum()) == 1
     assert (jnp.abs(gradient.grid).max((3,)) > 0).all()  # every cell counts
     heat = fgjax.grad_cam(model, images, TARGETS).heatmap
-    assert heat.shape == (2, 32, 32) and float(heat.max()) == 1
+    assert heat.shape == (2, 32, 32) and float(heat.max()) == pytest.approx(1)
 
 
 @pytest.mark.slow
@@ -185,7 +185,7 @@ def test_texts_that_are_none_are_refused(tmp_path):
     with pytest.raises(ValueError, match="not a row of numbers for each class"):
         read_texts(tmp_path / "flat.npy")
     (tmp_path / "text.npz").write_text("a photo of a wren")
-    with pytest.raises(ValueError, match="no embeddings can be read"):
+    with pytest.raises(ValueError, match="no embeddings can be read .it holds no plain arrays"):
         read_texts(tmp_path / "text.npz")
     np.save(tmp_path / "zero.npy", np.zeros((2, 4), np.float32))
     with pytest.raises(ValueError, match="zero, NaN or infinite"):
