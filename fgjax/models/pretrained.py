@@ -86,7 +86,7 @@ def _place_all(tensors: dict[str, np.ndarray], table: Table) -> tuple[Placed, li
             placed[target[0]] = (name, target[1])
     for path in [path for path in placed if path.endswith(":0")]:
         whole = path.removesuffix(":0")
-        parts = []
+        parts: list[tuple[str, np.ndarray]] = []
         while (part := f"{whole}:{len(parts)}") in placed:
             parts.append(placed.pop(part))
         placed[whole] = (parts[0][0], np.concatenate([tensor for _, tensor in parts], axis=-1))
@@ -242,7 +242,8 @@ def load_pretrained(
         default = make_network(name, 1)
         options = {k: v for k, v in given.items() if getattr(default, k, None) != v}
         options = {"padding": given.get("padding", padding), **options}
-        network = make_network(name, num_classes if fresh else count, dtype=dtype, **options)
+        outputs = (num_classes if fresh else count) or 1
+        network = make_network(name, outputs, dtype=dtype, **options)
         wanted = traverse_util.flatten_dict(variable_shapes(network), sep="/")
     except TypeError as error:
         raise ValueError(f"{source} does not fit {name}: {error}") from None
@@ -321,7 +322,7 @@ def _place_texts(placed: Placed, texts: str | Path, source: Any) -> tuple[str, .
             f"{width}: were they made with another CLIP?"
         )
     placed[f"{HEAD}/kernel"] = (str(texts), embeddings.T)
-    placed.setdefault(f"{HEAD}/logit_scale", ("", np.float32(np.log(100))))
+    placed.setdefault(f"{HEAD}/logit_scale", ("", np.array(np.log(100), np.float32)))
     return classes
 
 

@@ -45,9 +45,9 @@ def load_trunk(
     """
     whole = load_pretrained(backbone, source, dtype=dtype)
     made = dict(whole.options)
-    if own := [option for option in made if option != "padding"]:
+    if other := [option for option in made if option != "padding"]:
         raise ValueError(
-            f"{source}: {backbone} is made otherwise than usual there ({', '.join(own)}); a trunk "
+            f"{source}: {backbone} is made otherwise than usual there ({', '.join(other)}); a trunk "
             "is made as usual"
         )
     model = create_model(

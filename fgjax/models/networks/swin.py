@@ -90,23 +90,22 @@ class SwinBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w d"], train: bool) -> Float[Array, "n h w d"]:
         n, *sides, d = x.shape
-        window = tuple(min(side, self.window) for side in sides)
-        shift = tuple(
-            self.window // 2 if self.shifted and side > self.window else 0 for side in sides
-        )
+        rows, columns = window = (min(sides[0], self.window), min(sides[1], self.window))
+        step = lambda side: self.window // 2 if self.shifted and side > self.window else 0
+        shift = (step(sides[0]), step(sides[1]))
         y = LayerNorm(1e-5, self.dtype, name="norm1")(x)
         y = jnp.roll(y, [-s for s in shift], (1, 2)) if any(shift) else y
         pads = [-side % w for side, w in zip(sides, window, strict=True)]
         y = jnp.pad(y, ((0, 0), (0, pads[0]), (0, pads[1]), (0, 0)))
         height, width = y.shape[1:3]
         table = self.param("bias", small, ((2 * self.window - 1) ** 2, self.heads), jnp.float32)
-        bias = table[relative_places(*window, self.window)].transpose(2, 0, 1)[None]
+        bias = table[relative_places(rows, columns, self.window)].transpose(2, 0, 1)[None]
         if any(shift):
             apart = np.where(strangers(height, width, window, shift), np.float32(FORBIDDEN), 0)
             bias = bias + jnp.asarray(np.tile(apart, (n, 1, 1))[:, None], jnp.float32)
-        y = windows_of(y, *window)
+        y = windows_of(y, rows, columns)
         y, _ = Attention(self.heads, dtype=self.dtype, name="attention")(y, bias=bias)
-        y = from_windows(y, *window, height, width)[:, : sides[0], : sides[1]]
+        y = from_windows(y, rows, columns, height, width)[:, : sides[0], : sides[1]]
         y = jnp.roll(y, shift, (1, 2)) if any(shift) else y
         x = x + DropPath(self.drop_path)(y, train)
         y = Mlp(4 * d, dtype=self.dtype, name="mlp")(LayerNorm(1e-5, self.dtype, name="norm2")(x))

@@ -144,6 +144,7 @@ class VisionTransformer(nn.Module):
             for rate in drop_path_rates(self.drop_path, self.depth)
         ]  # fmt: skip
         self.norm = norm()
+        self.classifier: nn.Module
         if self.embedding is None:
             self.classifier = nn.Dense(self.num_classes, dtype=jnp.float32)
         else:
@@ -223,9 +224,10 @@ class VisionTransformer(nn.Module):
         """Return the last block (of a network with a class token), pooling and the classifier."""
         features = Features(*features)
         if self.pool == "token":
-            n, *grid, d = features.grid.shape
+            n, height, width, d = features.grid.shape
+            grid = (height, width)
             x = jnp.concatenate([features.tokens, features.grid.reshape(n, -1, d)], axis=1)
-            x, _ = self.blocks[-1](x.astype(self.dtype), train, self._turn(tuple(grid)))
+            x, _ = self.blocks[-1](x.astype(self.dtype), train, self._turn(grid))
             features = self._split(x, grid)
         return self.classifier(self._pooled(features).astype(jnp.float32))
 
