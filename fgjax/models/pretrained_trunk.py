@@ -47,8 +47,8 @@ def load_trunk(
     made = dict(whole.options)
     if other := [option for option in made if option != "padding"]:
         raise ValueError(
-            f"{source}: {backbone} is made otherwise than usual there ({', '.join(other)}); a trunk "
-            "is made as usual"
+            f"{source}: {backbone} is made otherwise than usual there ({', '.join(other)}); "
+            "a trunk is made as usual"
         )
     model = create_model(
         name, num_classes, key=key, size=size, classes=classes, mean=whole.mean, std=whole.std,
