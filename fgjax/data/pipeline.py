@@ -163,7 +163,7 @@ def epoch_order(seed: int, epoch: int, n: int) -> Int[np.ndarray, "n"]:
 
 def balanced_order(seed: int, epoch: int, labels: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
     """Return places of n examples, in which every class comes up alike, but for one: those of rare
-    classes several times, those of frequent ones in turns over the epochs."""
+    classes several times, of frequent ones other examples in every epoch."""
     shuffled = epoch_order(seed, epoch, len(labels))
     classes = np.unique(labels)
     classes = classes[epoch_order(seed, epoch, len(classes))]  # the last round may end early

@@ -163,7 +163,7 @@ def test_load_batch():
 def test_balanced_order():
     labels = np.repeat([4, 7, 9], [50, 8, 3])
     seen = []
-    for epoch in range(6):
+    for epoch in range(30):
         order = balanced_order(0, epoch, labels)
         assert len(order) == 61
         counts = [int((labels[order] == c).sum()) for c in (4, 7, 9)]
