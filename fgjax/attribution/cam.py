@@ -28,7 +28,7 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from fgjax.attribution.common.perturbation import (
     CLASS_SCORES,
@@ -171,12 +171,14 @@ def class_activation(
     features: Float[Array, "n H W k"],
     weights: Float[Array, "n k"],
     images: Float[Array | np.ndarray, "n h w c"],
+    silent: Bool[Array, "n"] | None = None,
 ) -> Attribution:
-    """Compute Eq. 2 of Grad-CAM: the weighted channels, rectified, then enlarged."""
+    """Compute Eq. 2 of Grad-CAM: the weighted channels, rectified, then enlarged; 0 for an image
+    whose weights are `silent`, made of scores that say nothing."""
     height, width = images.shape[1:3]
     coarse = _weigh(features, weights)
     return Attribution(
-        positive_part(enlarge(jnp.maximum(coarse, 0), height, width)),
+        positive_part(enlarge(jnp.maximum(coarse, 0), height, width), silent),
         {"signed": enlarge(coarse, height, width)},
     )
 

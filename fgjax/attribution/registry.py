@@ -37,6 +37,15 @@ class Passes(NamedTuple):
     backward: int
 
 
+Maps = Mapping[str, Any]
+"""The maps of a method by name, `heatmap` among them, each `n h w` or `h w`."""
+
+
+def no_variants(maps: Maps) -> dict[str, Any]:
+    """Return nothing: the heat map is all the method says."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Method:
     """An attribution method, and what is known of it.
@@ -52,6 +61,8 @@ class Method:
         defaults themselves, is always there.
       needs: what it wants of a model, see `Need`.
       order: its place in lists.
+      variants: of the maps of one run, those that are explanations by themselves, in [0, 1], by
+        name: a comparison shows each beside the heat map.
     """
 
     function: Callable[..., Attribution]
@@ -60,6 +71,7 @@ class Method:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     needs: tuple[Need, ...] = ()
     order: int = LAST
+    variants: Callable[[Maps], dict[str, Any]] = no_variants
 
     def __post_init__(self):
         if unknown := set(self.needs) - set(get_args(Need)):

@@ -3,7 +3,7 @@
 The help, the checks, the command line and a run that goes on read it there (see `Option`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import reduce
 from typing import Any, Literal
@@ -25,8 +25,15 @@ from fgjax.data.registry import SOURCES
 from fgjax.options.training import FocusConfig, PartsConfig, ProxyConfig, TrainConfig
 
 STAGES = ("train", "test", "explain", "evaluate", "report", "compare", "tta", "parts")
-BASELINES = ("center", "random")
-"""Maps that know nothing of the image; compare.methods takes them, too."""
+CONTROLS = ("center", "random", "constant", "zero", "flipped")
+"""Maps that no number may fall for; compare.methods takes them, too. flipped is 1 - the map of the
+method with the fewest passes, the others know nothing of the image."""
+
+
+def _infills() -> Iterable[str]:
+    from fgjax.attribution.common.infill import INFILLS  # slow to import, and of use only here
+
+    return INFILLS
 
 
 CROPS = ("box", "random", "center", "gradient", "detector", "fido_original", "fido_simplified",
@@ -142,8 +149,8 @@ class EvaluateConfig:
     )
     regions: bool = option(
         True,
-        "whether the smallest regions that suffice and that destroy are found (about 35 forward "
-        "passes an image).",
+        "whether the smallest regions that suffice and that destroy are found, under the method's "
+        "infill and under patches of the image (about 70 forward passes an image).",
     )
 
 
@@ -163,12 +170,25 @@ class CompareConfig:
 
     methods: tuple[str, ...] = option(
         (),
-        "which; all when left out. center and random are maps to be better than.",
+        "which; all when left out. center, random, constant, zero and flipped are controls: a "
+        "column in which one of them beats the median method ranks nothing.",
         example="fido,glas,rise",
         names=lambda: METHODS,
-        also=BASELINES,
+        also=CONTROLS,
     )
     steps: int = option(50, "of the insertion and deletion curves.", within=ABOVE_ZERO)
+    infills: tuple[str, ...] = option(
+        ("patches", "knockoff"),
+        "infills that insertion and deletion are measured under as well: such as no method was "
+        "optimised on. Each takes about 2 compare.steps forward passes a map.",
+        example="patches,grey",
+        names=lambda: _infills(),
+    )
+    variants: bool = option(
+        True,
+        "whether the other maps of a method are rows, too: light and shadow of GLAS, SSR and SDR "
+        "of FIDO, the rounds of recursive GLAS.",
+    )
     road: bool = option(
         True,
         "whether ROAD is measured (about 18 forward passes and as many imputations a map).",
@@ -187,6 +207,11 @@ class CompareConfig:
         600,
         "methods with more model passes per image than this are not run again for those two.",
         within=NOT_NEGATIVE,
+    )
+    images_per_call: int | None = option(
+        None,
+        "images that are explained and judged at a time; null: 1 on a CPU, 16 on an accelerator.",
+        within=ABOVE_ZERO,
     )
     gallery: int = option(12, "at most so many images on the page.", within=NOT_NEGATIVE)
     settings: Any = None

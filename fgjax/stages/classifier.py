@@ -37,7 +37,10 @@ class Explained:
     index: tuple[int | None, ...]
 
     def output_name(self, output: int) -> str:
-        """Return the name of an output, or its number."""
+        """Return the name of an output, or its number; "NaN" of -1, see
+        `fgjax.core.scores.predicted`."""
+        if output < 0:
+            return "NaN"
         return self.outputs[output] or f"output {output}"
 
     def target(self, label: int | None, logits: Float[np.ndarray, "k"], how: str) -> int:

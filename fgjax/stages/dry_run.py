@@ -26,9 +26,9 @@ from fgjax.stages.train.recipe import make_recipe
 from fgjax.training.batch_size import FIRST
 from fgjax.training.classifier import start, train_step
 
-OF_THE_MAP, OF_BASELINES, OF_REGIONS = 49, 4 * 3, 35
+OF_THE_MAP, OF_BASELINES, OF_REGIONS = 49, 4 * 3, 2 * 35
 """Forward passes per image in the evaluation: see `judge_hard`; the image whole, kept and deleted,
-for at most four baselines; and about what the smallest regions take."""
+for at most four baselines; and about what the smallest regions take under two infills."""
 
 
 def dry_run(job: Job) -> None:

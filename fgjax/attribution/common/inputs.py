@@ -1,7 +1,8 @@
 """What every attribution method asks of images, targets and model, said in the user's words."""
 
-from typing import Literal
+from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -15,6 +16,22 @@ def check_inputs(
     """Raise ValueError, in the user's words, when images, targets and model do not fit."""
     check_images(images)
     check_classes(arrays, static, images, targets)
+
+
+def class_targets(targets: Any) -> Int[Array, "n"]:
+    """Return targets as class indices.
+
+    Raises:
+      ValueError: they are not whole numbers: probabilities or a one-hot row, say, which would be
+        cut to other classes without a word.
+    """
+    found = np.asarray(targets)
+    if not np.issubdtype(found.dtype, np.integer):
+        raise ValueError(
+            f"targets must be class indices, whole numbers; these are {found.dtype}"
+            + (f", such as {found.ravel()[0]}" if found.size else "")
+        )
+    return jnp.asarray(found, jnp.int32)
 
 
 def check_images(images: Float[Array, "n h w c"]) -> None:

@@ -10,6 +10,7 @@ from fgjax.core.batching import in_chunks
 from fgjax.core.progress import progress, say
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError
+from fgjax.evaluation.blank import blank_sentence, count_reasons, why_blank
 from fgjax.processes.waiting import join_maps
 from fgjax.runs.maps import MapStore, read_traces
 from fgjax.stages.explain.explainer import Answer, Explainer, Item
@@ -76,6 +77,7 @@ def _explain(job: Job, store: MapStore, pending: np.ndarray) -> dict[str, str]:
         + (f", in {explain.precision}" if explain.precision != "f32" else "")
     )
     began, failed, unreadable = time.monotonic(), {}, {}
+    reasons: list[str | None] = []
     earlier = job.run.stage("explain").get("seconds", 0.0)
     patches = known_patches(job)
     explainer = Explainer(job, METHODS[explain.method], names, patches, len(pending))
@@ -103,6 +105,10 @@ def _explain(job: Job, store: MapStore, pending: np.ndarray) -> dict[str, str]:
                     "the model returned NaN or infinity for this image or a masked copy of it"
                 )
                 continue
+            spread = traces.get("spread")
+            reasons.append(
+                why_blank(maps["heatmap"][i], None if spread is None else float(spread[i, 0]))
+            )
             store.write(
                 place,
                 int(answer.targets[i]),
@@ -119,6 +125,8 @@ def _explain(job: Job, store: MapStore, pending: np.ndarray) -> dict[str, str]:
     saved = {} if running is None else {"steps_saved": round(1 - float(running[done].mean()), 4)}
     if saved:
         say(f"explain: images stopped early; {saved['steps_saved']:.0%} of the steps were saved")
+    if said := blank_sentence(count_reasons(reasons)):
+        say(f"explain: {said}")
     job.run.finish(
         "explain",
         seconds=round(earlier + time.monotonic() - began, 1),
