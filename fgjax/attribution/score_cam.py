@@ -26,6 +26,7 @@ from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.streaming import chunks
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
+from fgjax.core.features import grid_of
 from fgjax.core.floor import is_flat
 from fgjax.core.functional import combine
 from fgjax.core.option import option
@@ -175,7 +176,7 @@ def _all_features(prepared, chunk_size):
     size = chunk_for(prepared, chunk_size, len(images), backward=False)
     return jnp.concatenate(
         [
-            last_features(arrays, static, images[index]).astype(jnp.float32)[: keep.sum()]
+            grid_of(last_features(arrays, static, images[index])).astype(jnp.float32)[: keep.sum()]
             for index, keep in chunks(len(images), size)
         ]
     )

@@ -22,6 +22,7 @@ ABOVE_ZERO = Range("must be above 0", lambda value: value > 0)
 NOT_NEGATIVE = Range("must not be negative", lambda value: value >= 0)
 ZERO_TO_ONE = Range("from 0 to 1", lambda value: 0 <= value <= 1)
 BETWEEN_ZERO_AND_ONE = Range("between 0 and 1", lambda value: 0 < value < 1)
+BELOW_ONE = Range("from 0 to below 1", lambda value: 0 <= value < 1)
 SHARE = Range("above 0 and at most 1", lambda value: 0 < value <= 1)
 PIXELS = Range("from 32 to 4096 pixels", lambda value: 32 <= value <= 4096)
 

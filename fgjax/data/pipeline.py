@@ -161,6 +161,17 @@ def epoch_order(seed: int, epoch: int, n: int) -> Int[np.ndarray, "n"]:
     return np.argsort(draws, kind="stable")
 
 
+def balanced_order(seed: int, epoch: int, labels: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """Return places of n examples, in which every class comes up alike, but for one: those of rare
+    classes several times, of frequent ones other examples in every epoch."""
+    shuffled = epoch_order(seed, epoch, len(labels))
+    classes = np.unique(labels)
+    classes = classes[epoch_order(seed, epoch, len(classes))]  # the last round may end early
+    rounds = -(-len(labels) // len(classes))
+    own = [np.resize(shuffled[labels[shuffled] == one], rounds) for one in classes]
+    return np.stack(own, axis=1).ravel()[: len(labels)][shuffled]
+
+
 def take(records: Sequence[Record], limit: int | None) -> tuple[Record, ...]:
     """At most `limit` records of each split, spread evenly over the classes.
 

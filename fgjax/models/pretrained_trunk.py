@@ -47,9 +47,15 @@ def load_trunk(
       ValueError: as `load_pretrained`, or a network without a trunk.
     """
     whole = load_pretrained(backbone, source, dtype=dtype, **read)
+    made = dict(whole.options)
+    if other := [option for option in made if option != "padding"]:
+        raise ValueError(
+            f"{source}: {backbone} is made otherwise than usual there ({', '.join(other)}); "
+            "a trunk is made as usual"
+        )
     model = create_model(
         name, num_classes, key=key, size=size, classes=classes, mean=whole.mean, std=whole.std,
-        backbone=backbone, **dict(whole.options), **options, dtype=dtype,
+        backbone=backbone, padding=made["padding"], **options, dtype=dtype,
     )  # fmt: skip
     if not set(TRUNKS) & set(model.variables["params"]):
         raise ValueError(f"{name} has no trunk to take weights for: give no weights to start from")

@@ -90,6 +90,8 @@ def check_ranges(config: Config, flat: dict[str, Any]) -> None:
             )
     if model.weights and model.checkpoint:
         raise ConfigError("model.weights and model.checkpoint: give one of them, not both")
+    if model.texts and not model.weights:
+        raise ConfigError("model.texts belongs to model.weights, the file of a CLIP")
     if model.labels and not (model.weights or model.checkpoint):
         raise ConfigError("model.labels belongs to model.weights: it names that file's outputs")
 

@@ -142,6 +142,12 @@ class ModelConfig:
         "columns class_name,model_index.",
         path=True,
     )
+    texts: str | None = option(
+        None,
+        "of a CLIP in model.weights: a file with an embedding of each class's text (.npz with "
+        "embeddings and classes, .npy, .safetensors); the logits are the cosines to them.",
+        path=True,
+    )
     checkpoint: str | None = option(
         None,
         "a finished run's checkpoint folder, used instead of training.",

@@ -82,8 +82,9 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
     try:
         if settings.weights:
             model = load_pretrained(
-                settings.name, settings.weights, size=config.data.size, **wanted_images(config)
-            )
+                settings.name, settings.weights, size=config.data.size, texts=settings.texts,
+                say=say, **wanted_images(config),
+            )  # fmt: skip
         else:
             model = load_classifier(settings.checkpoint or run / "checkpoint")
     except ValueError as error:
@@ -141,8 +142,20 @@ def training_model(config: Config, source: Source) -> Classifier:
     """Return what training starts from: `model.pretrained`, or `model.name` with fresh weights.
 
     Raises:
-      ConfigError: there is no such architecture, or the weights cannot be read.
+      ConfigError: there is no such architecture, the weights cannot be read, or blocks are to be
+        left out of a network that has no such blocks.
     """
+    model, rate = _start(config, source), config.train.drop_path
+    if not rate:
+        return model
+    if not hasattr(model.network, "drop_path"):
+        able = "transformers, ConvNeXt, Swin and EfficientNet have"
+        raise ConfigError(f"train.drop_path={rate}: {model.name} has no blocks to drop; {able}")
+    # Of the training alone: a checkpoint does not keep it.
+    return model.replace(network=model.network.clone(drop_path=rate))
+
+
+def _start(config: Config, source: Source) -> Classifier:
     settings, key = config.model, jax.random.fold_in(jax.random.key(config.seed), 1)
     count = max(2, len(source.classes))
     about = dict(key=key, size=config.data.size, classes=source.classes)
@@ -207,7 +220,9 @@ def model_fingerprint(config: Config) -> str:
     digest = hashlib.sha256()
     settings = config.model
     checkpoint = sorted(Path(settings.checkpoint).rglob("*")) if settings.checkpoint else []
-    files = (settings.weights, settings.labels, settings.pretrained, config.focus.file)
+    files = (
+        settings.weights, settings.labels, settings.pretrained, settings.texts, config.focus.file,
+    )  # fmt: skip
     infills = sorted(Path(config.explain.infills).rglob("*")) if config.explain.infills else []
     for path in (*files, *checkpoint, *infills):
         if path is not None and Path(path).is_file():

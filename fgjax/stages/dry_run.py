@@ -9,11 +9,12 @@ import jax.numpy as jnp
 
 from fgjax.attribution import CONFIGS, METHODS
 from fgjax.attribution.registry import Passes, count_passes, needs
+from fgjax.core.features import grid_of
 from fgjax.core.progress import say
 from fgjax.devices.forward import compiled
 from fgjax.models.folding import fold_batch_norm
 from fgjax.models.precision import in_precision
-from fgjax.options.schema import BASELINES, Config
+from fgjax.options.schema import CONTROLS, Config
 from fgjax.stages.classifier import load_model, training_model, trains
 from fgjax.stages.focus.patches import looks_at_patches, patch_file
 from fgjax.stages.images import training_records
@@ -24,8 +25,6 @@ from fgjax.stages.tta.crops import MAPS, fido_settings
 OF_THE_MAP, OF_BASELINES, OF_REGIONS = 49, 4 * 3, 2 * 35
 """Forward passes per image in the evaluation: see `judge_hard`; the image whole, kept and deleted,
 for at most four baselines; and about what the smallest regions take under two infills."""
-
-
 OF_ROAD = 18
 FEW = 4
 """Images that are looked at to time a forward pass."""
@@ -120,10 +119,10 @@ def comparing(config: Config, model: Any) -> Passes:
     steps = getattr(model, "looks_again", False)
     every = [m for m in METHODS if steps or "steps" not in needs(m)]
     forward = backward = 0
-    for method in compare.methods or (*every, *BASELINES):
-        # Both curves, and ROAD's percentages in both orders beside the image as it is.
-        forward += 2 * (compare.steps + 1) + OF_ROAD * compare.road
-        if method in BASELINES:
+    for method in compare.methods or (*every, *CONTROLS):
+        # Both curves under every infill, and ROAD's percentages in both orders beside the image.
+        forward += 2 * (compare.steps + 1) * (1 + len(compare.infills)) + OF_ROAD * compare.road
+        if method in CONTROLS:
             continue
         settings = compare.settings.get(method) or CONFIGS[method]()
         side, channels = config.data.size, _channels(model, config)
@@ -177,7 +176,7 @@ def _channels(model, config: Config) -> int:
     features = getattr(model, "features", None)
     if features is None:
         return 0
-    return jax.eval_shape(features, jnp.zeros((1, side, side, 3))).shape[-1]
+    return grid_of(jax.eval_shape(features, jnp.zeros((1, side, side, 3)))).shape[-1]
 
 
 def _time(seconds: float) -> str:

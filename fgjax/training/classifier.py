@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from fgjax.core.batching import filled_places
+from fgjax.core.features import grid_of
 from fgjax.core.scores import predicted
 from fgjax.devices.collectives import over_processes
 from fgjax.devices.jit import program
@@ -143,7 +144,7 @@ def train_step(
         attention = None
         if recipe.mix.name == "attentive_cutmix":
             seen: Any = network.apply(state.variables, normalised(x), method="features")
-            attention = jnp.abs(seen.astype(jnp.float32)).mean(3)
+            attention = jnp.abs(grid_of(seen).astype(jnp.float32)).mean(3)
         mixed = recipe.mix(jax.random.fold_in(keys[0], 101), x, attention)
         x = mixed.images
     x = jax.tree.map(normalised, x)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key
 from fgjax.attribution import CONFIGS, METHODS
 from fgjax.attribution.registry import METHOD_ENTRIES, count_passes
 from fgjax.core.batching import fill_up
+from fgjax.core.features import grid_of
 from fgjax.core.files import as_written
 from fgjax.core.tables import read_csv
 from fgjax.data.pipeline import Batch
@@ -172,5 +173,5 @@ def passes(comparison: Comparison, method: str) -> tuple[int, int]:
     model = comparison.explained.model
     channels = 0
     if hasattr(model, "features"):
-        channels = jax.eval_shape(model.features, comparison.images[:1]).shape[-1]
+        channels = grid_of(jax.eval_shape(model.features, comparison.images[:1])).shape[-1]
     return tuple(count_passes(method, comparison.settings(method), height, width, channels))

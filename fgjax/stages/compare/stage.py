@@ -65,8 +65,10 @@ def compare_methods(job: Job) -> int:
     config, run = job.config, job.run
     comparison, failed = _prepare(job)
     run.set_failures("compare", failed)
-    steps = getattr(job.explained.model, "looks_again", False)
-    every = [m for m in METHODS if steps or "steps" not in needs(m)]
+    model = job.explained.model
+    lacks = {"steps"} if not getattr(model, "looks_again", False) else set()
+    lacks |= {"attention"} if not hasattr(model, "attend") else set()
+    every = [m for m in METHODS if not lacks & set(needs(m))]
     methods = config.compare.methods or (*every, *CONTROLS)
     refused: dict[str, str] = {}
     for method in sorted(methods, key=lambda m: m in CONTROLS):  # "flipped" needs a method's maps
