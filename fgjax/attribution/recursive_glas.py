@@ -129,6 +129,7 @@ def _one_image(
     alive = np.ones((1, len(points)), bool)
     maps = np.zeros((1, config.rounds, *sizes), np.float32)
     trace = np.full((1, config.rounds, 2), np.nan, np.float32)
+    spread: Any = None  # of the first round
     for i in range(config.rounds):
         scores = glas_scores(question, points, sigmas, chunk_size=config.chunk_size)
         spread = glas_spread(scores) if i == 0 else spread
@@ -164,7 +165,8 @@ def _as_it_is(images, own, shared, index):
 def after_rounds(maps: Maps) -> dict[str, Any]:
     """Return O as it stood after each round but the last, scaled: the iterations of Table 3."""
     count = sum(name.startswith("round_") for name in maps)
-    found, total = {}, 0.0
+    found: dict[str, Any] = {}
+    total: Any = 0.0
     for i in range(1, count):
         total = total + np.asarray(maps[f"round_{i}"], np.float32)
         axes = tuple(range(total.ndim - 2, total.ndim))

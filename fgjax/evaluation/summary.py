@@ -6,7 +6,7 @@ print(summarise(values["iou_mask"]), protocols()["iou_mask"])
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -183,7 +183,7 @@ def evaluate_faithfulness(
     `deletion` and `road`; `model_protocols` says them.
     """
     keys = image_keys(key, len(images))
-    settings = dict(steps=steps, key=keys)
+    settings: dict[str, Any] = dict(steps=steps, key=keys)
     ask = (model, images, targets, heatmap)
     curves = {
         "insertion": insertion(*ask, baseline=insertion_baseline, **settings),

@@ -470,7 +470,7 @@ def _said_normalisation(about: dict[str, Any]) -> tuple[Color, Color] | None:
     half = (0.5, 0.5, 0.5)
     if "0.5)/0.5" in str(about.get("input", "")):
         return half, half
-    for known in (about, about["pretrained_cfg"], about.get("preprocess_cfg")):
+    for known in (about, about["pretrained_cfg"], about.get("preprocess_cfg") or {}):
         try:
             mean, std = (_color(word, known[word]) for word in ("mean", "std"))
         except (KeyError, TypeError, ValueError):

@@ -66,7 +66,7 @@ def _faithful(comparison: Comparison, places: np.ndarray, heat: Array) -> dict[s
     keys, p_full = comparison.keys[places], jnp.asarray(comparison.p_full[places])
     model = compiled(comparison.explained.model)
     asked = (model, images, jnp.asarray(comparison.targets[places]), heat)
-    curve = dict(steps=compare.steps, key=keys, p_full=p_full)
+    curve: dict[str, Any] = dict(steps=compare.steps, key=keys, p_full=p_full)
     values: dict[str, Any] = {
         "insertion": insertion(*asked, **curve),
         "deletion": deletion(*asked, baseline="mean", **curve),
@@ -85,10 +85,11 @@ def _faithful(comparison: Comparison, places: np.ndarray, heat: Array) -> dict[s
 def _parts(comparison: Comparison, places: np.ndarray, heat: Array) -> dict[str, Any]:
     """Return how the map's weights of the parts agree with what the score loses with each."""
     model, found = compiled(comparison.explained.model), []
+    source: Any = comparison.source  # one that draws
     for i, place in enumerate(int(place) for place in places):
         image, target = comparison.images[place][None], jnp.asarray(comparison.targets[place])[None]
         if place not in comparison.parts:
-            parts = comparison.source.without_parts(comparison.records[place])
+            parts = source.without_parts(comparison.records[place])
             without = jnp.asarray(parts.images.astype(np.float32) / 255)[None]
             drops = part_drops(model, image, target, without)
             masks, present = jnp.asarray(parts.masks)[None], jnp.asarray(parts.present)[None]

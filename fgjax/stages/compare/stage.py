@@ -33,6 +33,7 @@ from fgjax.data.types import DataError
 from fgjax.devices.memory import PeakMemory
 from fgjax.evaluation.faithfulness import target_probability
 from fgjax.options.schema import CONTROLS, ConfigError
+from fgjax.runs.arrange import arrange, write_names
 from fgjax.runs.maps import MapStore
 from fgjax.stages.compare.comparison import Comparison, RowOf, passes, read_scores
 from fgjax.stages.compare.measure import measure

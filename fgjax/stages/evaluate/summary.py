@@ -157,7 +157,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     if metrics["accuracy"] is not None:
         right, of = metrics["accuracy"], metrics["accuracy_images"]
         say(f"classifier: right on {right:.1%} of the {of} explained images whose class it knows")
-    if said := blank_sentence(metrics["blank"]):
+    if said := blank_sentence(metrics.get("blank", {})):
         say(f"evaluate: {said}")
     console.print(table, soft_wrap=False)
     if "p_kept" in shown:
