@@ -61,6 +61,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     from fgjax.models.composed.patches import extract_patches
     from fgjax.models.composed.recurrent_attention import soft_attention
     from fgjax.models.pretrained import load_pretrained
+    from fgjax.report.show import show
     from fgjax.runs.maps import load_maps
     from fgjax.training.checkpoints import load_classifier
     from fgjax.training.objectives.part_occurrence import part_occurrence_loss
@@ -100,6 +101,7 @@ _NAMES = {
     "fgjax.models.composed.patches": "extract_patches",
     "fgjax.models.composed.recurrent_attention": "soft_attention",
     "fgjax.models.pretrained": "load_pretrained",
+    "fgjax.report.show": "show",
     "fgjax.runs.maps": "load_maps",
     "fgjax.training.checkpoints": "load_classifier",
     "fgjax.training.objectives.part_occurrence": "part_occurrence_loss",
@@ -176,6 +178,7 @@ __all__ = [
     "region_attention",
     "rise",
     "score_cam",
+    "show",
     "simplified_concrete_dropout",
     "smallest_regions",
     "smooth_gradient",
