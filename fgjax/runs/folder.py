@@ -24,7 +24,7 @@ RESULTS = {"training", "checkpoint", "extractor", "patches.csv", "maps.zarr", "r
            "compare", "tta.csv", "parts.json"}  # fmt: skip
 CHANGED = {
     "data_fingerprint": "the images of data.path",
-    "model_fingerprint": "model.weights, model.labels, model.checkpoint, focus.file or "
+    "model_fingerprint": "model.weights, model.labels, model.checkpoint, focus.file, data.boxes or "
     "explain.infill",
 }
 """What to say of a fingerprint in run.json that is not that of now."""

@@ -176,7 +176,13 @@ def model_fingerprint(config: Config) -> str:
     digest = hashlib.sha256()
     settings = config.model
     checkpoint = sorted(Path(settings.checkpoint).rglob("*")) if settings.checkpoint else []
-    files = (settings.weights, settings.labels, settings.pretrained, config.focus.file)
+    files = (
+        settings.weights,
+        settings.labels,
+        settings.pretrained,
+        config.focus.file,
+        config.data.boxes,
+    )
     infills = sorted(Path(config.explain.infills).rglob("*")) if config.explain.infills else []
     for path in (*files, *checkpoint, *infills):
         if path is not None and Path(path).is_file():
