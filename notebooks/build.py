@@ -1,0 +1,101 @@
+"""Run the notebooks, and write what they show to docs/notebooks.
+
+    python notebooks/build.py              # all of them, as a reader would, into docs/notebooks
+    python notebooks/build.py quick_start  # one
+    python notebooks/build.py --ipynb DIR  # not run, as files that Jupyter and Colab open
+
+They are kept as text (jupytext's percent format). Needs `pip install -e ".[notebooks]"`.
+"""
+
+import argparse
+import base64
+import re
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+DOCS = HERE.parent / "docs"
+
+
+def names() -> list[str]:
+    """Return the names of the notebooks."""
+    return sorted(path.stem for path in HERE.glob("*.py") if path.stem != "build")
+
+
+def read(name: str):
+    """Return a notebook, not run."""
+    import jupytext
+
+    return jupytext.read(HERE / f"{name}.py")
+
+
+def run(name: str, folder: Path, seconds: int = 1200):
+    """Return the notebook with its outputs, run in a folder.
+
+    Raises:
+      CellExecutionError: a cell fails; the message is its traceback.
+    """
+    from nbclient import NotebookClient
+
+    notebook = read(name)
+    client = NotebookClient(
+        notebook, timeout=seconds, kernel_name="python3", resources={"metadata": {"path": folder}}
+    )
+    client.execute()
+    return notebook
+
+
+def to_markdown(notebook, name: str, pictures: Path) -> str:
+    """Return a notebook as a page of the docs; its pictures are written to a folder."""
+    parts = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            parts.append(cell.source)
+            continue
+        parts.append(f"```python\n{cell.source}\n```")
+        text = "".join(
+            output.text
+            if output.output_type == "stream"
+            else output.data.get("text/plain", "") + "\n"
+            for output in cell.outputs
+            if output.output_type == "stream" or "image/png" not in output.data
+        )
+        if text.strip():
+            parts.append(f"```text\n{plain(text)}\n```")
+        for output in cell.outputs:
+            if output.output_type != "stream" and "image/png" in output.data:
+                pictures.mkdir(parents=True, exist_ok=True)
+                file = pictures / f"{name}_{len(parts)}.png"
+                file.write_bytes(base64.b64decode(output.data["image/png"]))
+                parts.append(f"![What this cell shows](../pictures/notebooks/{file.name})")
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(text: str) -> str:
+    """Return text without a terminal's colours and empty lines at its ends."""
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).strip("\n")
+
+
+def main() -> None:
+    """Write the pages, or files that Jupyter opens."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="which; all when left out")
+    parser.add_argument("--ipynb", type=Path, help="write them there, not run")
+    args = parser.parse_args()
+    if args.ipynb is not None:
+        import jupytext
+
+        args.ipynb.mkdir(parents=True, exist_ok=True)
+        for name in args.names or names():
+            jupytext.write(read(name), args.ipynb / f"{name}.ipynb")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.names or names():
+            print(name, flush=True)
+            page = to_markdown(run(name, Path(folder)), name, DOCS / "pictures" / "notebooks")
+            (DOCS / "notebooks").mkdir(exist_ok=True)
+            (DOCS / "notebooks" / f"{name}.md").write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
