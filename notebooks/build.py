@@ -53,13 +53,12 @@ def to_markdown(notebook, name: str, pictures: Path) -> str:
             parts.append(cell.source)
             continue
         parts.append(f"```python\n{cell.source}\n```")
-        text = "".join(
-            output.text
-            if output.output_type == "stream"
-            else output.data.get("text/plain", "") + "\n"
-            for output in cell.outputs
-            if output.output_type == "stream" or "image/png" not in output.data
-        )
+        text = ""
+        for output in cell.outputs:
+            if output.output_type == "stream":
+                text += output.text
+            elif "image/png" not in output.data:
+                text += output.data.get("text/plain", "") + "\n"
         if text.strip():
             parts.append(f"```text\n{plain(text)}\n```")
         for output in cell.outputs:
