@@ -196,6 +196,7 @@ def to_megadetector(
     Raises:
       DataError: it would not be in the format.
     """
+    images: list[dict[str, Any]]
     images = [{"file": name, "detections": found} for name, found in detections.items()]
     images += [{"file": n, "failure": why, "detections": None} for n, why in failures.items()]
     document = {

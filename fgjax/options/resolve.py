@@ -124,7 +124,8 @@ def _checked(schema: type) -> type:
     parts = []
     for f in dataclasses.fields(schema):
         if dataclasses.is_dataclass(f.type):
-            kind: Any = _checked(f.type)
+            group: Any = f.type
+            kind: Any = _checked(group)
             parts.append((f.name, kind, field(default_factory=kind)))
             continue
         kind = str if typing.get_origin(f.type) is Literal else f.type

@@ -91,7 +91,7 @@ def _connect(given: DistributedConfig, named: dict, told: str) -> Share:
     return share
 
 
-def _shutdown() -> dict[str, int]:
+def _shutdown() -> dict[str, Any]:
     """Return how long who is done waits for the others, where jax can be told (0.7 cannot)."""
     import jax
 

@@ -212,12 +212,14 @@ def _render(
     """
     if page.colormap not in matplotlib.colormaps:
         raise ValueError(f"no colormap {page.colormap!r}: use one of matplotlib's, such as 'magma'")
-    cards, classes = [], set()
+    cards: list[dict[str, Any]] = []
+    classes: set[str] = set()
     names: dict[str, None] = {}
     metrics: dict[str, None] = {}
     numbers: dict[str, str] = {}
     reasons: dict[str, None] = {}
-    held, part, part_size = 0, {}, 0
+    part: dict[int, dict] = {}
+    held = part_size = 0
 
     def put_away():
         address = write_part(part)
@@ -239,7 +241,7 @@ def _render(
         names |= dict.fromkeys(entry.maps)
         metrics |= dict.fromkeys(entry.metrics)
         reasons |= dict.fromkeys(entry.reasons)
-        classes |= {entry.label} - {None}
+        classes |= set() if entry.label is None else {entry.label}
         numbers |= {n: n for n in ("probability", "score") if getattr(entry, n) is not None}
     if part:
         put_away()
@@ -284,7 +286,7 @@ def _render(
     )
 
 
-JSON = {"allow_nan": False, "separators": (",", ":")}
+JSON: dict[str, Any] = {"allow_nan": False, "separators": (",", ":")}
 
 
 def _json(value: Any) -> str:

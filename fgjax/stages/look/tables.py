@@ -78,10 +78,8 @@ def detections_json(
     detections = {}
     for line in lines:
         top = [(index, float(line.p[index])) for index in best(line.p)]
-        if line.found is not None:
-            box, score = line.found.box, line.found.score
-        else:
-            box, score = line.region, top[0][1]
+        box = line.region if line.found is None else line.found.box
+        score = top[0][1] if line.found is None else line.found.score
         detections[line.name] = [] if box is None else [detection(box, score, top)]
     boxed = any(line.found is not None for line in lines)
     info = {"detector": "data.boxes" if boxed else f"{about}: the regions", "classifier": about}
