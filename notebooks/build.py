@@ -2,6 +2,7 @@
 
     python notebooks/build.py              # all of them, as a reader would, into docs/notebooks
     python notebooks/build.py quick_start  # one
+    python notebooks/build.py --dry        # pages without outputs: what to commit in a hurry
     python notebooks/build.py --ipynb DIR  # not run, as files that Jupyter and Colab open
 
 They are kept as text (jupytext's percent format). Needs `pip install -e ".[notebooks]"`.
@@ -54,7 +55,7 @@ def to_markdown(notebook, name: str, pictures: Path) -> str:
             continue
         parts.append(f"```python\n{cell.source}\n```")
         text = ""
-        for output in cell.outputs:
+        for output in cell.outputs:  # none of a notebook that was not run
             if output.output_type == "stream":
                 text += output.text
             elif "image/png" not in output.data:
@@ -80,6 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="which; all when left out")
     parser.add_argument("--ipynb", type=Path, help="write them there, not run")
+    parser.add_argument("--dry", action="store_true", help="do not run them: no outputs")
     args = parser.parse_args()
     if args.ipynb is not None:
         import jupytext
@@ -91,7 +93,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in args.names or names():
             print(name, flush=True)
-            page = to_markdown(run(name, Path(folder)), name, DOCS / "pictures" / "notebooks")
+            notebook = read(name) if args.dry else run(name, Path(folder))
+            page = to_markdown(notebook, name, DOCS / "pictures" / "notebooks")
             (DOCS / "notebooks").mkdir(exist_ok=True)
             (DOCS / "notebooks" / f"{name}.md").write_text(page, encoding="utf-8")
 

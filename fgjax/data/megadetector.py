@@ -121,6 +121,8 @@ def check(document: Any, where: str) -> None:
     if not isinstance(document["info"]["format_version"], str) or not 1.3 <= version < 2:
         raise wrong(f"info.format_version is {version:g}; read are '1.3' to '1.6'")
     for key in ("detection_categories", "classification_categories"):
+        if not isinstance(document.get(key, {}), dict):
+            raise wrong(f"{key!r} is no object")
         for number, name in document.get(key, {}).items():
             if not number.isdecimal() or not isinstance(name, str) or not name:
                 raise wrong(f"{key} has {number!r}: {name!r}; wanted are numbers and their names")
@@ -129,7 +131,7 @@ def check(document: Any, where: str) -> None:
             raise wrong(f"images[{place}] has no 'file'")
         try:
             _check_image(image, document)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise wrong(f"images[{place}] ({image['file']}): {error}") from None
 
 

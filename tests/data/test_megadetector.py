@@ -66,6 +66,8 @@ def test_paths_are_found_by_their_ends(tmp_path, file):
         (document({"file": "a/1.jpg"}), "neither a list of detections nor a failure"),
         (document({"file": "a/1.jpg", "detections": [], "failure": "x"}), "no detections beside"),
         (document({"file": "a/1.jpg", "detections": [{}]}), "without bbox, category, conf"),
+        (document({"file": "a/1.jpg", "detections": ["x"]}), "images\\[0\\] \\(a/1.jpg\\)"),
+        (document(classification_categories=[]), "'classification_categories' is no object"),
         (document(image("a/1.jpg", (0.9, 3, 4, 100, 90))), "shares from 0 to 1"),
         (document(image("z.jpg")), "no image of the data set; it has 'z.jpg'"),
         (document(), "no images, the images are called"),
