@@ -73,7 +73,7 @@ from fgjax.data.pipeline import load_batch, take
 from fgjax.data.species.source import SpeciesSource
 
 model = fgjax.load_classifier("runs/birds")
-source = SpeciesSource(size=model.size, train_images=8, test_images=40)
+source = SpeciesSource(size=model.size, train=8, test=40)
 records = take([r for r in source.records if r.split == "test"], 4)
 batch = load_batch(source, records)
 images = jnp.asarray(batch.images / np.float32(255))  # n h w 3, RGB in [0, 1]

@@ -66,7 +66,7 @@ from fgjax.data.species.source import SpeciesSource
 PHOTOS = Path("photos")
 if not PHOTOS.exists():
     size = fgjax.load_classifier("runs/birds").size
-    source = SpeciesSource(size=size, train_images=8, test_images=6)
+    source = SpeciesSource(size=size, train=8, test=6)
     for i, record in enumerate(r for r in source.records if r.split == "test"):
         folder = PHOTOS / source.classes[record.label]
         folder.mkdir(parents=True, exist_ok=True)
