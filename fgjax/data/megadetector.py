@@ -86,7 +86,7 @@ def read_megadetector(
             )
             if best is not None and best["conf"] >= least:
                 x, y, width, height = best["bbox"]
-                box = np.clip([x, y, x + width, y + height], 0, 1)
+                box = np.clip(np.array([x, y, x + width, y + height], np.float64), 0, 1)
                 if (box[2:] > box[:2]).all():
                     found[name] = Detection(box, float(best["conf"]))
     if not seen:

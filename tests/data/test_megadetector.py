@@ -69,7 +69,7 @@ def test_paths_are_found_by_their_ends(tmp_path, file):
         (document({"file": "a/1.jpg", "detections": ["x"]}), "images\\[0\\] \\(a/1.jpg\\)"),
         (document(classification_categories=[]), "'classification_categories' is no object"),
         (document(image("a/1.jpg", (0.9, 3, 4, 100, 90))), "shares from 0 to 1"),
-        (document(image("z.jpg")), "no image of the data set; it has 'z.jpg'"),
+        (document(image("z.jpg")), "no image of the data set; it has z.jpg"),
         (document(), "no images, the images are called"),
         (document(image("1.jpg")), "more than one image"),
         (document(image("x/a/1.jpg"), image("y/a/1.jpg")), "more than one image"),
@@ -83,7 +83,7 @@ def test_what_is_not_in_the_format_is_told(tmp_path, value, message):
 def test_what_is_written_is_in_the_format():
     """Held against the rules of the format's page, and read again by our own reader."""
     top = [(2, 0.7), (0, 0.2), (1, 0.1)]
-    found = {"a/1.jpg": [detection(np.array([0.1, 0.2, 0.4, 1.2]), 1, top)], "a/2.jpg": []}
+    found = {"a/1.jpg": [detection(np.array([0.1, 0.2, 0.4, 1.2]), 1.0, top)], "a/2.jpg": []}
     text = to_megadetector(found, {"b.jpg": "damaged"}, ["robin", "", "wren"], {"classifier": "x"})
     said = json.loads(text)
     check(said, "")
