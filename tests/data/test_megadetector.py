@@ -116,7 +116,7 @@ def test_images_are_cut_to_their_boxes(folder):
     cut = Boxed(source, read_detections(file, source))
     one, two = (cut.load(record) for record in cut.records)
     # The centre crop of .875 shows the box, and all of it.
-    assert (one.image[2:-2, 2:-2, 0] > 200).all() and one.shape == (23, 23)
+    assert (one.image[4:-4, 4:-4, 0] > 200).all() and one.shape == (23, 23)
     np.testing.assert_array_equal(two.image, source.load(source.records[1]).image)
     whole = relative_box(cut, one, np.array([0, 0, 64, 64.0]))
     np.testing.assert_allclose(whole, [0.75, 0.1, 0.85, 0.3], atol=0.01)

@@ -52,7 +52,7 @@ def reasons_of(seen: Seen, config: LookConfig) -> tuple[str, ...]:
 def worth(seen: Seen, reasons: tuple[str, ...]) -> tuple[float, ...]:
     """Return what images are sorted by, the lowest first: the worst reason, then p."""
     return (
-        min((REASONS.index(reason) for reason in reasons), default=len(REASONS)),
+        float(min((REASONS.index(reason) for reason in reasons), default=len(REASONS))),
         -float(seen.p.max()),
     )
 

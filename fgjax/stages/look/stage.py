@@ -65,7 +65,8 @@ def write_look(job: Job) -> None:
     _, known_features = _see(job, others)
     if not known_features.shape[1]:  # none can be read
         others = []
-    twins, likeness = most_alike(features, known_features[: len(others)])
+    known_features = known_features if others else np.zeros((0, features.shape[1]), np.float32)
+    twins, likeness = most_alike(features, known_features)
     lines, seen = {}, {}
     for place, example in load_examples(job.source, records, workers=config.data.workers):
         if isinstance(example, DataError):
