@@ -15,6 +15,12 @@ from typing import TYPE_CHECKING, Any
 from fgjax._version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same when running
+    from fgjax.attribution.attention import (
+        AttentionRelevanceConfig,
+        AttentionRolloutConfig,
+        attention_relevance,
+        attention_rollout,
+    )
     from fgjax.attribution.cam import (
         GradCamConfig,
         GradCamPlusPlusConfig,
@@ -42,6 +48,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
         guided_backprop,
     )
     from fgjax.attribution.lime import LimeConfig, lime
+    from fgjax.attribution.lrp import LrpConfig, lrp
     from fgjax.attribution.mask_perturbation import MaskPerturbationConfig, mask_perturbation
     from fgjax.attribution.occlusion import OcclusionConfig, occlusion
     from fgjax.attribution.path_integral import IntegratedGradientsConfig, integrated_gradients
@@ -61,6 +68,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     from fgjax.models.composed.patches import extract_patches
     from fgjax.models.composed.recurrent_attention import soft_attention
     from fgjax.models.pretrained import load_pretrained
+    from fgjax.models.saving import save_pretrained
     from fgjax.report.show import show
     from fgjax.runs.maps import load_maps
     from fgjax.training.checkpoints import load_classifier
@@ -69,6 +77,9 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     from fgjax.training.proxies.proxy_attention import proxy_images
 
 _NAMES = {
+    "fgjax.attribution.attention": """
+        AttentionRelevanceConfig AttentionRolloutConfig attention_relevance attention_rollout
+    """,
     "fgjax.attribution.cam": """
         GradCamConfig GradCamPlusPlusConfig GuidedGradCamConfig grad_cam grad_cam_plus_plus
         guided_grad_cam
@@ -82,6 +93,7 @@ _NAMES = {
     "fgjax.attribution.gradients": "GradientConfig SmoothGradientConfig gradient smooth_gradient",
     "fgjax.attribution.guided": "DeconvnetConfig GuidedBackpropConfig deconvnet guided_backprop",
     "fgjax.attribution.lime": "LimeConfig lime",
+    "fgjax.attribution.lrp": "LrpConfig lrp",
     "fgjax.attribution.mask_perturbation": "MaskPerturbationConfig mask_perturbation",
     "fgjax.attribution.occlusion": "OcclusionConfig occlusion",
     "fgjax.attribution.path_integral": "IntegratedGradientsConfig integrated_gradients",
@@ -101,6 +113,7 @@ _NAMES = {
     "fgjax.models.composed.patches": "extract_patches",
     "fgjax.models.composed.recurrent_attention": "soft_attention",
     "fgjax.models.pretrained": "load_pretrained",
+    "fgjax.models.saving": "save_pretrained",
     "fgjax.report.show": "show",
     "fgjax.runs.maps": "load_maps",
     "fgjax.training.checkpoints": "load_classifier",
@@ -122,6 +135,8 @@ __all__ = [
     "FIDO_PRESETS",
     "METHODS",
     "PRESETS",
+    "AttentionRelevanceConfig",
+    "AttentionRolloutConfig",
     "Attribution",
     "Classifier",
     "DeconvnetConfig",
@@ -134,6 +149,7 @@ __all__ = [
     "GuidedGradCamConfig",
     "IntegratedGradientsConfig",
     "LimeConfig",
+    "LrpConfig",
     "MaskPerturbationConfig",
     "OcclusionConfig",
     "RecursiveGlasConfig",
@@ -142,6 +158,8 @@ __all__ = [
     "ScoreCamConfig",
     "SmoothGradientConfig",
     "StepCamConfig",
+    "attention_relevance",
+    "attention_rollout",
     "compiler_options",
     "concrete_dropout",
     "contrast",
@@ -168,6 +186,7 @@ __all__ = [
     "load_maps",
     "load_pretrained",
     "log_odds",
+    "lrp",
     "mask_perturbation",
     "occlusion",
     "part_occurrence_loss",
@@ -177,6 +196,7 @@ __all__ = [
     "recursive_glas",
     "region_attention",
     "rise",
+    "save_pretrained",
     "score_cam",
     "show",
     "simplified_concrete_dropout",

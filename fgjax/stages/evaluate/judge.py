@@ -12,6 +12,7 @@ from fgjax.attribution.common.types import Attribution
 from fgjax.core.batching import fill_up
 from fgjax.core.filters import total_variation
 from fgjax.core.keys import image_key
+from fgjax.core.scores import predicted
 from fgjax.data.patch_table import PatchTable
 from fgjax.data.pipeline import stack
 from fgjax.data.types import Example
@@ -86,10 +87,13 @@ def judge_chunk(
         own |= _each_mask(maps, truth, level)
     if job.config.evaluate.regions:
         own |= _regions(job.explained.model, images, chosen, maps, infill)
+        shuffled = make_infill("patches", images, keys)
+        other = _regions(job.explained.model, images, chosen, maps, shuffled)
+        own |= {f"{name}_patches": other[name] for name in ("smallest_kept", "smallest_deleted")}
     boxes = None
     if patches is not None:
         boxes = boxes_of(job, patches, names, [example for _, example in filled])
-    own["predicted"] = job.explained.predict(np.asarray(images), boxes).argmax(1)
+    own["predicted"] = predicted(job.explained.predict(np.asarray(images), boxes))
     own["target"] = chosen
     return {kind: {k: np.asarray(v) for k, v in values.items()} for kind, values in out.items()}
 

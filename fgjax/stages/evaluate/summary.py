@@ -10,6 +10,7 @@ from fgjax import evaluation
 from fgjax.core.progress import console, say
 from fgjax.core.tables import finite
 from fgjax.evaluation import difference_interval, hard_masks, protocols, summarise
+from fgjax.evaluation.blank import blank_sentence
 from fgjax.options.schema import Config
 
 TRUTHS, MASKS = ("cue", "mask", "box"), ("ssr", "sdr", "joint")
@@ -21,6 +22,7 @@ BETTER = (
     | hard_masks.BETTER
     | {"p_kept_sampled": True, "p_deleted_sampled": False}
     | dict.fromkeys(("smallest_kept", "smallest_deleted"), False)
+    | dict.fromkeys(("smallest_kept_patches", "smallest_deleted_patches"), False)
     | dict.fromkeys(("smallest_kept_p", "smallest_deleted_p"), None)
     | {f"iou_{truth}_{mask}": True for truth in TRUTHS for mask in MASKS}
     | {f"tv_{mask}": None for mask in MASKS}
@@ -35,11 +37,16 @@ HEADS = {"centre_box": "centre", "constant": "all", "whole_object": "object"}
 SHORT = ("iou_cue", "in_cue", "pointing_cue", "iou_mask", "in_object", "iou_box", "in_box", "area",
          "p_full", "p_kept", "p_deleted", "area_ssr", "area_sdr", "p_kept_bernoulli",
          "p_deleted_bernoulli", "p_kept_road", "p_deleted_road", "p_kept_shuffled",
-         "p_deleted_shuffled", "smallest_kept", "smallest_deleted")  # fmt: skip
+         "p_deleted_shuffled", "smallest_kept", "smallest_deleted", "smallest_kept_patches",
+         "smallest_deleted_patches")  # fmt: skip
 
 
 def summary(
-    config: Config, tables: ChunkTables, rows: list[dict[str, Any]], images: int
+    config: Config,
+    tables: ChunkTables,
+    rows: list[dict[str, Any]],
+    images: int,
+    blank: dict[str, Any],
 ) -> dict[str, Any]:
     """Return what metrics.json holds.
 
@@ -47,6 +54,7 @@ def summary(
       tables: kind of map -> metric -> a value per image.
       rows: of results.csv.
       images: how many there were to be explained.
+      blank: how many maps say nothing, and why, see `fgjax.evaluation.blank`.
     """
     settings = config.explain.settings
     infill = str(config.explain.infills or getattr(settings, "infill", "blur"))
@@ -91,6 +99,7 @@ def summary(
         "evaluated": len(rows),
         "accuracy": float(np.mean(right)) if right else None,
         "accuracy_images": len(right),
+        "blank": blank,
         "explain": {
             "method": config.explain.method,
             "preset": config.explain.preset,
@@ -122,6 +131,8 @@ def _protocols(threshold: float, infill: str, also: tuple[str, ...]) -> dict[str
     said["smallest_deleted"] = (
         f"smallest share of the SDR's ranking whose replacement leaves at most 0.1 p_full, {asked}"
     )
+    for name in ("smallest_kept", "smallest_deleted"):
+        said[f"{name}_patches"] = f"{said[name]}; infill: {hard_masks.OTHERS['patches']}"
     said["smallest_kept_p"] = "class probability with only that region shown"
     said["smallest_deleted_p"] = "class probability with that region replaced"
     return said
@@ -146,6 +157,8 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     if metrics["accuracy"] is not None:
         right, of = metrics["accuracy"], metrics["accuracy_images"]
         say(f"classifier: right on {right:.1%} of the {of} explained images whose class it knows")
+    if said := blank_sentence(metrics.get("blank", {})):
+        say(f"evaluate: {said}")
     console.print(table, soft_wrap=False)
     if "p_kept" in shown:
         say(
