@@ -16,6 +16,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
+REPOSITORY = ""
+"""OWNER/NAME on GitHub. Once it is set, notebooks and pages begin with a button that opens them in
+Colab; it wants the files of --ipynb on the branch notebooks, in the folder notebooks."""
 
 
 def names() -> list[str]:
@@ -23,11 +26,23 @@ def names() -> list[str]:
     return sorted(path.stem for path in HERE.glob("*.py") if path.stem != "build")
 
 
+def with_badge(text: str, name: str) -> str:
+    """Return a notebook's first cell with Colab's button below its title, where one can work."""
+    if not REPOSITORY:
+        return text
+    colab = "https://colab.research.google.com"
+    file = f"{colab}/github/{REPOSITORY}/blob/notebooks/notebooks/{name}.ipynb"
+    title, rest = text.split("\n", 1)
+    return f"{title}\n\n[![Open in Colab]({colab}/assets/colab-badge.svg)]({file})\n{rest}"
+
+
 def read(name: str):
     """Return a notebook, not run."""
     import jupytext
 
-    return jupytext.read(HERE / f"{name}.py")
+    notebook = jupytext.read(HERE / f"{name}.py")
+    notebook.cells[0].source = with_badge(notebook.cells[0].source, name)
+    return notebook
 
 
 def run(name: str, folder: Path, seconds: int = 1200):

@@ -11,8 +11,6 @@
 # %% [markdown]
 # # Compare methods
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/fgjax/fgjax/blob/notebooks/compare_methods.ipynb)
-#
 # The same images and model under many methods, and how each map is judged.
 
 # %%

@@ -11,8 +11,6 @@
 # %% [markdown]
 # # Find a classifier's mistakes
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/fgjax/fgjax/blob/notebooks/find_mistakes.ipynb)
-#
 # A classifier may be right for the wrong reason. Here one is trained on birds whose background goes with
 # the species; what it has learnt is found by looking at its maps.
 

@@ -11,8 +11,6 @@
 # %% [markdown]
 # # TPU and GPU: all devices
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/fgjax/fgjax/blob/notebooks/many_devices.ipynb)
-#
 # One image per device at a time, or many: methods keep every device busy by themselves. Here is what
 # this machine does, beside two CPU cores.
 

@@ -11,8 +11,6 @@
 # %% [markdown]
 # # Reproduce the papers' tables
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/fgjax/fgjax/blob/notebooks/paper_tables.ipynb)
-#
 # Each table of the papers behind this package is a config. On a CPU the drawn birds show what the numbers
 # are; with CUB-200-2011 the same commands run on photographs.
 

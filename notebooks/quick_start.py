@@ -11,8 +11,6 @@
 # %% [markdown]
 # # Quick start
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/fgjax/fgjax/blob/notebooks/quick_start.ipynb)
-#
 # From nothing to explained images: birds are drawn, a small ResNet learns their species, and
 # FIDO shows which pixels its decisions rest on.
 

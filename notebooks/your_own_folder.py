@@ -11,8 +11,6 @@
 # %% [markdown]
 # # Your own folder
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/fgjax/fgjax/blob/notebooks/your_own_folder.ipynb)
-#
 # A folder of photographs is enough: class folders, or images without classes. Put yours where
 # `PHOTOS` points; until then drawn birds lie there, and the classifier is the one of the drawn birds.
 
