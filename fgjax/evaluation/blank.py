@@ -39,7 +39,7 @@ def count_reasons(reasons: Sequence[str | None]) -> dict[str, Any]:
 
 def blank_sentence(counts: dict[str, Any]) -> str:
     """Return what `count_reasons` found in a sentence; "" where no map is blank."""
-    if not counts["blank"]:
+    if not counts.get("blank"):
         return ""
     why = "; ".join(f"{count}: {reason}" for reason, count in counts["why"].items())
     are = "is" if counts["blank"] == 1 else "are"

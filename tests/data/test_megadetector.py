@@ -123,7 +123,7 @@ def test_images_are_cut_to_their_boxes(folder):
     # 64 of 146 × 73 pixels: 41 are cut off on the left, 4 above.
     np.testing.assert_allclose(corner, [41 / 146, 4 / 73, 105 / 146, 68 / 73])
     drawn = Example(image=np.zeros((10, 20, 3), np.uint8), label=0, shape=None)
-    np.testing.assert_allclose(relative_box(cut, drawn, np.array([5, 5, 10, 10])),
+    np.testing.assert_allclose(relative_box(cut, drawn, np.array([5.0, 5, 10, 10])),
                                [0.25, 0.5, 0.5, 1])  # fmt: skip
 
 

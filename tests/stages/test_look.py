@@ -82,11 +82,14 @@ def test_tables_of_field_work():
     assert said["images"][1]["detections"] == [] and said["images"][3]["failure"] == "damaged"
 
 
+def rows_of(table):
+    return list(csv.DictReader(table.read_text("utf-8").splitlines()))
+
+
 def test_a_run_is_looked_at(run, words):
     """Training images that are the tests' own, so that every reason can be met."""
     assert main(words(run, "stages=look", "look.margin=1", "look.same=0.5")) == 0
-    rows = list(csv.DictReader((run / "field.csv").open(encoding="utf-8")))
-    results = list(csv.DictReader((run / "results.csv").open(encoding="utf-8")))
+    rows, results = rows_of(run / "field.csv"), rows_of(run / "results.csv")
     assert [r["path"] for r in rows] == [r["name"] for r in results]
     assert [r["predicted"] for r in rows] == [r["predicted"] for r in results]
     for row, result, heat in zip(rows, results, load_maps(run)["heatmap"], strict=True):
@@ -126,12 +129,12 @@ def test_animals_are_cut_out_before_they_are_classified(tmp_path, picture, folde
     left, top = round(60 + 15 - side / 2), round(45 + 11.25 - side / 2)
     assert x < left + side and y < top + side
     (tmp_path / "cut").mkdir()
-    Image.open(tmp_path / "whole.png").crop((left, top, left + side, top + side)).save(
-        tmp_path / "cut" / "0.png"
-    )
+    with Image.open(tmp_path / "whole.png") as whole:
+        cut = whole.crop((left, top, left + side, top + side))
+    cut.save(tmp_path / "cut" / "0.png")
     again = tmp_path / "again"
     assert main(folder_words(tmp_path / "cut", again, boxed[1])) == 0
-    p = [next(csv.DictReader((r / "field.csv").open()))["p"] for r in (run, again)]
+    p = [rows_of(r / "field.csv")[0]["p"] for r in (run, again)]
     assert p[0] == p[1]
 
 
