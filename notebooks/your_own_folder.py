@@ -61,17 +61,19 @@ from PIL import Image
 
 from fgjax.data.species.source import SpeciesSource
 
-PHOTOS = Path("photos")
+PHOTOS, LABELS = Path("photos"), Path("photos.txt")
 if not PHOTOS.exists():
-    size = fgjax.load_classifier("runs/birds").size
-    source = SpeciesSource(size=size, train=8, test=6)
+    bird_model = fgjax.load_classifier("runs/birds")
+    names = [name.replace("/", " ") for name in bird_model.classes]
+    LABELS.write_text("\n".join(names))  # line i names output i
+    source = SpeciesSource(size=bird_model.size, train=8, test=6)
     for i, record in enumerate(r for r in source.records if r.split == "test"):
-        folder = PHOTOS / source.classes[record.label]
+        folder = PHOTOS / names[record.label]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(source.load(record).image).resize((120, 90)).save(folder / f"{i}.png")
 
 # %% [markdown]
-# With a classifier of your own: `model.weights=FILE.safetensors model.labels=FILE.csv`. Without one,
+# With a classifier of your own: `model.weights=FILE.safetensors model.labels=FILE`. Without one,
 # leave both out and train: `model.pretrained=FILE train.epochs=12`.
 
 # %%
@@ -81,6 +83,7 @@ own = [
     "run_dir=runs/photos",
     "data.test_share=1.0",
     "model.checkpoint=runs/birds/checkpoint",
+    f"model.labels={LABELS}",
 ]
 own += [word for word in BIRDS if word.startswith(("data.size", "explain."))] or ["data.size=96"]
 main([*own, "stages=explain,evaluate,report,look"])
