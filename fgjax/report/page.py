@@ -138,7 +138,8 @@ class Page:
       summary: a line under it.
       facts: versions, device, seconds, … as they shall be read.
       settings: the resolved config, a line per key.
-      metrics, entries, failures: `entries` may be a generator; each is encoded as it comes.
+      metrics, entries, failures: `entries` may be a generator; each is encoded as it comes. A
+        page without the part on metrics has None.
       threshold: where the threshold slider starts. 0.5 as in the figures of the FIDO papers.
       opacity: where the opacity slider starts.
       colormap: a name matplotlib knows.
@@ -148,7 +149,7 @@ class Page:
     summary: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
-    metrics: Sequence[Metric] = ()
+    metrics: Sequence[Metric] | None = ()
     entries: Iterable[Entry] = ()
     failures: Sequence[Failure] = ()
     threshold: float = 0.5
@@ -256,12 +257,13 @@ def _render(
     }
     kinds = {kind for card in cards for kind in card["annotated"]}
     lut = matplotlib.colormaps[page.colormap](np.arange(256), bytes=True)[:, :3]
-    told = [m for m in page.metrics if m.defined and finite(m.value) is not None]
+    metrics_of_run = page.metrics or ()
+    told = [m for m in metrics_of_run if m.defined and finite(m.value) is not None]
     return environment.from_string(source).render(
         page=page,
         cards=cards,
         rows=[_row(metric, _baselines(told)) for metric in told],
-        untold=[metric.name for metric in page.metrics if metric not in told],
+        untold=[metric.name for metric in metrics_of_run if metric not in told],
         baselines=_baselines(told),
         maps=[(name, map_title(name)) for name in names],
         primary=primary_map(list(names)),

@@ -236,6 +236,7 @@ def test_an_empty_run_is_a_page():
     assert "No image was explained in this run." in reader.words("p")
     assert "No metric was computed in this run." in reader.words("p")
     assert "script" not in reader.tags
+    assert "Metrics" not in Reader(render(Page("look", metrics=None))).words("h2")
 
 
 def test_right_wrong_and_unknown():

@@ -104,7 +104,8 @@ def write_look(job: Job) -> None:
     counted = len(chosen)
     page = Page(
         title=f"{job.name}: look at these",
-        summary=f"{counted} of {len(lines)} images are worth a look",
+        summary=f"{counted} of {len(lines)} images {'is' if counted == 1 else 'are'} worth a look",
+        metrics=None,
         entries=_entries(job, chosen[: config.look.images], lines, results, outputs),
         failures=[Failure(**row) for row in run.failures()],
         threshold=config.evaluate.threshold,
@@ -225,7 +226,7 @@ def _entries(
             target=row["target"],
             probability=float(line.p[top[0]]),
             metrics={"p of the second": float(line.p[top[1]]) if len(top) > 1 else None}
-            | {"likeness": line.likeness},
+            | ({"likeness": line.likeness} if np.isfinite(line.likeness) else {}),
             box=example.box,
             mask=example.mask,
             cutouts=cutouts,
