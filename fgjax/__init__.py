@@ -69,6 +69,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     from fgjax.models.composed.recurrent_attention import soft_attention
     from fgjax.models.pretrained import load_pretrained
     from fgjax.models.saving import save_pretrained
+    from fgjax.report.show import show
     from fgjax.runs.maps import load_maps
     from fgjax.training.checkpoints import load_classifier
     from fgjax.training.objectives.part_occurrence import part_occurrence_loss
@@ -113,6 +114,7 @@ _NAMES = {
     "fgjax.models.composed.recurrent_attention": "soft_attention",
     "fgjax.models.pretrained": "load_pretrained",
     "fgjax.models.saving": "save_pretrained",
+    "fgjax.report.show": "show",
     "fgjax.runs.maps": "load_maps",
     "fgjax.training.checkpoints": "load_classifier",
     "fgjax.training.objectives.part_occurrence": "part_occurrence_loss",
@@ -196,6 +198,7 @@ __all__ = [
     "rise",
     "save_pretrained",
     "score_cam",
+    "show",
     "simplified_concrete_dropout",
     "smallest_regions",
     "smooth_gradient",

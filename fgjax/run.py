@@ -83,6 +83,7 @@ def run(words: list[str]) -> int:
     # The stages load Orbax and tensorstore: wrong options are told before that.
     from fgjax.devices.cache import use_cache
     from fgjax.devices.compiler import newer_jax_is_faster, use_onednn
+    from fgjax.devices.found import devices_line, unused_accelerator
     from fgjax.runs.folder import settled
     from fgjax.runs.lock import let_go
     from fgjax.stages.chain import walk, wanted
@@ -94,6 +95,10 @@ def run(words: list[str]) -> int:
     use_onednn(config.devices.onednn)
     job = Job(name, config, plain, ALONE if config.dry_run else join(config.distributed))
     stages = wanted(job)
+    if job.share.leads:
+        print(f"devices: {devices_line()}", flush=True)
+        if warning := unused_accelerator():
+            print(warning, file=sys.stderr, flush=True)
     if config.dry_run:
         dry_run(job)
         return 0

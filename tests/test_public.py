@@ -2,11 +2,13 @@
 
 import ast
 import inspect
+import tomllib
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
 
 import fgjax
 
@@ -19,6 +21,7 @@ NAMES = {
     *"""fido glas recursive_glas rise occlusion gradient smooth_gradient integrated_gradients
     guided_backprop grad_cam grad_cam_plus_plus score_cam mask_perturbation lime""".split(),
 }  # fmt: skip
+ROOT = Path(__file__).resolve().parents[1]
 FIDO_FIELDS = {"steps", "batch_size", "temperature", "sampler", "learning_rate", "l1", "tv",
                "mask_size", "infill"}  # fmt: skip
 
@@ -104,3 +107,20 @@ def test_names_that_are_imported_late_are_those_that_type_checkers_read():
 def test_a_name_that_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'fgjax' has no attribute 'fidu'"):
         _ = fgjax.fidu
+
+
+COLAB = {"jax": "0.7.2", "flax": "0.11.2", "omegaconf": "2.3.1", "numpy": "2.1.3"}
+"""What Google Colab brings (2026-08)."""
+
+
+def test_an_install_leaves_colabs_jax_and_its_plugin_alone():
+    """Another jax than Colab's finds no plugin for the GPU, and computes on the CPU."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = [Requirement(line) for line in project["dependencies"]]
+    refused = [r for r in wanted if r.name in COLAB and not r.specifier.contains(COLAB[r.name])]
+    assert not refused
+    # The extras that bring a plugin ask for the same jax.
+    (jax,) = [r.specifier for r in wanted if r.name == "jax"]
+    for name in ("cuda12", "tpu"):
+        (line,) = project["optional-dependencies"][name]
+        assert Requirement(line).specifier == jax and Requirement(line).extras == {name}

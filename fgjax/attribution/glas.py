@@ -14,6 +14,7 @@ Reference:
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -250,7 +251,7 @@ def mixture(
     return jnp.stack(maps)
 
 
-@jax.jit(static_argnames=("sizes", "normalise"))
+@partial(jax.jit, static_argnames=("sizes", "normalise"))
 def _mixture(values, points, sigma, alive, sizes, normalise):
     # exp(-d² / σ²) is a bell of width σ / √2.
     width = jnp.broadcast_to(sigma[None] / math.sqrt(2), points.shape)

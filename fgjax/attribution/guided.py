@@ -224,7 +224,10 @@ def _run(jaxpr: Any, consts: Sequence, found: Found, rule: str, *inputs: Any) ->
     for place, eqn in enumerate(jaxpr.eqns):
         operands, what = [read(atom) for atom in eqn.invars], found.get(place)
         if what is None:
-            results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+            params = eqn.primitive.get_bind_params(eqn.params)
+            # Before jax 0.10: the functions that it calls, and the rest.
+            called, params = params if isinstance(params, tuple) else ((), params)
+            results = eqn.primitive.bind(*called, *operands, **params)
             results = results if eqn.primitive.multiple_results else [results]
         elif isinstance(what, int):
             results = [ruled_relu(operands[what], rule)]

@@ -46,6 +46,8 @@ class Example:
       mask: True on the object. None: not annotated.
       cue: True on the part that tells the class from its siblings. None: unknown.
       landmarks: x, y, visible (0 or 1) for each part. None: not annotated.
+      cut: left, top, and the whole height and width, where the image is only a part that was cut
+        out of the file's before it was fitted; `shape` is then that part's.
       shape: height and width of the decoded image before it was fitted (by the source's `fit`),
         by which boxes in its pixels can be moved along. None: drawn, nothing was fitted.
     """
@@ -57,6 +59,7 @@ class Example:
     cue: Bool[np.ndarray, "h w"] | None = None
     landmarks: Float[np.ndarray, "parts 3"] | None = None
     shape: tuple[int, int] | None = None
+    cut: tuple[int, int, int, int] | None = None
 
 
 @runtime_checkable

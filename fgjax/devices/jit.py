@@ -6,9 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.extend.core import get_opaque_trace_state
 
 from fgjax.devices.compiler import Work, compiler_options
+
+try:
+    from jax.extend.core import get_opaque_trace_state
+except ImportError:  # before jax 0.8
+    from jax.core import get_opaque_trace_state
 
 
 def program(work: Work = "explain", **how: Any) -> Callable[[Callable], "Program"]:

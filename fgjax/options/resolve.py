@@ -117,6 +117,33 @@ def _schema(method: str, preset: str) -> type:
     return dataclasses.make_dataclass("Schema", parts, frozen=True)
 
 
+def _checked(schema: type) -> type:
+    """Return the schema as OmegaConf checks it.
+
+    Before 2.4 it knows no choices, here they are text and `_check_choices` looks at them; and it
+    merges nothing into what is frozen.
+    """
+    parts = []
+    for f in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(f.type):
+            group: Any = f.type
+            kind: Any = _checked(group)
+            parts.append((f.name, kind, field(default_factory=kind)))
+            continue
+        kind = str if typing.get_origin(f.type) is Literal else f.type
+        parts.append((f.name, kind, _like(f, f.default)))
+    return dataclasses.make_dataclass(schema.__name__, parts)
+
+
+def _check_choices(schema: type, merged: Any, part: Any, where: str) -> None:
+    """Tell of a value of `part` that is none of its option's choices."""
+    for name, f in _fields(schema).items():
+        if typing.get_origin(f.type) is Literal and OmegaConf.select(part, name) is not None:
+            value = OmegaConf.select(merged, name)
+            if value not in typing.get_args(f.type):
+                raise _not_taken(f, name, value, where)
+
+
 @lru_cache(maxsize=64)
 def _defaults(method: str, preset: str, known: tuple[type, ...]) -> tuple[type, Any]:
     """Return the schema, and its defaults as OmegaConf has them: half of the time of a `resolve`.
@@ -124,7 +151,7 @@ def _defaults(method: str, preset: str, known: tuple[type, ...]) -> tuple[type, 
     `known`, the settings of all methods, is what both depend on besides.
     """
     schema = _schema(method, preset)
-    return schema, OmegaConf.structured(schema)
+    return schema, OmegaConf.structured(_checked(schema))
 
 
 def _fields(schema: Any, prefix: str = "") -> dict[str, dataclasses.Field]:
@@ -206,12 +233,15 @@ def _in_words(error: Exception, schema: type, part: Any, where: str, method: str
     *parents, last = option.split(".")
     for parent in parents:
         given = given.get(parent, {})
-    value, kind = given.get(last), types[option]
+    return _not_taken(every[option], option, given.get(last), where)
+
+
+def _not_taken(of: dataclasses.Field, option: str, value: Any, where: str) -> ConfigError:
     # A choice is near when it is spelt nearly so: data.source=folders.
-    choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+    choices = typing.get_args(of.type) if typing.get_origin(of.type) is Literal else ()
     value = "null" if value is None else value
     hint = did_you_mean(str(value), choices)
-    wanted = _wants(kind, option, option_of(every[option]).example)
+    wanted = _wants(of.type, option, option_of(of).example)
     return ConfigError(f"{where}{option}={value}: wants {wanted}.{hint}")
 
 
@@ -298,6 +328,7 @@ def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
     for part, where in ((file, f"config={name}: "), (line, "")):
         try:
             merged = OmegaConf.merge(merged, part)
+            _check_choices(schema, merged, part, where)
         except (OmegaConfBaseException, TypeError) as error:
             raise _in_words(error, schema, part, where, str(method)) from None
     try:

@@ -24,7 +24,7 @@ from fgjax.core.option import (
 from fgjax.data.registry import SOURCES
 from fgjax.options.training import FocusConfig, PartsConfig, ProxyConfig, TrainConfig
 
-STAGES = ("train", "test", "explain", "evaluate", "report", "compare", "tta", "parts")
+STAGES = ("train", "test", "explain", "evaluate", "report", "look", "compare", "tta", "parts")
 CONTROLS = ("center", "random", "constant", "zero", "flipped")
 """Maps that no number may fall for; compare.methods takes them, too. flipped is 1 - the map of the
 method with the fewest passes, the others know nothing of the image."""
@@ -78,6 +78,12 @@ class DataConfig:
     )
     masks: str | None = option(
         None, "folder of object masks, for a folder source.", path=True, free=True
+    )
+    boxes: str | None = option(
+        None,
+        "for a folder: where the animals are, each image is cut to its box before the model sees "
+        "it: MegaDetector's JSON, or a CSV as tta.boxes has it.",
+        path=True,
     )
     size: int = option(224, "side of the square images the model sees, in pixels.", within=PIXELS)
     crop: float = option(
@@ -183,6 +189,33 @@ class ReportConfig:
 
     images: int = option(300, "at most so many in the gallery.", within=NOT_NEGATIVE)
     figures: int = option(32, "at most so many pictures in figures/.", within=NOT_NEGATIVE)
+
+
+@dataclass(frozen=True)
+class LookConfig:
+    """Which images are worth a look, and what their table says."""
+
+    sure: float = option(
+        0.8, "sure and wrong: a wrong class with at least this p.", within=ZERO_TO_ONE
+    )
+    margin: float = option(
+        0.2, "unsure: p of the second class is less than this below the first.", within=ZERO_TO_ONE
+    )
+    background: float = option(
+        0.2,
+        "explained by the background: less than this share of the map is in the object (or box).",
+        within=ZERO_TO_ONE,
+    )
+    same: float = option(
+        0.98,
+        "nearly the same: cosine of the features of a test and a training image.",
+        within=ZERO_TO_ONE,
+    )
+    training_images: int = option(
+        2000, "at most so many are compared with; 0: none.", within=NOT_NEGATIVE
+    )
+    images: int = option(200, "at most so many on the page.", within=NOT_NEGATIVE)
+    exif: bool = option(False, "whether the table has date and place, from EXIF.")
 
 
 @dataclass(frozen=True)
@@ -365,7 +398,8 @@ class Config:
     stages: tuple[str, ...] = option(
         ("train", "explain", "evaluate", "report"),
         "which of train, test (the accuracy on all test images), explain, evaluate, report, "
-        "compare (many methods), tta (test-time augmentation), parts (region grouping) to do.",
+        "look (what may be wrong, and tables for field work), compare (many methods), "
+        "tta (test-time augmentation), parts (region grouping) to do.",
         example=",".join(STAGES),
         names=lambda: STAGES,
         free=True,
@@ -388,6 +422,7 @@ class Config:
     explain: ExplainConfig = field(default_factory=ExplainConfig)
     evaluate: EvaluateConfig = option(EvaluateConfig, "no map depends on it.", free=True)
     report: ReportConfig = option(ReportConfig, "no map depends on it.", free=True)
+    look: LookConfig = option(LookConfig, "no map depends on it.", free=True)
     compare: CompareConfig = option(CompareConfig, "no map depends on it.", free=True)
     tta: TtaConfig = field(default_factory=TtaConfig)
     parts: PartsConfig = field(default_factory=PartsConfig)

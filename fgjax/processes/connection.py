@@ -4,6 +4,7 @@ A program goes on only together. Where one process ends in error, the others are
 connection, within `HEARTBEAT` seconds, and end too; all are started again with the same commands.
 """
 
+import inspect
 import json
 import os
 import sys
@@ -64,13 +65,14 @@ def _connect(given: DistributedConfig, named: dict, told: str) -> Share:
     say(f"distributed: connecting to {told}")
     watch.start()
     # It would keep the signal by which `kill` and schedulers end a process.
-    jax.config.update("jax_enable_preemption_service", False)
+    if hasattr(jax.config, "jax_enable_preemption_service"):  # older ones have it not
+        jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             **named,
             initialization_timeout=given.timeout + 60,
             heartbeat_timeout_seconds=min(HEARTBEAT, max(10, given.timeout)),
-            shutdown_timeout_seconds=WHOLE_RUN,
+            **_shutdown(),
         )
         share = Share(jax.process_count(), jax.process_index(), connected=True)
         if jax.device_count() == share.processes * jax.local_device_count():
@@ -87,6 +89,15 @@ def _connect(given: DistributedConfig, named: dict, told: str) -> Share:
         )
     say(f"distributed: process {share.own} of {share.processes}, {jax.device_count()} devices")
     return share
+
+
+def _shutdown() -> dict[str, Any]:
+    """Return how long who is done waits for the others, where jax can be told (0.7 cannot)."""
+    import jax
+
+    name = "shutdown_timeout_seconds"
+    known = name in inspect.signature(jax.distributed.initialize).parameters
+    return {name: WHOLE_RUN} if known else {}
 
 
 def _why(given: DistributedConfig, reason: str) -> str:

@@ -1,17 +1,23 @@
 """A finished run as one HTML page that needs nothing else: no server, no network.
 
-`write_page(path, Page(...))`. Pictures are embedded: images as JPEG, maps as 8-bit PNG.
+`write_page(path, Page(...))`. Pictures are embedded: images as JPEG, maps as PNG in steps of a
+hundredth, at their own size, so that a threshold of the page cuts the pixels that it cuts in the
+numbers. Where they are many, the rest lies in a folder beside the page, read when it comes into
+sight.
 All words come from configs, file names and class lists, so all are escaped: in HTML by
 jinja2's autoescape, in the embedded JSON by its `tojson`.
 """
 
 import base64
+import hashlib
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import matplotlib
@@ -21,11 +27,15 @@ from PIL import Image
 
 from fgjax.core.files import write_atomic
 from fgjax.core.tables import finite
-from fgjax.report.overlay import ANNOTATION, CONTOUR, map_title, primary_map, resize_map, to_unit
+from fgjax.report.overlay import ANNOTATION, CONTOUR, map_title, primary_map, to_unit
 
 Number = int | float | np.number
 PAPER = 226
 """The grey on which regions are shown, on a light page and on a dark one."""
+LEVELS = 100
+"""Steps from 0 to 1 in which maps are stored, those of the threshold's slider."""
+INLINE, PART = 10_000_000, 4_000_000
+"""Bytes of pictures within the page, and at most about so many in each file beside it."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +65,19 @@ class Metric:
 
 @dataclass(frozen=True)
 class Cutout:
-    """A region of an image, cut out.
+    """A region of an image, cut out; or another picture beside it.
 
     Attributes:
       title: what the region is, e.g. "suffices".
       mask: True inside. None: there is no such region, and `about` says so.
       about: what the model makes of it, e.g. "p 0.93, 3.2 % of the image".
+      image: shown instead of the region, e.g. another image that looks the same.
     """
 
     title: str
     mask: Bool[np.ndarray, "h w"] | None
     about: str
+    image: UInt8[np.ndarray, "_ _ 3"] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,7 @@ class Entry:
       notes: name of a map -> a remark on it, such as "right, p 0.91".
       cutouts: regions of the image, shown before everything else.
       traces: name -> value at each step, e.g. {"p kept": [...], "p deleted": [...]}.
+      reasons: why it should be looked at, e.g. "sure and wrong". The page can show those alone.
     """
 
     name: str
@@ -104,6 +117,7 @@ class Entry:
     traces: Mapping[str, Sequence[Number]] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     cutouts: Sequence[Cutout] = ()
+    reasons: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -124,7 +138,8 @@ class Page:
       summary: a line under it.
       facts: versions, device, seconds, … as they shall be read.
       settings: the resolved config, a line per key.
-      metrics, entries, failures: `entries` may be a generator; each is encoded as it comes.
+      metrics, entries, failures: `entries` may be a generator; each is encoded as it comes. A
+        page without the part on metrics has None.
       threshold: where the threshold slider starts. 0.5 as in the figures of the FIDO papers.
       opacity: where the opacity slider starts.
       colormap: a name matplotlib knows.
@@ -134,7 +149,7 @@ class Page:
     summary: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
-    metrics: Sequence[Metric] = ()
+    metrics: Sequence[Metric] | None = ()
     entries: Iterable[Entry] = ()
     failures: Sequence[Failure] = ()
     threshold: float = 0.5
@@ -142,72 +157,146 @@ class Page:
     colormap: str = "magma"
 
 
-def write_page(path: Path, page: Page, *, image_size: int = 320, map_size: int = 112) -> Path:
+def write_page(path: Path, page: Page, *, image_size: int = 320, inline: int = INLINE) -> Path:
     """Write the page; a page that was there stays until the new one is whole.
 
     Args:
       path: the HTML file. Its folder must exist.
       page: what to show.
       image_size: images are stored with a longer side of at most this many pixels.
-      map_size: the same for maps. 300 images of 224 px with three maps each take about 9 MB, and
-        15 MB when the maps are noise throughout.
+      inline: pictures beyond so many bytes go into files in the folder `path` with _files in place
+        of .html, which must stay beside the page.
 
     Returns:
       the path.
 
     Raises:
       ValueError: an entry whose arrays do not fit together, an unknown colormap.
-      OSError: the file cannot be written.
+      OSError: a file cannot be written.
     """
     path = Path(path)
-    html = render(page, image_size=image_size, map_size=map_size)
-    return write_atomic(path, html)
+    folder = path.with_name(f"{path.stem}_files")
+    parts: list[str] = []
+
+    def write_part(pictures: dict[int, dict]) -> str:
+        text = f"fgjaxPart({_json(pictures)});\n"
+        # The name says the content: a page that is not yet replaced keeps its own parts.
+        name = f"{len(parts) + 1}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.js"
+        folder.mkdir(exist_ok=True)
+        write_atomic(folder / name, text)
+        parts.append(name)
+        return f"{folder.name}/{name}"
+
+    html = _render(page, image_size, inline, write_part)
+    write_atomic(path, html)
+    for old in folder.glob("*.js"):
+        if old.name not in parts:
+            old.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+    return path
 
 
-def render(page: Page, *, image_size: int = 320, map_size: int = 112) -> str:
-    """Return the page as text. Arguments and errors as `write_page`."""
+def render(page: Page, *, image_size: int = 320) -> str:
+    """Return the page as text, all pictures in it. Arguments and errors as `write_page`."""
+    return _render(page, image_size, math.inf, lambda _: "")
+
+
+def _render(
+    page: Page, image_size: int, inline: int | float, write_part: Callable[[dict[int, dict]], str]
+) -> str:
+    """Return the page's text.
+
+    Args:
+      inline: bytes of pictures that are put into it.
+      write_part: writes those of further entries, by their number, and returns the address.
+    """
     if page.colormap not in matplotlib.colormaps:
         raise ValueError(f"no colormap {page.colormap!r}: use one of matplotlib's, such as 'magma'")
-    cards, classes = [], set()
+    cards: list[dict[str, Any]] = []
+    classes: set[str] = set()
     names: dict[str, None] = {}
     metrics: dict[str, None] = {}
     numbers: dict[str, str] = {}
+    reasons: dict[str, None] = {}
+    part: dict[int, dict] = {}
+    held = part_size = 0
+
+    def put_away():
+        address = write_part(part)
+        for index in part:
+            cards[index]["data"]["part"] = address
+
     for index, entry in enumerate(page.entries):
-        cards.append(_card(index, entry, image_size, map_size))
+        card = _card(index, entry, image_size)
+        cards.append(card)
+        size = _size(card["pictures"])
+        held += size
+        if held > inline:
+            part[index], card["pictures"] = card["pictures"], None
+            part_size += size
+            if part_size >= PART:
+                put_away()
+                part, part_size = {}, 0
         # Dicts keep the order in which a name was first seen.
         names |= dict.fromkeys(entry.maps)
         metrics |= dict.fromkeys(entry.metrics)
-        classes |= {entry.label} - {None}
+        reasons |= dict.fromkeys(entry.reasons)
+        classes |= set() if entry.label is None else {entry.label}
         numbers |= {n: n for n in ("probability", "score") if getattr(entry, n) is not None}
+    if part:
+        put_away()
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["number"] = format_number
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    environment.policies["json.dumps_kwargs"] = JSON
     source = resources.files("fgjax.report").joinpath("page.html.j2").read_text("utf-8")
     colors = {
         k: "#{:02x}{:02x}{:02x}".format(*c) for k, c in (ANNOTATION | {"map": CONTOUR}).items()
     }
-    kinds = {kind for card in cards for kind in ANNOTATION if card["data"][kind] is not None}
+    kinds = {kind for card in cards for kind in card["annotated"]}
     lut = matplotlib.colormaps[page.colormap](np.arange(256), bytes=True)[:, :3]
+    metrics_of_run = page.metrics or ()
+    told = [m for m in metrics_of_run if m.defined and finite(m.value) is not None]
     return environment.from_string(source).render(
         page=page,
         cards=cards,
-        rows=[_row(metric, _baselines(page.metrics)) for metric in page.metrics],
-        baselines=_baselines(page.metrics),
+        rows=[_row(metric, _baselines(told)) for metric in told],
+        untold=[metric.name for metric in metrics_of_run if metric not in told],
+        baselines=_baselines(told),
         maps=[(name, map_title(name)) for name in names],
         primary=primary_map(list(names)),
         metric_names=list(metrics),
         numbers=sorted(numbers),
+        reasons=list(reasons),
         classes=sorted(classes),
         statuses={card["status"] for card in cards},
         colors={kind: color for kind, color in colors.items() if kind in kinds},
+        beside=any(card["pictures"] is None for card in cards),
         data={
+            "title": page.title,
             "entries": [card["data"] for card in cards],
+            "pictures": {
+                i: {k: v for k, v in card["pictures"].items() if k not in ("image", "cutouts")}
+                for i, card in enumerate(cards)
+                if card["pictures"] is not None
+            },
             "lut": np.ascontiguousarray(lut).tobytes().hex(),
             "colors": colors,
         },
     )
+
+
+JSON: dict[str, Any] = {"allow_nan": False, "separators": (",", ":")}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, **JSON)
+
+
+def _size(pictures: dict[str, Any]) -> int:
+    return len(_json(pictures))
 
 
 def format_number(value: Number | None, unit: str = "") -> str:
@@ -234,16 +323,20 @@ def encode_image(image: UInt8[np.ndarray, "h w 3"], size: int) -> str:
     return _address(picture, "JPEG", quality=80, optimize=True)
 
 
-def encode_map(heat: Float[np.ndarray, "_ _"], size: int) -> str:
-    """Return a map in [0, 1] as a `data:` address: PNG, 0 is 0 and 1 is 255, undefined is
-    transparent."""
-    heat = resize_map(heat, *_fit(heat.shape, size))
+def encode_map(heat: Float[np.ndarray, "_ _"]) -> str:
+    """Return a map in [0, 1] as a `data:` address: PNG, each pixel the number of hundredths from 0
+    up that lie below it, undefined is transparent.
+
+    So `value > k / 100` is `pixel > k`, for every k, and nothing is lost by the 8 bits.
+    """
     defined = np.isfinite(heat)
-    grey = np.rint(255 * np.clip(np.where(defined, heat, 0), 0, 1)).astype(np.uint8)
+    unit = np.clip(np.where(defined, heat, 0).astype(np.float64), 0, 1)
+    # The same comparison that the numbers make, whatever the rounding of 100·x.
+    levels = np.searchsorted(np.arange(LEVELS + 1) / LEVELS, unit, side="left").astype(np.uint8)
     if defined.all():
-        return _address(Image.fromarray(grey), "PNG", optimize=True)
+        return _address(Image.fromarray(levels), "PNG", optimize=True)
     alpha = np.where(defined, np.uint8(255), np.uint8(0))
-    return _address(Image.fromarray(np.stack([grey, alpha], -1)), "PNG", optimize=True)
+    return _address(Image.fromarray(np.stack([levels, alpha], -1)), "PNG", optimize=True)
 
 
 def encode_mask(mask: Bool[np.ndarray, "_ _"], size: int) -> str:
@@ -288,14 +381,15 @@ def sparkline(traces: Mapping[str, Sequence[Number]], points: int = 64) -> list[
     return lines
 
 
-def _card(index: int, entry: Entry, image_size: int, map_size: int) -> dict:
-    """Return what the template writes for an entry, and under "data" what its script draws."""
+def _card(index: int, entry: Entry, image_size: int) -> dict:
+    """Return what the template writes for an entry, under "data" what its script is told of it,
+    under "pictures" what it draws."""
     _check(entry)
     height, width = entry.image.shape[:2]
     maps, notes = {}, []
     for name, heat in entry.maps.items():
         unit, note = to_unit(heat)
-        maps[name] = encode_map(unit, map_size)
+        maps[name] = encode_map(unit)
         if note:
             notes.append(f"{map_title(name)}: {note}")
     known = entry.label is not None and entry.predicted is not None
@@ -303,35 +397,46 @@ def _card(index: int, entry: Entry, image_size: int, map_size: int) -> dict:
     box = None
     if entry.box is not None:
         box = (np.asarray(entry.box, float) / [width, height, width, height]).tolist()
+    annotated = {"box": box, "object": entry.mask, "cue": entry.cue}
+    encode = lambda mask: None if mask is None else encode_mask(mask, image_size)
     return {
         "entry": entry,
         "height": height,
         "width": width,
-        "image": encode_image(entry.image, image_size),
-        "cutouts": [
-            {"cutout": c, "image": encode_image(cut_out(entry.image, c.mask), image_size // 2)}
-            for c in entry.cutouts
-        ],
         "status": status,
         "notes": notes,
         "lines": sparkline(entry.traces),
+        "annotated": [kind for kind, what in annotated.items() if what is not None],
+        "pictures": {
+            "image": encode_image(entry.image, image_size),
+            "cutouts": [
+                encode_image(_cutout(entry.image, c), image_size // 2) for c in entry.cutouts
+            ],
+            "maps": maps,
+            "object": encode(entry.mask),
+            "cue": encode(entry.cue),
+        },
         "data": {
             "name": entry.name,
             "label": entry.label,
+            "predicted": entry.predicted,
             "text": " ".join(
                 filter(None, (entry.name, entry.label, entry.predicted, entry.target))
             ).lower(),
             "status": status,
+            "reasons": list(entry.reasons),
             "probability": finite(entry.probability),
             "score": finite(entry.score),
             "metrics": {name: finite(value) for name, value in entry.metrics.items()},
-            "maps": maps,
+            "maps": list(maps),
             "notes": dict(entry.notes),
-            "object": None if entry.mask is None else encode_mask(entry.mask, image_size),
-            "cue": None if entry.cue is None else encode_mask(entry.cue, image_size),
             "box": box,
         },
     }
+
+
+def _cutout(image: UInt8[np.ndarray, "h w 3"], cutout: Cutout) -> UInt8[np.ndarray, "_ _ 3"]:
+    return cut_out(image, cutout.mask) if cutout.image is None else cutout.image
 
 
 def cut_out(

@@ -28,7 +28,7 @@ CHANGED = {
     "data_fingerprint": "the images of data.path, or which of them are explained "
     "(data.test_share),",
     "training_fingerprint": "the images that the classifier is trained on, or the data set,",
-    "model_fingerprint": "model.weights, model.labels, model.checkpoint, focus.file or "
+    "model_fingerprint": "model.weights, model.labels, model.checkpoint, focus.file, data.boxes or "
     "explain.infill",
 }
 """What to say of a fingerprint in run.json that is not that of now."""
@@ -37,6 +37,7 @@ CURE = {
     "classifier stays as it is",
 }
 HASHED = {"model.weights", "model.labels", "model.checkpoint", "model.pretrained", "focus.file",
+          "data.boxes",
           "explain.infills"}  # fmt: skip
 """Options whose files are in a fingerprint: where they lie does not matter."""
 FAILURE = ["name", "stage", "reason"]

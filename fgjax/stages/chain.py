@@ -8,6 +8,7 @@ from fgjax.stages.evaluate.stage import Evaluate
 from fgjax.stages.explain.stage import Explain
 from fgjax.stages.focus.stage import Patches
 from fgjax.stages.job import Job
+from fgjax.stages.look.stage import Look
 from fgjax.stages.mend import mend
 from fgjax.stages.parts.stage import Parts
 from fgjax.stages.report import Report
@@ -23,6 +24,7 @@ CHAIN: tuple[Stage, ...] = (
     Explain(),
     Evaluate(),
     Report(),
+    Look(),
     Compare(),
     Tta(),
     Parts(),

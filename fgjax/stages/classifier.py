@@ -221,8 +221,13 @@ def model_fingerprint(config: Config) -> str:
     settings = config.model
     checkpoint = sorted(Path(settings.checkpoint).rglob("*")) if settings.checkpoint else []
     files = (
-        settings.weights, settings.labels, settings.pretrained, settings.texts, config.focus.file,
-    )  # fmt: skip
+        settings.weights,
+        settings.labels,
+        settings.pretrained,
+        settings.texts,
+        config.focus.file,
+        config.data.boxes,
+    )
     infills = sorted(Path(config.explain.infills).rglob("*")) if config.explain.infills else []
     for path in (*files, *checkpoint, *infills):
         if path is not None and Path(path).is_file():

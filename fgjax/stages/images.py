@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from fgjax.core.progress import say
+from fgjax.data.boxed import Boxed, read_detections
 from fgjax.data.pipeline import take
 from fgjax.data.registry import SOURCES
 from fgjax.data.sets.celeba import ALL_ATTRIBUTES
@@ -37,6 +38,8 @@ def make_source(config: Config, *, margin: bool = False, whole: bool = False) ->
         options["crop"] = 1.0 if margin else data.crop
     try:
         source = about.make(**options)
+        if data.boxes is not None:
+            source = _boxed(source, config)
         if whole and hasattr(source, "fit"):
             source.fit = replace(source.fit, mode="whole")
         return source
@@ -44,6 +47,24 @@ def make_source(config: Config, *, margin: bool = False, whole: bool = False) ->
         raise DataError(f"data.path: {error}") from None
     except ValueError as error:
         raise ConfigError(f"data.{error}") from None
+
+
+def _boxed(source: Source, config: Config) -> Source:
+    """Return the source, its images cut to the boxes of `data.boxes`."""
+    if config.data.source != "folder" or config.data.masks or config.tta.boxes:
+        raise ConfigError(
+            "data.boxes cuts photographs of data.source=folder, without data.masks and tta.boxes, "
+            "which are in pixels of the whole image"
+        )
+    try:
+        found = read_detections(config.data.boxes, source)
+    except DataError as error:
+        raise ConfigError(f"data.boxes={error}") from None
+    say(
+        f"data.boxes: an animal in {len(found)} of {len(source.records)} images; "
+        "the others are seen whole"
+    )
+    return Boxed(source, found)
 
 
 def explained_records(source: Source, config: Config) -> tuple[Record, ...]:

@@ -18,7 +18,7 @@ from fgjax.stages.images import say_what_is_left_out
 from fgjax.stages.job import Job
 
 MAPS = "maps.zarr"
-USE_IMAGES = {"explain", "evaluate", "report", "compare", "tta"}
+USE_IMAGES = {"explain", "evaluate", "report", "look", "compare", "tta"}
 """Stages whose results are an image's own."""
 
 
@@ -50,7 +50,7 @@ def mend(job: Job) -> None:
     if changed or (before is not None and before != names):
         if there:
             _say(names, before, changed)
-        for stage in ("evaluate", "report"):
+        for stage in ("evaluate", "report", "look"):
             job.run.forget(stage)
     arrange(maps, names, changed)
     for method in sorted((path / "compare").glob("*")):

@@ -62,6 +62,8 @@ TRACES = {
     "p_step": "p step",
 }
 """What is drawn over the steps, and its name: not that of the masks when cut."""
+CALLED = {"p_kept": "p kept, cut", "p_deleted": "p deleted, cut"}
+"""Names of numbers that would be taken for others, beside those of `TRACES`."""
 
 
 def write_report(job: Job, metrics: dict[str, Any]) -> None:
@@ -83,8 +85,7 @@ def write_report(job: Job, metrics: dict[str, Any]) -> None:
             for key, value in flatten(job.plain).items()
             if not key.startswith(("compare.", "tta."))  # of stages that have pages of their own
         },
-        # What is defined for no image, such as overlaps without annotation, says nothing.
-        metrics=[_metric(k, value) for k, value in metrics["metrics"].items() if value["defined"]],
+        metrics=[_metric(k, value) for k, value in metrics["metrics"].items()],
         entries=_entries(job, rows[: config.report.images]),
         failures=[Failure(**row) for row in run.failures()],
         threshold=config.evaluate.threshold,
@@ -120,9 +121,13 @@ def _facts(run: RunFolder) -> dict[str, str]:
     return facts
 
 
+def _called(name: str) -> str:
+    return CALLED.get(name, name.replace("_", " "))
+
+
 def _metric(name: str, value: dict[str, Any]) -> Metric:
     return Metric(
-        name=name.replace("_", " "),
+        name=_called(name),
         protocol=value["protocol"],
         value=value["mean"],
         defined=value["defined"],
@@ -152,9 +157,7 @@ def _entries(job: Job, rows: list[dict[str, str]]) -> Iterator[Entry]:
             target=row["target"],
             probability=numbers.get("p_full"),
             metrics={
-                k.replace("_", " "): numbers[k]
-                for k in SHOWN
-                if k in numbers and np.isfinite(numbers[k])
+                _called(k): numbers[k] for k in SHOWN if k in numbers and np.isfinite(numbers[k])
             },
             box=example.box,
             mask=example.mask,

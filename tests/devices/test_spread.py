@@ -39,12 +39,14 @@ def test_every_call_is_split_and_put_together_again():
                 grads.append(float(np.abs(a - np.asarray(b)).max()))
             x = jnp.zeros((64, 2, 2, 3))
             cost = lambda m: jax.jit(lambda m, x: m(x)).lower(m, x).compile().cost_analysis()
-            flops.append(cost(many)["flops"] / cost(model)["flops"])
+            flops.append([way, cost(many)["flops"] / cost(model)["flops"]])
         result = dict(apart=apart, grads=grads, flops=flops)
     """)
     assert max(result["apart"]) < 1e-6 and max(result["grads"]) < 1e-5
-    # XLA counts for one device: an eighth of the work.
-    assert all(share == pytest.approx(1 / 8, rel=0.2) for share in result["flops"])
+    # XLA counts for one device: an eighth of the work. (On jax 0.7 it does not look into pmap.)
+    ways = ("jit", "pmap") if jax.__version_info__ >= (0, 8) else ("jit",)
+    shares = [share for way, share in result["flops"] if way in ways]
+    assert shares == pytest.approx([1 / 8] * len(ways), rel=0.2)
 
 
 @pytest.mark.slow

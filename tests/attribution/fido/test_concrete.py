@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+try:
+    from jax import enable_x64
+except ImportError:  # before jax 0.8
+    from jax.experimental import enable_x64
+
 from fgjax.attribution.fido.concrete import concrete_dropout, simplified_concrete_dropout
 
 TEMPERATURES = [0.05, 0.1, 0.5, 1.0, 5.0]
@@ -57,7 +62,7 @@ def test_hard_masks_have_the_rate_theta(key, sampler):
 
 
 def test_gradient_is_z_one_minus_z_over_t(key):
-    with jax.enable_x64(True):
+    with enable_x64(True):
         logits = jnp.linspace(-3.0, 3.0, 7, dtype=jnp.float64)
         for t in (0.1, 1.0, 3.0):
             total = lambda v, t=t: simplified_concrete_dropout(key, v, t, 5).sum()

@@ -463,8 +463,7 @@ def every_kind_of_model():
     layer = eqx.tree_at(lambda m: (m.weight, m.bias), layer, (kernel.T, bias))
     yield "equinox", EquinoxDense(layer)
     module = nnx.Linear(SIDE * SIDE * 3, 2, rngs=nnx.Rngs(0))
-    module.kernel.set_value(kernel)
-    module.bias.set_value(bias)
+    nnx.update(module, nnx.State({"kernel": nnx.Param(kernel), "bias": nnx.Param(bias)}))
     yield "nnx", Partial(call_nnx, *nnx.split(module))
     yield "classifier", Classifier(variables, Dense(), mean=(0.0,) * 3, std=(1.0,) * 3)
 
