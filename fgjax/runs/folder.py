@@ -24,8 +24,8 @@ RESULTS = {"training", "checkpoint", "extractor", "patches.csv", "maps.zarr", "r
            "compare", "tta.csv", "parts.json"}  # fmt: skip
 CHANGED = {
     "data_fingerprint": "the images of data.path",
-    "model_fingerprint": "model.weights, model.labels, model.checkpoint, focus.file or "
-    "explain.infill",
+    "model_fingerprint": "model.weights, model.labels, model.checkpoint, focus.file, "
+    "explain.infill or maps",
 }
 """What to say of a fingerprint in run.json that is not that of now."""
 

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Bool
+
 from fgjax.data.images import Fit, read_image, read_mask
 from fgjax.data.pipeline import take
 from fgjax.data.registry import DataSet
@@ -45,6 +48,8 @@ class FolderSource:
       size, crop: how images are fitted, see `fgjax.data.images.Fit`.
       masks: a folder of object masks, `<masks>/<image path without suffix>.png`, of
         the image's (oriented) size; an image without one is not annotated.
+      cues: a folder of masks of the part that tells the class, named and read as `masks`;
+        an image without one has no known cue.
       test_share: share of each class that becomes "test". Below 1 a class with two
         images or more keeps at least one in train, and above 0 one in test; a single
         image trains. At 1 everything is test.
@@ -70,13 +75,17 @@ class FolderSource:
         test_share: float = 0.5,
         seed: int = 0,
         limit: int | None = None,
+        cues: str | Path | None = None,
     ):
         if not 0 <= test_share <= 1:
             raise ValueError(f"test_share must lie in [0, 1], not {test_share}")
         self.fit = Fit(size, crop)
         self._root, self._masks = _find_root(Path(path), None if masks is None else Path(masks))
+        self._cues = None if cues is None else Path(cues)
+        if self._cues is not None and not self._cues.is_dir():
+            raise DataError(f"{cues}: no such folder of masks of cues")
 
-        files = _find_images(self._root, self._masks)
+        files = _find_images(self._root, self._masks, self._cues)
         if all(file.class_name is None for file in files):
             self.classes = ()
             records = [Record(file.name, None, file.split or "test") for file in files]
@@ -89,11 +98,12 @@ class FolderSource:
                 Record(file.name, label[file.class_name], file.split or split[file.name])
                 for file in files
             ]
-        if self._masks is not None and not any(self._mask_file(r).is_file() for r in records):
-            raise DataError(
-                f"{self._masks}: no mask fits an image; the mask of {records[0].name} "
-                f"would be {self._mask_file(records[0])}"
-            )
+        for folder in (self._masks, self._cues):
+            if folder and not any(_mask_file(folder, r).is_file() for r in records):
+                raise DataError(
+                    f"{folder}: no mask fits an image; the mask of {records[0].name} "
+                    f"would be {_mask_file(folder, records[0])}"
+                )
         self.records = take(records, limit)
 
     def file(self, record: Record) -> Path:
@@ -101,16 +111,24 @@ class FolderSource:
         return self._root / record.name
 
     def load(self, record: Record) -> Example:
-        """Decode and fits one image, and its mask where there is one."""
+        """Decode and fits one image, and its masks where there are some."""
         image = read_image(self.file(record), orient=True)
-        shape, mask = image.shape[:2], None
-        if self._masks is not None and (mask_file := self._mask_file(record)).exists():
-            mask = self.fit.mask(read_mask(mask_file, shape))
-        return Example(image=self.fit.image(image), label=record.label, mask=mask, shape=shape)
+        shape = image.shape[:2]
+        mask, cue = (self._mask(folder, record, shape) for folder in (self._masks, self._cues))
+        return Example(
+            image=self.fit.image(image), label=record.label, mask=mask, cue=cue, shape=shape
+        )
 
-    def _mask_file(self, record: Record) -> Path:
-        assert self._masks is not None
-        return (self._masks / record.name).with_suffix(".png")
+    def _mask(
+        self, folder: Path | None, record: Record, shape: tuple[int, int]
+    ) -> Bool[np.ndarray, "h w"] | None:
+        if folder is None or not (file := _mask_file(folder, record)).exists():
+            return None
+        return self.fit.mask(read_mask(file, shape))
+
+
+def _mask_file(folder: Path, record: Record) -> Path:
+    return (folder / record.name).with_suffix(".png")
 
 
 def _find_root(path: Path, masks: Path | None) -> tuple[Path, Path | None]:
@@ -129,8 +147,8 @@ def _find_root(path: Path, masks: Path | None) -> tuple[Path, Path | None]:
     return path, masks
 
 
-def _find_images(root: Path, masks: Path | None) -> list[_File]:
-    seen = {_identity(folder) for folder in (root, masks) if folder is not None}
+def _find_images(root: Path, *masks: Path | None) -> list[_File]:
+    seen = {_identity(folder) for folder in (root, *masks) if folder is not None}
     names, loose = _entries(root)
     folders = [name for name in names if _identity(root / name) not in seen]
     files = [_File(name, None, None) for name in loose]
@@ -216,6 +234,11 @@ FOLDER = DataSet(
     "folder",
     FolderSource,
     "wanted: a folder of class folders of images, or a flat one of images",
-    options={"masks": "data.masks", "test_share": "data.test_share", "seed": "seed"},
+    options={
+        "masks": "data.masks",
+        "cues": "data.cues",
+        "test_share": "data.test_share",
+        "seed": "seed",
+    },
     order=20,
 )

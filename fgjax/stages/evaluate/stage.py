@@ -104,7 +104,7 @@ def evaluate_maps_of(job: Job) -> dict[str, Any]:
                 counter.advance(len(chunk))
                 chunk = []
     run.set_failures("evaluate", failed)
-    metrics = summary(config, tables, rows, len(job.records))
+    metrics = summary(config, tables, rows, len(job.records), tuple(job.source.landmark_names))
     write_atomic(run.path / "results.csv", to_csv(rows, [*COLUMNS, *metrics["metrics"]]))
     write_atomic(run.path / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     run.finish(
