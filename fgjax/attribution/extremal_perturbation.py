@@ -159,6 +159,7 @@ def smooth_mask(
     lead = [(0, 0)] * (cells.ndim - 2)
     padded = jnp.pad(cells, [*lead, (r, r), (r, r)])
     top = bottom = jnp.zeros((*cells.shape, grid.side, grid.side), cells.dtype)
+    kernel = kernel.reshape(len(kernel), *(1,) * cells.ndim, grid.side, grid.side)
     for place, weights in enumerate(kernel):
         down, across = divmod(place, 2 * r + 1)
         near = padded[..., down : down + grid.down, across : across + grid.across]

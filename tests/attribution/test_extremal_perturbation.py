@@ -22,7 +22,7 @@ RNG = np.random.default_rng(0)
 
 def test_masks_are_smooth_maxima_over_the_cells_around():
     """Pixel by pixel, cell by cell, in float64."""
-    grid = grid_of(HEIGHT, WIDTH, 28, 42)  # cells of 4 pixels, σ of 6
+    grid = grid_of(HEIGHT, WIDTH, 28, 42.0)  # cells of 4 pixels, σ of 6
     assert (grid.side, grid.down, grid.across, grid.radius) == (4, 8, 9, 3)
     cells = RNG.random((2, 8, 9))
     found = smooth_mask(jnp.asarray(cells, jnp.float32), grid, HEIGHT, WIDTH)
@@ -126,7 +126,7 @@ def test_nan_is_said_for_its_image_alone(images):
     assert np.isfinite(maps[0]).all() and np.isnan(maps[1]).all()
 
 
-def test_settings_that_cannot_be_meant():
+def test_settings_that_cannot_be_meant(untyped):
     for wrong in (dict(areas=()), dict(areas=(1.5,)), dict(levels=1), dict(variant="keep"),
                   dict(growth=0.0)):  # fmt: skip
         with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -135,7 +135,7 @@ def test_finer_cam_with_equal_weights_is_a_difference_of_class_maps():
     np.testing.assert_allclose(plain.heatmap, theirs.heatmap, rtol=1e-4, atol=1e-5)
 
 
-def test_what_does_not_fit():
+def test_what_does_not_fit(untyped):
     with pytest.raises(ValueError, match="finer_cam needs the model's last feature map"):
         fgjax.finer_cam(lambda x: x.mean((1, 2)), IMAGES, jnp.array([0, 1]))
     one = Head(KERNEL, POOLED.weights[:, :1], BIAS[:, :1])

@@ -107,7 +107,7 @@ def test_an_image_does_not_depend_on_those_beside_it(images):
     np.testing.assert_allclose(both.maps["signed"][1], one.maps["signed"][0], atol=1e-5)
 
 
-def test_settings_that_cannot_be_meant():
+def test_settings_that_cannot_be_meant(untyped):
     for wrong in (dict(samples=3), dict(segments=0), dict(infill="zero"), dict(compactness=0.0)):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             fgjax.KernelShapConfig(**wrong)

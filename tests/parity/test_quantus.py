@@ -27,8 +27,8 @@ quantus = pytest.importorskip("quantus", reason="needs Quantus: pip install quan
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
-COUNT, SIDE, CLASSES = 6, 16, 2
-STEPS = 8
+COUNT, SIDE, CLASSES = 6, 24, 2
+STEPS = SIDE  # of as many pixels: Quantus wants a divisor of them, and here also a multiple of 3
 KEY = jax.random.key(0)
 
 
@@ -68,7 +68,6 @@ def both():
     images = rng.random((COUNT, SIDE, SIDE, 3), np.float32)
     targets = np.arange(COUNT) % CLASSES
     # No two values alike, so that no order is left open.
-    maps = rng.permuted(np.arange(SIDE * SIDE), axis=0)
     maps = np.stack([rng.permutation(SIDE * SIDE) for _ in range(COUNT)]).reshape(-1, SIDE, SIDE)
     return theirs, ours, images, targets, (maps / maps.max()).astype(np.float32)
 
@@ -161,12 +160,10 @@ def test_the_pointing_game(both):
 
 
 def test_sparseness_is_the_gini_index(both):
-    """Quantus adds 1e-7 to every value, so that a map of zeros has an index, 0; ours is NaN."""
+    """Quantus adds 1e-7 to every value, and refuses a map of zeros; of that ours is NaN."""
     metric = quantus.Sparseness(disable_warnings=True, abs=True, normalise=False)
     np.testing.assert_allclose(gini(jnp.asarray(both[4])), asked(metric, both), atol=1e-6)
-    zeros = np.zeros((COUNT, 1, SIDE, SIDE), np.float32)
-    assert np.abs(asked(metric, both, a_batch=zeros)).max() < 1e-5
-    assert np.isnan(gini(jnp.asarray(zeros[:, 0]))).all()
+    assert np.isnan(gini(jnp.zeros((COUNT, SIDE, SIDE)))).all()
 
 
 def test_max_sensitivity_under_the_same_noise(both):

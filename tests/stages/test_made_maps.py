@@ -61,6 +61,7 @@ def done(tmp_path_factory, trained, birds, maps):
     return folder, words
 
 
+@pytest.mark.slow
 def test_a_run_has_the_numbers_of_the_function(done, trained, birds, maps):
     names, batch, parts = birds
     rows = rows_of(done[0] / "run")
@@ -77,6 +78,7 @@ def test_a_run_has_the_numbers_of_the_function(done, trained, birds, maps):
         np.testing.assert_allclose(values, found[name], rtol=2e-5, atol=2e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_run_says_whose_maps_they_are_and_how_all_was_measured(done):
     metrics = json.loads((done[0] / "run" / "metrics.json").read_text())
     assert metrics["explain"] == {"maps": str(done[0] / "maps"), "scale": "absolute"}
@@ -88,6 +90,7 @@ def test_the_run_says_whose_maps_they_are_and_how_all_was_measured(done):
     assert "maps of" in (done[0] / "run" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_maps_that_change_are_not_mixed(done, capsys):
     folder, words = done
     assert main([w for w in words if "scale" not in w] + ["maps_scale=unit"]) == 2

@@ -32,7 +32,7 @@ def check_made_maps(job: Job) -> None:
     config = job.config
     if config.maps is None:
         return
-    if config.maps == "???":
+    if not config.maps:
         raise ConfigError(
             "maps=DIR is missing: a folder with a .npy or .png map for every image, under its "
             "name, or one .npy file of all maps in the images' order"
