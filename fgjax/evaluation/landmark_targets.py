@@ -14,8 +14,14 @@ ANY = "any"
 
 
 def is_of_a_part(metric: str) -> bool:
-    """Return whether a number is one of these; of all of them higher is better."""
+    """Return whether a number is one of these."""
     return metric.startswith((POINTS, ENERGY))
+
+
+def part_is_better(metric: str) -> bool | None:
+    """Return whether higher is better: of any part it is; which part a network looks at is not for
+    us to say (None)."""
+    return True if metric in (POINTS + ANY, ENERGY + ANY) else None
 
 
 def landmark_discs(

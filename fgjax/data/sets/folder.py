@@ -35,7 +35,7 @@ class FolderSource:
     - `train/` and `test/` (or `val/`), each with class folders: the split is theirs.
       Where both `test/` and `val/` are there, `val/` counts as train.
     - images and no class folders: no labels, no classes, all of them "test".
-    - `images/` with any of these, and nothing else or `masks/` beside it: then
+    - `images/` with any of these, and nothing else or `masks/` and `cues/` beside it: then
       `images/` is read, with those masks unless others are given.
 
     Images are files ending in jpg, jpeg, png, webp, bmp, tif, tiff or gif, in any
@@ -80,10 +80,8 @@ class FolderSource:
         if not 0 <= test_share <= 1:
             raise ValueError(f"test_share must lie in [0, 1], not {test_share}")
         self.fit = Fit(size, crop)
-        self._root, self._masks = _find_root(Path(path), None if masks is None else Path(masks))
-        self._cues = None if cues is None else Path(cues)
-        if self._cues is not None and not self._cues.is_dir():
-            raise DataError(f"{cues}: no such folder of masks of cues")
+        given = [None if folder is None else Path(folder) for folder in (masks, cues)]
+        self._root, self._masks, self._cues = _find_root(Path(path), *given)
 
         files = _find_images(self._root, self._masks, self._cues)
         if all(file.class_name is None for file in files):
@@ -131,20 +129,26 @@ def _mask_file(folder: Path, record: Record) -> Path:
     return (folder / record.name).with_suffix(".png")
 
 
-def _find_root(path: Path, masks: Path | None) -> tuple[Path, Path | None]:
+def _find_root(
+    path: Path, masks: Path | None, cues: Path | None
+) -> tuple[Path, Path | None, Path | None]:
+    """Return the folder of the images, that of their masks, and that of masks of cues."""
     wanted = "wanted: a folder of images or of class folders with images"
     if not path.exists():
         raise DataError(f"{path}: no such folder; {wanted}")
     if not path.is_dir():
         raise DataError(f"{path}: is a file; {wanted}")
-    if masks is not None and not masks.is_dir():
-        raise DataError(f"{masks}: no such folder of masks")
+    for given, what in ((masks, "masks"), (cues, "masks of cues")):
+        if given is not None and not given.is_dir():
+            raise DataError(f"{given}: no such folder of {what}")
     folders, files = _entries(path)
-    if "images" in folders and set(folders) <= {"images", "masks"} and not files:
+    if "images" in folders and set(folders) <= {"images", "masks", "cues"} and not files:
         if masks is None and "masks" in folders:
             masks = path / "masks"
-        return path / "images", masks
-    return path, masks
+        if cues is None and "cues" in folders:
+            cues = path / "cues"
+        return path / "images", masks, cues
+    return path, masks, cues
 
 
 def _find_images(root: Path, *masks: Path | None) -> list[_File]:

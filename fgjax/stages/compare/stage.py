@@ -35,6 +35,7 @@ from fgjax.evaluation import (
     deletion,
     evaluate_maps,
     insertion,
+    judge_parts,
     max_sensitivity,
     pointing_game,
     random_maps,
@@ -47,6 +48,7 @@ from fgjax.runs.maps import MapStore, read_maps
 from fgjax.stages.compare.comparison import Comparison, passes, read_scores
 from fgjax.stages.compare.table import write_comparison
 from fgjax.stages.job import Job
+from fgjax.stages.part_discs import part_discs, part_names
 from fgjax.stages.stage import Stage
 
 
@@ -239,6 +241,10 @@ def _measure_one(comparison: Comparison, method: str, index: int) -> dict[str, f
     boxes, masks, cues = (jnp.asarray(a[one]) for a in (batch.boxes, batch.masks, batch.cues))
     level = comparison.config.evaluate.threshold
     values = evaluate_maps(heat, boxes=boxes, masks=masks, cues=cues, threshold=level)
+    radius, points = comparison.config.evaluate.landmarks, jnp.asarray(batch.landmarks[one])
+    discs = part_discs(comparison.source, points, boxes, *heat.shape[1:], radius)
+    if discs is not None:
+        values |= judge_parts(heat, discs, part_names(comparison.source))
     truths = {"object": masks, "box": box_mask(boxes, *heat.shape[1:]), "cue": cues}
     for name, truth in truths.items():
         values[f"pointing_15px_{name}"] = pointing_game(heat, truth, protocol="argmax_15px")

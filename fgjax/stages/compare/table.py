@@ -13,6 +13,7 @@ from fgjax.core.files import write_atomic
 from fgjax.core.progress import console, say
 from fgjax.core.tables import finite
 from fgjax.evaluation import Summary, summarise
+from fgjax.evaluation.landmark_targets import is_of_a_part, part_is_better, part_protocols
 from fgjax.evaluation.localization import POINTING_PROTOCOLS
 from fgjax.evaluation.summary import BETTER, model_protocols, protocols
 from fgjax.options.schema import BASELINES
@@ -20,6 +21,7 @@ from fgjax.report.comparison import Column, Picture, Row, Table, write_compariso
 from fgjax.runs.folder import RunFolder
 from fgjax.runs.maps import read_maps
 from fgjax.stages.compare.comparison import Comparison, passes, read_scores
+from fgjax.stages.part_discs import part_names
 
 SHOWN = {
     "pointing_cue": "points at cue",
@@ -31,6 +33,8 @@ SHOWN = {
     "pointing_box": "points at box",
     "pointing_15px_box": "points, 15 px",
     "energy_in_box": "energy in box",
+    "pointing_part_head": "points at head",
+    "energy_in_part_head": "energy in head",
     "iou_best": "IoU, best level",
     "insertion": "insertion",
     "deletion": "deletion",
@@ -58,6 +62,7 @@ def sentences(comparison: Comparison) -> dict[str, str]:
     found = protocols(threshold=level) | model_protocols(
         steps=compare.steps, samples=max(1, compare.sensitivity)
     )
+    found |= part_protocols(part_names(comparison.source), comparison.config.evaluate.landmarks)
     for name in ("object", "box", "cue"):
         truth = {"object": "object mask", "box": "annotated box", "cue": "cue"}[name]
         found[f"pointing_15px_{name}"] = (
@@ -68,6 +73,8 @@ def sentences(comparison: Comparison) -> dict[str, str]:
 
 def better(metric: str) -> bool | None:
     """Return whether higher is better."""
+    if is_of_a_part(metric):
+        return part_is_better(metric)
     return True if metric.startswith("pointing_15px") else BETTER[metric]
 
 

@@ -32,11 +32,11 @@ from fgjax.evaluation.judge import (
     judge,
     judge_place,
 )
-from fgjax.evaluation.landmark_targets import landmark_discs
 from fgjax.runs.maps import read_maps
 from fgjax.stages.explain.infills import read_infills
 from fgjax.stages.focus.patches import boxes_of
 from fgjax.stages.job import Job
+from fgjax.stages.part_discs import part_discs, part_names
 
 
 def judge_chunk(
@@ -95,12 +95,9 @@ def known_of(job: Job, batch: Batch) -> Truth:
     """Return what is known of some images; the discs of their landmarks where those are asked
     for."""
     boxes, masks, cues = (jnp.asarray(a) for a in (batch.boxes, batch.masks, batch.cues))
-    radius, parts = job.config.evaluate.landmarks, job.source.landmark_names
-    if not radius or not parts or not batch.landmarks.shape[1]:
-        return Truth(boxes, masks, cues)
-    height, width = batch.images.shape[1:3]
-    discs = landmark_discs(jnp.asarray(batch.landmarks), boxes, height, width, radius)
-    return Truth(boxes, masks, cues, discs, tuple(parts))
+    landmarks, radius = jnp.asarray(batch.landmarks), job.config.evaluate.landmarks
+    discs = part_discs(job.source, landmarks, boxes, *batch.images.shape[1:3], radius)
+    return Truth(boxes, masks, cues, discs, part_names(job.source))
 
 
 def stored_maps(job: Job, places: list[int]) -> dict[str, Float[jax.Array, "n h w"]]:

@@ -16,7 +16,7 @@ from fgjax.evaluation import (
     protocols,
     summarise,
 )
-from fgjax.evaluation.landmark_targets import is_of_a_part, part_protocols
+from fgjax.evaluation.landmark_targets import is_of_a_part, part_is_better, part_protocols
 from fgjax.options.schema import Config
 
 TRUTHS, MASKS = ("cue", "mask", "box"), ("ssr", "sdr", "joint")
@@ -43,7 +43,8 @@ SHORT = ("iou_cue", "in_cue", "pointing_cue", "iou_mask", "in_object", "iou_box"
          "p_full", "p_kept", "p_deleted", "area_ssr", "area_sdr", "p_kept_bernoulli",
          "p_deleted_bernoulli", "p_kept_road", "p_deleted_road", "p_kept_shuffled",
          "p_deleted_shuffled", "smallest_kept", "smallest_deleted", "insertion", "deletion",
-         "road_gap", "pointing_part_any", "energy_in_part_any")  # fmt: skip
+         "road_gap", "pointing_part_head", "energy_in_part_head", "pointing_part_any",
+         "energy_in_part_any")  # fmt: skip
 
 
 def summary(
@@ -130,7 +131,7 @@ def _made_by(config: Config) -> dict[str, Any]:
 
 def better(metric: str) -> bool | None:
     """Return whether higher is better; None: neither is, by itself."""
-    return True if is_of_a_part(metric) else BETTER[metric]
+    return part_is_better(metric) if is_of_a_part(metric) else BETTER[metric]
 
 
 def _protocols(
