@@ -18,6 +18,7 @@ from fgjax.core.filters import gaussian_blur
 
 HEIGHT, WIDTH = 32, 36
 RNG = np.random.default_rng(0)
+SHARP = 100.0
 
 
 def test_masks_are_smooth_maxima_over_the_cells_around():
@@ -70,7 +71,7 @@ def model(images):
     """Class 0 sees fine stripes in the upper left quarter, which a blur takes away."""
     quarter = images[:, : HEIGHT // 2, : WIDTH // 2, 0]
     stripes = jnp.abs(jnp.diff(quarter, axis=2)).mean((1, 2))
-    return jnp.stack([40 * stripes, 0 * stripes], axis=1)
+    return jnp.stack([SHARP * stripes, 0 * stripes], axis=1)
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +110,9 @@ def test_the_region_is_where_the_model_looks_and_of_its_area(found):
 def test_deletion_hides_what_preservation_shows(images):
     config = replace(CONFIG, variant="delete")
     gone = fgjax.extremal_perturbation(model, images[:1], jnp.array([0]), config=config)
-    mask = np.asarray(gone.maps["area_0.25"][0])
-    assert mask[: HEIGHT // 2, : WIDTH // 2].sum() / mask.sum() > 0.75
+    for area in (0.1, 0.25):
+        mask = np.asarray(gone.maps[f"area_{area:g}"][0])
+        assert mask[: HEIGHT // 2, : WIDTH // 2].sum() / mask.sum() > 0.7
     assert float(gone.traces["score_0.25"][0, -1]) < float(gone.traces["score_0.1"][0, -1])
 
 

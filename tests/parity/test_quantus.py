@@ -119,8 +119,9 @@ FLIPPING = dict(features_in_step=3 * SIDE * SIDE // STEPS, disable_warnings=True
 
 
 def test_deletion_is_pixel_flipping(both):
+    """To 0: what Quantus calls black is the lowest value of the images."""
     theirs, ours, images, targets, maps = both
-    metric = quantus.PixelFlipping(perturb_baseline="black", **FLIPPING)
+    metric = quantus.PixelFlipping(perturb_baseline=0.0, **FLIPPING)
     curves = asked(metric, both, softmax=True)
     full = probabilities(theirs, images, targets)
     wanted = [area(curve, first) for curve, first in zip(curves, full)]
