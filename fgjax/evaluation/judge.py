@@ -189,7 +189,7 @@ def evaluate(
 
     Example:
       >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
-      >>> images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+      >>> images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
       >>> values = evaluate(model, images, [0, 1], images.mean(-1), steps=4, regions=False)
       >>> values["insertion"].shape
       (2,)

@@ -7,9 +7,8 @@ import numpy as np
 
 from fgjax.stages.part_discs import part_discs, part_names
 
-BIRD = SimpleNamespace(
-    landmark_names=("beak", "tail", "crown"), landmark_groups={"head": ("beak", "crown")}
-)
+PLAIN = dict(classes=(), records=(), load=None, landmark_names=("beak", "tail", "crown"))
+BIRD = SimpleNamespace(**PLAIN, landmark_groups={"head": ("beak", "crown")})
 POINTS = jnp.asarray([[[3, 3, 1], [20, 20, 1], [9, 3, 1]]], jnp.float32)
 BOXES = jnp.asarray([[0, 0, 20, 10]], jnp.float32)
 
@@ -22,7 +21,7 @@ def test_a_group_is_its_parts_together():
 
 
 def test_a_set_without_groups_or_landmarks():
-    plain = SimpleNamespace(landmark_names=("beak", "tail", "crown"))
+    plain = SimpleNamespace(**PLAIN)
     assert part_names(plain) == plain.landmark_names
     assert part_discs(plain, POINTS, BOXES, 24, 24, 0.1).shape == (1, 3, 24, 24)
     assert part_discs(plain, POINTS, BOXES, 24, 24, 0.0) is None
