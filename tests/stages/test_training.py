@@ -42,7 +42,7 @@ def tiny(spots, tmp_path):
 
     def words(*more, run="run"):
         given = (f"data.path={spots}", f"run_dir={tmp_path / run}", "model.pretrained=null")
-        small = ("model.name=resnet_tiny", "data.size=32", "train.epochs=3", "train.batch_size=8",
+        small = ("model.name=toys:MICRO", "data.size=32", "train.epochs=3", "train.batch_size=8",
                  "train.learning_rate=0.01", "train.validation=0.3")  # fmt: skip
         return ["config=train_folder", *given, *small, *more]
 
@@ -74,7 +74,7 @@ def test_a_training_and_its_test(tiny, tmp_path, capsys):
 
     # The predictions are the model's.
     model = load_classifier(run)
-    assert (model.name, model.classes, model.size) == ("resnet_tiny", ("blue", "red"), 32)
+    assert (model.name, model.classes, model.size) == ("toys:MICRO", ("blue", "red"), 32)
     config = Config(data=DataConfig(source="folder", path=str(tiny()[1][10:]), size=32))
     source = make_source(config)
     records = {r.name: r for r in source.records}
@@ -133,7 +133,7 @@ def test_every_recipe_trains(tiny, tmp_path, spots, recipe):
         assert main(tiny(*RECIPES[recipe], "stages=train")) == 0
     model = load_classifier(tmp_path / "run")
     data = DataConfig(source="folder", path=str(spots), size=32)
-    config = Config(model=ModelConfig(name="resnet_tiny"), data=data)
+    config = Config(model=ModelConfig(name="toys:MICRO"), data=data)
     fresh = training_model(config, make_source(config))
     moved = {
         path[0].key
@@ -204,7 +204,7 @@ def test_folded_normalisation_is_left_alone(untrained):
     model = training_model(config, source)
     assert statistics_are_folded(model)
     assert make_recipe(config, model, 5).batch_norm == "fixed"
-    scratch = Config(model=ModelConfig("resnet_tiny"))
+    scratch = Config(model=ModelConfig("toys:MICRO"))
     assert make_recipe(scratch, training_model(scratch, source), 5).batch_norm == "batch"
     moved = jax.tree.map(lambda v: v + 0.1, model.variables["batch_stats"])
     model = model.replace(variables={**model.variables, "batch_stats": moved})
@@ -272,7 +272,7 @@ def test_wrong_mixing_is_told(tiny, capsys, word):
 def test_the_recipe_erases_with_the_colour_that_normalises_to_nothing(tiny):
     words = ("train.erase=cutout", "train.erase_side=0.3", "train.mix=cutmix", "train.mix_alpha=2")
     config = resolve(tiny(*words))[1]
-    model = create_model("resnet_tiny", 2, size=32)
+    model = create_model("toys:MICRO", 2, size=32)
     recipe = make_recipe(config, model, 5)
     erase, mix = recipe.augment.erase, recipe.mix
     assert (erase.name, erase.side, erase.fill) == ("cutout", 0.3, model.mean)
