@@ -22,6 +22,7 @@ from PIL import Image
 from tables.files import ROOT
 
 import fgjax
+from fgjax.attribution.registry import needs
 from fgjax.data.species.source import SpeciesSource
 from fgjax.report.overlay import draw_mask_outline, overlay, resize_map, to_unit
 
@@ -81,7 +82,9 @@ def main(words: list[str] | None = None) -> int:
     examples = birds(fgjax.load_classifier(args.runs / "fido_demo" / "checkpoint"))
     images = jnp.asarray(np.stack([e.image for e in examples]) / np.float32(255))
     targets = jnp.asarray([e.label for e in examples])
-    for name in args.methods or fgjax.METHODS:
+    # The network in the pictures has no attention to show.
+    shown = [name for name in fgjax.METHODS if "attention" not in needs(name)]
+    for name in args.methods or shown:
         began = time.monotonic()
         run = args.runs / NETWORKS.get(name, "fido_demo")
         model = fgjax.load_classifier(run / "checkpoint")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tables.fido import drawn_table, front_table, masks_table, transfer_table, variance_table
 from tables.files import ROOT
-from tables.methods import glas_table, overview_table, short_table
+from tables.methods import glas_normalise_table, glas_table, overview_table, short_table
 from tables.speed import memory_table, onednn_table, scaling_table, speed_table
 from tables.training import focus_table, proxy_birds_table, proxy_species_table, steps_table
 
@@ -21,6 +21,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "methods": ("README.md", short_table),
     "overview": ("docs/results/methods.md", overview_table),
     "glas": ("docs/results/methods.md", glas_table),
+    "glas_normalise": ("docs/results/methods.md", glas_normalise_table),
     "drawn": ("docs/results/fido.md", drawn_table),
     "masks": ("docs/results/fido.md", masks_table),
     "transfer": ("docs/results/fido.md", transfer_table),

@@ -15,6 +15,12 @@ from typing import TYPE_CHECKING, Any
 from fgjax._version import __version__ as __version__
 
 if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same when running
+    from fgjax.attribution.attention import (
+        AttentionRelevanceConfig,
+        AttentionRolloutConfig,
+        attention_relevance,
+        attention_rollout,
+    )
     from fgjax.attribution.cam import (
         GradCamConfig,
         GradCamPlusPlusConfig,
@@ -46,6 +52,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     from fgjax.attribution.kernel_shap import KernelShapConfig, kernel_shap
     from fgjax.attribution.layer_cam import LayerCamConfig, layer_cam
     from fgjax.attribution.lime import LimeConfig, lime
+    from fgjax.attribution.lrp import LrpConfig, lrp
     from fgjax.attribution.mask_perturbation import MaskPerturbationConfig, mask_perturbation
     from fgjax.attribution.occlusion import OcclusionConfig, occlusion
     from fgjax.attribution.path_integral import IntegratedGradientsConfig, integrated_gradients
@@ -66,6 +73,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     from fgjax.models.composed.patches import extract_patches
     from fgjax.models.composed.recurrent_attention import soft_attention
     from fgjax.models.pretrained import load_pretrained
+    from fgjax.models.saving import save_pretrained
     from fgjax.runs.maps import load_maps
     from fgjax.training.checkpoints import load_classifier
     from fgjax.training.objectives.part_occurrence import part_occurrence_loss
@@ -73,6 +81,9 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     from fgjax.training.proxies.proxy_attention import proxy_images
 
 _NAMES = {
+    "fgjax.attribution.attention": """
+        AttentionRelevanceConfig AttentionRolloutConfig attention_relevance attention_rollout
+    """,
     "fgjax.attribution.cam": """
         GradCamConfig GradCamPlusPlusConfig GuidedGradCamConfig grad_cam grad_cam_plus_plus
         guided_grad_cam
@@ -90,6 +101,7 @@ _NAMES = {
     "fgjax.attribution.kernel_shap": "KernelShapConfig kernel_shap",
     "fgjax.attribution.layer_cam": "LayerCamConfig layer_cam",
     "fgjax.attribution.lime": "LimeConfig lime",
+    "fgjax.attribution.lrp": "LrpConfig lrp",
     "fgjax.attribution.mask_perturbation": "MaskPerturbationConfig mask_perturbation",
     "fgjax.attribution.occlusion": "OcclusionConfig occlusion",
     "fgjax.attribution.path_integral": "IntegratedGradientsConfig integrated_gradients",
@@ -110,6 +122,7 @@ _NAMES = {
     "fgjax.models.composed.patches": "extract_patches",
     "fgjax.models.composed.recurrent_attention": "soft_attention",
     "fgjax.models.pretrained": "load_pretrained",
+    "fgjax.models.saving": "save_pretrained",
     "fgjax.runs.maps": "load_maps",
     "fgjax.training.checkpoints": "load_classifier",
     "fgjax.training.objectives.part_occurrence": "part_occurrence_loss",
@@ -130,6 +143,8 @@ __all__ = [
     "FIDO_PRESETS",
     "METHODS",
     "PRESETS",
+    "AttentionRelevanceConfig",
+    "AttentionRolloutConfig",
     "Attribution",
     "Classifier",
     "DeconvnetConfig",
@@ -146,6 +161,7 @@ __all__ = [
     "KernelShapConfig",
     "LayerCamConfig",
     "LimeConfig",
+    "LrpConfig",
     "MaskPerturbationConfig",
     "OcclusionConfig",
     "RecursiveGlasConfig",
@@ -155,6 +171,8 @@ __all__ = [
     "SmoothGradientConfig",
     "StepCamConfig",
     "XraiConfig",
+    "attention_relevance",
+    "attention_rollout",
     "compiler_options",
     "concrete_dropout",
     "contrast",
@@ -186,6 +204,7 @@ __all__ = [
     "load_maps",
     "load_pretrained",
     "log_odds",
+    "lrp",
     "mask_perturbation",
     "occlusion",
     "part_occurrence_loss",
@@ -195,6 +214,7 @@ __all__ = [
     "recursive_glas",
     "region_attention",
     "rise",
+    "save_pretrained",
     "score_cam",
     "simplified_concrete_dropout",
     "smallest_regions",

@@ -1,10 +1,13 @@
-"""The command: python -m fgjax.run config=NAME key=value …"""
+"""What the command does: fgjax config=NAME key=value …"""
 
+import errno
 import logging
 import sys
 import warnings
 
+import fgjax
 from fgjax.attribution import METHODS
+from fgjax.core.ctrl_c import INTERRUPTED, end_soon_after_ctrl_c
 from fgjax.data.types import DataError
 from fgjax.options.help import print_help
 from fgjax.options.resolve import resolve
@@ -12,6 +15,8 @@ from fgjax.options.schema import ConfigError
 from fgjax.processes.connection import check_alike, connected, join, leave, print_end
 from fgjax.processes.shares import ALONE
 from fgjax.sweeps.grid import find_grid
+
+FULL, MAKE_ROOM = "No space left on device", "Make room, and the same command goes on from here"
 
 
 def main(words: list[str] | None = None) -> int:
@@ -34,21 +39,32 @@ def _main(words: list[str]) -> int:
     try:
         if not words or {"-h", "--help", "help"} & set(words):
             chosen = [w.partition("=")[2] for w in words if w.startswith("explain.method=")]
-            print_help(*[method for method in chosen if method in METHODS])
+            about = [w for w in words if w not in ("-h", "--help", "help") and "=" not in w]
+            methods = [method for method in chosen if method in METHODS]
+            if methods and not about:
+                about = ["explain."]
+            print_help(about[0] if about else "", *methods)
+            return 0
+        if words == ["--version"]:
+            print(f"fgjax {fgjax.__version__}")
             return 0
         return run(words)
     except (ConfigError, DataError) as error:
         print(f"fgjax: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("fgjax: interrupted; the same command goes on from here", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"fgjax: {where}{error.strerror or error}", file=sys.stderr)
+        cure = f". {MAKE_ROOM}" if error.errno == errno.ENOSPC else ""
+        print(f"fgjax: {where}{error.strerror or error}{cure}", file=sys.stderr)
         return 2
     except Exception as error:
         if not connected():
+            if FULL in str(error):  # as other libraries tell it
+                print(f"fgjax: {FULL}. {MAKE_ROOM}", file=sys.stderr)
+                return 2
             raise
         print_end(error)
         return 3
@@ -68,6 +84,7 @@ def run(words: list[str]) -> int:
     from fgjax.devices.cache import use_cache
     from fgjax.devices.compiler import newer_jax_is_faster, use_onednn
     from fgjax.runs.folder import settled
+    from fgjax.runs.lock import let_go
     from fgjax.stages.chain import walk, wanted
     from fgjax.stages.dry_run import dry_run
     from fgjax.stages.job import Job
@@ -81,19 +98,26 @@ def run(words: list[str]) -> int:
         dry_run(job)
         return 0
     if job.share.connected:
-        both = {"stages": config.stages, "parallel": config.parallel}
+        both = {
+            "stages": config.stages, "parallel": config.parallel, "data.limit": config.data.limit,
+            "data.test_share": config.data.test_share,
+        }  # fmt: skip
         check_alike(settled(plain) | both | job.fingerprints, job.share)
     if job.share.leads and (advice := newer_jax_is_faster()):
         print(advice, flush=True)
-    return walk(job, stages)
+    try:
+        return walk(job, stages)
+    finally:
+        let_go()
 
 
 def _quiet() -> None:
     """Keep other libraries' chatter off the console; it is of no use to a user."""
-    for name in ("absl", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax writes tracebacks there
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"orbax\.")
 
 
 if __name__ == "__main__":
+    end_soon_after_ctrl_c()
     sys.exit(main())

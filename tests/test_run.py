@@ -1,15 +1,20 @@
 """The command itself: help, exit codes, messages, and the files it is shipped with."""
 
+import dataclasses
 import importlib.util
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
+import fgjax
 import fgjax.core.progress
 import fgjax.run
+from fgjax.core.option import option_of
 from fgjax.core.progress import progress, say
 from fgjax.options.help import describe
 from fgjax.options.resolve import list_configs
@@ -22,15 +27,89 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize(
     "words", [[], ["--help"], ["-h"], ["help"], ["config=fido_demo", "--help"]]
 )
-def test_help_lists_every_config_and_option(words, capsys):
+def test_help_is_short_and_says_where_there_is_more(words, capsys):
     assert main(words) == 0
     out = capsys.readouterr().out
     for name, line in list_configs().items():
         assert f"config={name}" in out and line in out
+    assert "usage: fgjax config=NAME" in out and "--help all" in out
+    assert "explain.method" in out and "explain.tv" not in out
+    assert out.count("\n") < 90
+
+
+def test_help_all_lists_every_option(capsys):
+    assert main(["--help", "all"]) == 0
+    out = capsys.readouterr().out
     for name, default, about in describe():
         assert f"  {name}" in out and default in "".join(out.split())  # a long one is wrapped
         assert about.split()[0] in out
-    assert "usage: python -m fgjax.run config=NAME" in out
+
+
+@pytest.mark.parametrize(
+    "words, shown, hidden",
+    [
+        (["--help", "explain."], "explain.tv", "data.path"),
+        (["--help", "data."], "data.path", "explain.steps"),
+        (["--help", "explain.method=rise"], "explain.masks", "explain.steps"),
+        (["--help", "distributed.coordinator"], "HOST:PORT", "distributed.find"),
+        (["--help", "datta."], "Did you mean data.?", "data.path"),
+    ],
+)
+def test_help_of_a_part(words, shown, hidden, capsys):
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert shown in out and hidden not in out
+
+
+def test_a_line_break_makes_no_option():
+    @dataclasses.dataclass
+    class Settings:
+        """Of a method from outside.
+
+        Attributes:
+          where: HOST:PORT, and a free port there connects them, whose
+            auto: JAX finds it.
+          count: how many.
+        """
+
+        where: str = ""
+        count: int = 1
+
+    texts = [option_of(f, Settings).about for f in dataclasses.fields(Settings)]
+    assert texts[0].endswith("auto: JAX finds it.") and texts[1] == "how many."
+
+
+@pytest.mark.parametrize("module", ["fgjax", "fgjax.run"])
+def test_the_version(module):
+    command = [sys.executable, "-m", module, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == f"fgjax {fgjax.__version__}\n" and done.returncode == 0
+
+
+BUSY = """
+import hashlib, signal, sys
+import fgjax.run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+def main():
+    print("busy", flush=True)
+    # In C, which hears of no signal before it is done.
+    hashlib.pbkdf2_hmac("sha256", b"x", b"y", 2_000_000_000)
+fgjax.run.main = main
+from fgjax.__main__ import command
+sys.exit(command())
+"""
+
+
+def test_ctrl_c_is_answered_while_a_compiler_is_at_work():
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "busy\n"
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "the same command goes on" in err
+    assert time.monotonic() - began < 6  # 2 where nothing else is at work
 
 
 def test_a_wrong_option_ends_with_2_and_one_line(capsys):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fgjax.options.schema import CONTROLS
 from tables.files import RESULTS, ROOT, read_json, read_rows, to_markdown
 
 
@@ -46,7 +47,8 @@ def _passes() -> dict[str, str]:
     page = (ROOT / "docs" / "results" / "compare_species.md").read_text(encoding="utf-8")
     lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
     head, *rows = lines
-    return {row[0]: row[head.index("passes")] for row in rows}
+    # What has a colon is another map of a method.
+    return {row[0]: row[head.index("passes")] for row in rows if ": " not in row[0]}
 
 
 def _table(columns: tuple[Column, ...], folder: Path) -> str:
@@ -65,7 +67,7 @@ def _table(columns: tuple[Column, ...], folder: Path) -> str:
         known = [
             round(means[column.images, name, column.metric], column.digits)
             for name in passes
-            if name not in ("center", "random") and (column.images, name, column.metric) in means
+            if name not in CONTROLS and (column.images, name, column.metric) in means
         ]
         text = f"{value:.{column.digits}f}"
         best = max(known) if column.higher else min(known)
@@ -133,3 +135,30 @@ def glas_table(folder: Path = RESULTS) -> str:
             ["random", *baseline("random")],
         ],
     )
+
+
+NORMALISED = {
+    "constant_model": "correlation with the map of a constant model",
+    "randomised": "absolute ρ, last layer randomised",
+    "insertion": "insertion from blur ↑",
+    "insertion_patches": "insertion from patches ↑",
+    "deletion": "deletion to the mean colour ↓",
+    "deletion_patches": "deletion to patches ↓",
+    "energy_in_box": "energy in the box ↑",
+    "iou_best": "IoU with the box, best level ↑",
+    "pointing_box": "points at the box ↑",
+}
+"""The numbers of `glas_normalise.py`, and what the table calls them."""
+
+
+def glas_normalise_table(folder: Path = RESULTS) -> str:
+    """Return what GLAS' map is worth divided by the points and by the Gaussians."""
+    metrics = read_json(folder / "glas_normalise_cpu.json")["metrics"]
+    rows = []
+    for name, head in NORMALISED.items():
+        found = metrics[name]
+        mean, low, high = found["difference_95"]
+        ends = [f"{found[way]:.3f} ({found['range'][way][0]:.2f} to {found['range'][way][1]:.2f})"
+                for way in ("points", "weights")]  # fmt: skip
+        rows.append([head, *ends, f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"])
+    return to_markdown(["", "points", "weights", "weights − points, 95 %"], rows)

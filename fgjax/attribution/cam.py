@@ -1,14 +1,18 @@
-"""Class activation maps: where the last feature map holds what the target needs.
+"""Class activation maps: where the last grid of features holds what the target needs.
 
-With A the features `H W K` and s the target's score, every method weighs the channels,
+With A the grid `H W K` and s the target's score, every method weighs the channels,
 
   L = ReLU(Σ_k w_k A^k),
 
 and they differ in w. The map is then enlarged bilinearly to the image (pixel centres at
 +0.5, constant beyond the outermost). Only the head is differentiated, never the trunk.
 
-A model offers `features(images) -> n H W K` and `head(features) -> logits`, with
-`head(features(images))` its logits; fgjax's classifiers do.
+A model offers `features(images)` and `head(features) -> logits`, with `head(features(images))`
+its logits; fgjax's classifiers do. Features are the last grid that is mixed with what the head
+reads: the last map `n H W K` of a convolutional network, or a tuple of a grid and other tokens
+(see `fgjax.core.features`). Of a transformer that classifies by a class token it is what goes into
+the last block: behind that block the head reads the class token alone, and no cell of the grid
+has a gradient. The model knows its grid; nobody names a layer.
 
 References:
   Zhou et al., Learning Deep Features for Discriminative Localization, 2016 (CAM).
@@ -25,7 +29,7 @@ from typing import Any, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from fgjax.attribution.common.perturbation import (
     CLASS_SCORES,
@@ -34,11 +38,13 @@ from fgjax.attribution.common.perturbation import (
     positive_part,
 )
 from fgjax.attribution.common.score_gradient import Prepared, Score, attribution, chunk_for, prepare
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.streaming import chunks
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.gradients import GradientConfig
 from fgjax.attribution.guided import rectified_gradient
 from fgjax.attribution.registry import Method, Passes
+from fgjax.core.features import grid_of, with_grid
 from fgjax.core.functional import combine
 from fgjax.core.option import option
 from fgjax.devices.jit import program
@@ -78,19 +84,19 @@ class GuidedGradCamConfig(GradientConfig):
 
 
 @program("explain", static_argnames="static")
-def last_features(arrays: Any, static: Any, images: Any) -> Array:
-    """Return the feature map that the model's head reads."""
+def last_features(arrays: Any, static: Any, images: Any) -> Any:
+    """Return what the model's head reads: a grid, or a tuple of a grid and other tokens."""
     return combine(arrays, static).features(images)
 
 
 @program("explain", static_argnames=("static", "score"))
 def _head_gradient(arrays, static, features, targets, score):
-    def total(features):
-        logits = combine(arrays, static).head(features)
+    def total(grid):
+        logits = combine(arrays, static).head(with_grid(features, grid))
         values = CLASS_SCORES[score](logits.astype(jnp.float32), targets)
         return values.sum(), values
 
-    gradient, values = jax.grad(total, has_aux=True)(features)
+    gradient, values = jax.grad(total, has_aux=True)(grid_of(features))
     gradient = gradient.astype(jnp.float32)
     return jnp.where(jnp.isnan(values)[:, None, None, None], jnp.nan, gradient)
 
@@ -100,16 +106,18 @@ def _check_features(model: Any, prepared: Prepared, method: str) -> None:
     if missing:
         raise ValueError(
             f"{method} needs the model's last feature map: a model with features(images) -> "
-            f"n H W K and head(features) -> logits. {type(model).__name__} has no "
+            "n H W K, or a tuple of that and other tokens, and head(features) -> logits. "
+            f"{type(model).__name__} has no "
             f"{' and no '.join(missing)}. fgjax's classifiers have both (create_model, "
             "load_pretrained, load_classifier); a Linen, Equinox or other model needs a class "
             "that offers them"
         )
     found = last_features.eval_shape(prepared.arrays, prepared.static, prepared.images)
-    shape = getattr(found, "shape", None)
+    shape = getattr(grid_of(found), "shape", None)
     if shape is None or len(shape) != 4 or shape[0] != len(prepared.images):
         raise ValueError(
-            f"{method}: the model's features must be a map n H W K; they are {shape or found}"
+            f"{method}: the model's features must be a map n H W K, or a tuple that begins with "
+            f"one; they are {shape or found}"
         )
 
 
@@ -127,7 +135,7 @@ def feature_gradient(
     score: str = "logit",
     chunk_size: int | None = None,
 ) -> tuple[Float[Array, "n H W K"], Float[Array, "n H W K"]]:
-    """Return the last feature map A, and ∂s_c/∂A of each image's score by it, float32.
+    """Return the last grid A, and ∂s_c/∂A of each image's score by it, float32.
 
     Raises:
       ValueError: a model without `features` and `head`; inputs that do not fit the model.
@@ -153,11 +161,15 @@ def prepared_gradient(
     ask = head_gradient or _head_gradient
     parts = []
     for index, keep in chunks(len(images), size):
-        features = last_features(arrays, static, images[index]).astype(jnp.float32)
+        features = jax.tree.map(_wide, last_features(arrays, static, images[index]))
         gradient = ask(arrays, static, features, targets[index], score)
-        parts.append((features[: keep.sum()], gradient[: keep.sum()]))
+        parts.append((grid_of(features)[: keep.sum()], gradient[: keep.sum()]))
     features, gradients = zip(*parts, strict=True)
     return jnp.concatenate(features), jnp.concatenate(gradients)
+
+
+def _wide(array: Array) -> Array:
+    return array.astype(jnp.float32)
 
 
 @partial(jax.jit, static_argnames=("height", "width"))
@@ -173,18 +185,23 @@ def class_activation(
     features: Float[Array, "n H W k"],
     weights: Float[Array, "n k"],
     images: Float[Array | np.ndarray, "n h w c"],
+    silent: Bool[Array, "n"] | None = None,
 ) -> Attribution:
-    """Compute Eq. 2 of Grad-CAM: the weighted channels, rectified, then enlarged."""
-    return enlarged(_weigh(features, weights), images)
+    """Compute Eq. 2 of Grad-CAM: the weighted channels, rectified, then enlarged; 0 for an image
+    whose weights are `silent`, made of scores that say nothing."""
+    return enlarged(_weigh(features, weights), images, silent)
 
 
 def enlarged(
-    coarse: Float[Array, "n H W"], images: Float[Array | np.ndarray, "n h w c"]
+    coarse: Float[Array, "n H W"],
+    images: Float[Array | np.ndarray, "n h w c"],
+    silent: Bool[Array, "n"] | None = None,
 ) -> Attribution:
-    """Return a map of the feature map's size, rectified, enlarged and scaled; "signed" is not."""
+    """Return a map of the feature map's size, rectified, enlarged and scaled; "signed" is not.
+    The map is 0 for an image that is `silent`."""
     height, width = images.shape[1:3]
     return Attribution(
-        positive_part(enlarge(jnp.maximum(coarse, 0), height, width)),
+        positive_part(enlarge(jnp.maximum(coarse, 0), height, width), silent),
         {"signed": enlarge(coarse, height, width)},
     )
 
@@ -197,6 +214,7 @@ def _weigh(features, weights):
 # The methods.
 
 
+@with_config
 def grad_cam(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],
@@ -244,6 +262,7 @@ def _plus_plus_weights(features, gradient):
     return jnp.where(jnp.isnan(gradient).any((1, 2)), jnp.nan, weights)
 
 
+@with_config
 def grad_cam_plus_plus(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],
@@ -272,6 +291,7 @@ def grad_cam_plus_plus(
     return class_activation(features, _plus_plus_weights(features, gradient), prepared.images)
 
 
+@with_config
 def guided_grad_cam(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

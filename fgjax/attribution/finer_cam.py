@@ -16,8 +16,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from fgjax.attribution.cam import class_activation, prepare_features, prepared_gradient
 from fgjax.attribution.common.perturbation import check_at_least_one, check_choice
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
+from fgjax.core.features import grid_of, with_grid
 from fgjax.core.functional import combine
 from fgjax.core.option import option
 from fgjax.devices.forward import output_shape
@@ -84,16 +86,17 @@ def difference(
 
 @program("explain", static_argnames=("static", "score", "rivals", "strength", "weigh"))
 def _head_gradient(arrays, static, features, targets, score, rivals, strength, weigh):
-    def total(features):
-        logits = combine(arrays, static).head(features).astype(jnp.float32)
+    def total(grid):
+        logits = combine(arrays, static).head(with_grid(features, grid)).astype(jnp.float32)
         values = difference(logits, targets, rivals=rivals, strength=strength, weigh=weigh)
         return values.sum(), values
 
-    gradient, values = jax.grad(total, has_aux=True)(features)
+    gradient, values = jax.grad(total, has_aux=True)(grid_of(features))
     gradient = gradient.astype(jnp.float32)
     return jnp.where(jnp.isnan(values)[:, None, None, None], jnp.nan, gradient)
 
 
+@with_config
 def finer_cam(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

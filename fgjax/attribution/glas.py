@@ -30,11 +30,15 @@ from fgjax.attribution.common.perturbation import (
     check_score,
     perturbed_scores,
     scale_to_unit,
+    spread_of,
 )
 from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.filters import REFERENCE_SIDE
+from fgjax.core.floor import FLOOR, is_flat
+from fgjax.core.floor import sizes as largest
 from fgjax.core.option import option
 
 LAMBDA = 1e-5
@@ -60,6 +64,14 @@ class GlasConfig:
         "show as much as the network needs to see, however many lights there are. A smaller "
         "σ_spatial shows finer clues, at the price of IoU with the whole object.",
     )
+    normalise: Literal["points", "weights"] = option(
+        "points",
+        'what the mixture is divided by: "points" their number, as Eq. 3 has it: such a map falls '
+        'off at the border, whatever the network says; "weights" the sum of the Gaussians at each '
+        "pixel: a weighted mean of the answers. Measured (benchmarks/glas_normalise.py): by points "
+        "it predicts better what the network needs where objects lie in the middle, by weights it "
+        "has less in common with the map of a constant model.",
+    )
     score: Score = option(
         "probability",
         '"probability" of the class as in the paper, another of `CLASS_SCORES`, or a function '
@@ -75,6 +87,7 @@ class GlasConfig:
         check_at_least_one(self, "grid", "chunk_size")
         check_sigmas(self)
         check_choice(self, "sigma_unit", ("pixel", "cell"))
+        check_choice(self, "normalise", ("points", "weights"))
         check_score(self.score)
 
 
@@ -213,32 +226,53 @@ def mixture(
     sigma: Float[np.ndarray, "axes"],
     sizes: tuple[int, ...],
     alive: Bool[Array, "n points"] | None = None,
+    *,
+    normalise: Literal["points", "weights"] = "points",
 ) -> Float[Array, "n ..."]:
     """Compute Eq. 3: the Gaussians around the search points, weighted with `values`.
 
       S(x) = 1/|Ω| Σ_{μ ∈ Ω} exp(-D(x, μ) / σ²) values(μ),   D the squared distance
 
-    `alive` says which points belong to Ω (all, if left out); none left gives NaN.
+    At the border there are fewer points around than in the middle, so this falls off there, also
+    where all values are equal. With "weights" it does not:
+
+      S(x) = Σ_{μ ∈ Ω} exp(-D(x, μ) / σ²) values(μ) / Σ_{μ ∈ Ω} exp(-D(x, μ) / σ²)
+
+    Args:
+      alive: which points belong to Ω (all, if left out); none left gives NaN.
+      normalise: the first form or the second, which is 0 where no Gaussian reaches.
     """
     alive = jnp.ones(values.shape, bool) if alive is None else alive
     maps = [
-        _mixture(values[i], jnp.asarray(points), jnp.asarray(sigma), alive[i], sizes)
+        _mixture(values[i], jnp.asarray(points), jnp.asarray(sigma), alive[i], sizes, normalise)
         for i in range(len(values))
     ]
     return jnp.stack(maps)
 
 
-@jax.jit(static_argnames="sizes")
-def _mixture(values, points, sigma, alive, sizes):
+@jax.jit(static_argnames=("sizes", "normalise"))
+def _mixture(values, points, sigma, alive, sizes, normalise):
     # exp(-d² / σ²) is a bell of width σ / √2.
     width = jnp.broadcast_to(sigma[None] / math.sqrt(2), points.shape)
-    *outer, last = bells(sizes, points, width)
-    weighted = jnp.where(alive, values, 0)[:, None] / alive.sum().astype(jnp.float32)
-    for line in outer:
-        weighted = (weighted[:, :, None] * line[:, None, :]).reshape(len(line), -1)
-    return jnp.einsum("ps,pw->sw", weighted, last, precision="highest").reshape(sizes)
+    lines = bells(sizes, points, width)
+
+    def together(values):
+        *outer, last = lines
+        weighted = jnp.where(alive, values, 0)[:, None]
+        for line in outer:
+            weighted = (weighted[:, :, None] * line[:, None, :]).reshape(len(line), -1)
+        return jnp.einsum("ps,pw->sw", weighted, last, precision="highest").reshape(sizes)
+
+    if normalise == "points":
+        return together(values) / alive.sum().astype(jnp.float32)
+    weights = together(jnp.ones_like(values))
+    # Where no Gaussian reaches, the sum is no normal number.
+    reached = weights > jnp.finfo(jnp.float32).tiny / FLOOR
+    mean = jnp.where(reached, together(values) / jnp.where(reached, weights, 1), 0)
+    return jnp.where(alive.any(), mean, jnp.nan)
 
 
+@with_config
 def glas(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],
@@ -259,9 +293,11 @@ def glas(
 
     Returns:
       heatmap: the fusion S of Eq. 3. maps: "light" and "shadow", the same mixture of f_l
-      alone and f_s alone. Each map is scaled to [0, 1] by its own minimum and maximum; a
-      constant map is 0. An image for which the model returns NaN gets NaN maps; its
-      neighbours do not.
+      alone and f_s alone. Each map is scaled to [0, 1] by its own minimum and maximum; it is 0
+      everywhere if the scores it is made of differ by no more than rounding
+      (`fgjax.core.floor`), the fusion if both do. traces: "spread", one number per image, how far
+      the scores lie apart as a share of the largest. An image for which the model returns NaN gets
+      NaN maps; its neighbours do not.
 
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
@@ -278,18 +314,48 @@ def glas(
     sizes = question.images.shape[1:-1]
     points, sigmas = search_points(sizes, config.grid), sigmas_in_pixels(config, sizes)
     scores = glas_scores(question, points, sigmas, chunk_size=config.chunk_size)
-    maps = _maps(scores, points, sigmas, sizes)
-    return Attribution(heatmap=maps.pop("fusion"), maps=maps)
+    maps = _maps(scores, points, sigmas, sizes, config.normalise)
+    return Attribution(
+        heatmap=maps.pop("fusion"), maps=maps, traces={"spread": glas_spread(scores)}
+    )
 
 
-def _maps(scores, points, sigmas, sizes):
+class Silent(NamedTuple):
+    """Whether an image's lights say nothing, its shadows, and both."""
+
+    light: Bool[Array, "n"]
+    shadow: Bool[Array, "n"]
+    fusion: Bool[Array, "n"]
+
+
+def silent(scores: GlasScores) -> Silent:
+    """Return which answers differ by no more than rounding. Shadows are differences from P(y|I),
+    and round as that does."""
+    light, shadow = is_flat(scores.light), is_flat(scores.shadow, jnp.abs(scores.whole))
+    return Silent(light, shadow, light & shadow)
+
+
+def glas_spread(scores: GlasScores) -> Float[Array, "n 1"]:
+    """Return how far the lights' scores lie apart as a share of the largest, or the shadows' where
+    that is more: the trace "spread"."""
+    with_whole = jnp.concatenate([scores.shadow, jnp.abs(scores.whole)[:, None]], axis=1)
+    apart = (scores.shadow.max(1) - scores.shadow.min(1))[:, None]
+    size = largest(with_whole)[:, None]
+    share = jnp.where(size == 0, 0, apart / jnp.where(size == 0, 1, size))
+    return jnp.maximum(spread_of(scores.light), share)
+
+
+def _maps(scores, points, sigmas, sizes, normalise="points"):
     parts = {
         "fusion": scores.light * scores.shadow,
         "light": scores.light,
         "shadow": scores.shadow,
     }
+    nothing = silent(scores)._asdict()
     return {
-        name: scale_to_unit(mixture(values, points, sigmas.spatial, sizes))
+        name: scale_to_unit(
+            mixture(values, points, sigmas.spatial, sizes, normalise=normalise), nothing[name]
+        )
         for name, values in parts.items()
     }
 
@@ -382,4 +448,5 @@ GLAS = Method(
     passes=lambda config, *_: Passes(1 + 2 * config.grid**2, 0),
     presets=GLAS_PRESETS,
     order=20,
+    variants=lambda maps: {name: maps[name] for name in ("light", "shadow")},
 )

@@ -39,6 +39,7 @@ from fgjax.attribution.common.score_gradient import (
     prepare,
     score_gradient,
 )
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.keys import image_keys
@@ -103,6 +104,7 @@ SMOOTH_GRADIENT_PRESETS: dict[str, dict[str, Any]] = {
 """The three published means of noisy gradients."""
 
 
+@with_config
 def gradient(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],
@@ -156,6 +158,7 @@ def _noisy(images, keys, image, sample, noise):
     return jax.vmap(one)(images[image], keys[image], sample)
 
 
+@with_config
 def smooth_gradient(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

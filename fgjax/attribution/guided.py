@@ -18,7 +18,8 @@ What counts as a ReLU, in floating point:
 What does not, and keeps its gradient:
 - a maximum with 0 on its way into a (reciprocal) square root: the clamp of a variance in a
   normalisation layer;
-- `hard_sigmoid`, `hard_swish` and other gates; `softplus`, `gelu`, `leaky_relu`, `elu`, …;
+- `hard_sigmoid`, `hard_swish` and other gates; `softplus`, `gelu`, `silu`, `leaky_relu`, `elu`, …
+  (neither paper has a rule for them, and a model that has nothing else is refused);
   `jnp.where(x > 0, x, 0)` and `lax.clamp`, which no one takes for a ReLU by its form alone.
 
 References:
@@ -43,6 +44,7 @@ from fgjax.attribution.common.score_gradient import (
     image_gradient,
     prepare,
 )
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.gradients import GradientConfig
 from fgjax.attribution.registry import Method, Passes
@@ -271,7 +273,9 @@ def with_relu_rule(model: Callable, rule: ReluRule) -> Callable:
         if not found:
             raise ValueError(
                 "the model has no ReLU (jax.nn.relu, relu6, jnp.maximum(x, 0)), so there is "
-                "nothing to guide: this would be its plain gradient. Use `gradient`"
+                "nothing to guide: this would be its plain gradient. Neither paper has a rule for "
+                "GELU or SiLU, which transformers, ConvNeXt and EfficientNet have in their place. "
+                "Use `gradient`"
             )
         results = _run(closed.jaxpr, closed.consts, found, rule, images)
         return jax.tree.unflatten(jax.tree.structure(shapes), results)
@@ -305,6 +309,7 @@ def rectified_gradient(
     return chunked_gradient(program, prepare(model, images, targets), chunk_size)
 
 
+@with_config
 def guided_backprop(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],
@@ -342,6 +347,7 @@ def guided_backprop(
     return _ruled(model, images, targets, "guided", config)
 
 
+@with_config
 def deconvnet(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

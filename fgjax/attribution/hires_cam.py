@@ -18,6 +18,7 @@ from fgjax.attribution.cam import (
     prepare_features,
     prepared_gradient,
 )
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 
@@ -32,6 +33,7 @@ def _contributions(features, gradient):
     return (features * gradient).sum(-1)
 
 
+@with_config
 def hires_cam(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

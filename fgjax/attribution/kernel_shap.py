@@ -21,10 +21,13 @@ from fgjax.attribution.common.perturbation import (
     check_score,
     perturbed_scores,
     positive_part,
+    spread_of,
 )
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.lime import segment_means, superpixels
 from fgjax.attribution.registry import Method, Passes
+from fgjax.core.floor import is_flat
 from fgjax.core.keys import image_keys
 from fgjax.core.option import option
 
@@ -147,6 +150,7 @@ def hide(images: Array, own: Any, shared: Any, index: Array) -> Array:
     return jax.vmap(one)(images, labels, infill, shown)
 
 
+@with_config
 def kernel_shap(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],
@@ -170,9 +174,11 @@ def kernel_shap(
       config: see `KernelShapConfig`.
 
     Returns:
-      heatmap: each pixel has the positive part of its superpixel's value, over the greatest.
-      maps: "signed", the values as they are; "segments", the number of the superpixel. An image
-      for which the model returns NaN gets NaN maps ("segments" apart); its neighbours do not.
+      heatmap: each pixel has the positive part of its superpixel's value, over the greatest;
+      0 everywhere if the scores differ by no more than rounding (`fgjax.core.floor`). maps:
+      "signed", the values as they are; "segments", the number of the superpixel. traces: "spread",
+      one number per image, how far the scores lie apart as a share of the largest. An image for
+      which the model returns NaN gets NaN maps ("segments" apart); its neighbours do not.
 
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
@@ -216,8 +222,9 @@ def kernel_shap(
     ]
     signed = jnp.asarray(np.stack(found))
     return Attribution(
-        heatmap=positive_part(signed),
+        heatmap=positive_part(signed, is_flat(scores)),
         maps={"signed": signed, "segments": jnp.asarray(labels, jnp.float32)},
+        traces={"spread": spread_of(scores)},
     )
 
 

@@ -19,6 +19,7 @@ from fgjax.attribution.cam import (
     prepare_features,
     prepared_gradient,
 )
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 
@@ -33,6 +34,7 @@ def _weigh(features, gradient):
     return (features * jnp.maximum(gradient, 0)).sum(-1)
 
 
+@with_config
 def layer_cam(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

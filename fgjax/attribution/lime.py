@@ -20,11 +20,14 @@ from fgjax.attribution.common.perturbation import (
     check_score,
     perturbed_scores,
     positive_part,
+    spread_of,
 )
 from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.extras import extra
+from fgjax.core.floor import is_flat
 from fgjax.core.keys import image_keys
 from fgjax.core.option import option
 
@@ -170,6 +173,7 @@ def fit(
     return np.linalg.solve(gram, centred.T @ (weight * target))
 
 
+@with_config
 def lime(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],
@@ -191,9 +195,11 @@ def lime(
 
     Returns:
       heatmap: each pixel has the positive part of its superpixel's coefficient, over the
-      greatest. maps: "signed", the coefficients as they are; "segments", the number of the
-      superpixel. An image for which the model returns NaN gets NaN maps ("segments" apart);
-      its neighbours do not.
+      greatest; 0 everywhere if the scores differ by no more than rounding
+      (`fgjax.core.floor`). maps: "signed", the coefficients as they are; "segments", the number of
+      the superpixel. traces: "spread", one number per image, how far the scores lie apart as a
+      share of the largest. An image for which the model returns NaN gets NaN maps ("segments"
+      apart); its neighbours do not.
 
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
@@ -233,8 +239,9 @@ def lime(
         found_maps.append(found[own].astype(np.float32))
     signed = jnp.asarray(np.stack(found_maps))
     return Attribution(
-        heatmap=positive_part(signed),
+        heatmap=positive_part(signed, is_flat(scores)),
         maps={"signed": signed, "segments": jnp.asarray(labels, jnp.float32)},
+        traces={"spread": spread_of(scores)},
     )
 
 

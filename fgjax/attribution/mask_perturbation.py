@@ -23,6 +23,7 @@ from fgjax.attribution.common.perturbation import (
     score_perturbed,
 )
 from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.streaming import choose_chunk, chunks, plan
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
@@ -207,6 +208,7 @@ def _heatmap(mask, broken, height, width, config):
     return jnp.where(broken[:, None, None], jnp.nan, deleted)
 
 
+@with_config
 def mask_perturbation(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

@@ -21,11 +21,14 @@ from fgjax.attribution.common.perturbation import (
     check_score,
     perturbed_scores,
     positive_part,
+    spread_of,
 )
 from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.filters import REFERENCE_SIDE
+from fgjax.core.floor import is_flat
 from fgjax.core.option import option
 
 
@@ -108,6 +111,7 @@ def cover(images: Array, own: Any, shared: Any, index: Array) -> Array:
     return images[:, None] * (1 - covered) + own[:, None] * covered
 
 
+@with_config
 def occlusion(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],
@@ -129,8 +133,10 @@ def occlusion(
       config: see `OcclusionConfig`; published settings in `OCCLUSION_PRESETS`.
 
     Returns:
-      heatmap: the positive part of A over its maximum: 0 where covering costs nothing.
-      maps: "signed", A itself. An image for which the model returns NaN gets NaN maps; its
+      heatmap: the positive part of A over its maximum: 0 where covering costs nothing, and
+      everywhere if the scores differ by no more than rounding (`fgjax.core.floor`).
+      maps: "signed", A itself. traces: "spread", one number per image, how far the scores lie
+      apart as a share of the largest. An image for which the model returns NaN gets NaN maps; its
       neighbours do not.
 
     Raises:
@@ -156,7 +162,11 @@ def occlusion(
         question, cover, 1 + count, own=infill, shared=shared, chunk_size=config.chunk_size
     )
     signed = _average(scores, *shared)
-    return Attribution(heatmap=positive_part(signed), maps={"signed": signed})
+    return Attribution(
+        heatmap=positive_part(signed, is_flat(scores)),
+        maps={"signed": signed},
+        traces={"spread": spread_of(scores)},
+    )
 
 
 @jax.jit

@@ -26,6 +26,7 @@ from fgjax.attribution.common.score_gradient import (
     prepare,
     score_gradient,
 )
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.gradients import GradientConfig
 from fgjax.attribution.registry import Method, Passes
@@ -136,6 +137,7 @@ def _integral(prepared, baselines, steps, rule, score, chunk_size):
     return (images - baselines) * total
 
 
+@with_config
 def integrated_gradients(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

@@ -22,16 +22,19 @@ from fgjax.attribution.common.perturbation import (
     scale_to_unit,
 )
 from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.glas import (
     GLAS_PRESETS,
     GlasConfig,
     glas_scores,
+    glas_spread,
     mixture,
     search_points,
     sigmas_in_pixels,
+    silent,
 )
-from fgjax.attribution.registry import Method, Passes
+from fgjax.attribution.registry import Maps, Method, Passes
 from fgjax.core.option import option
 
 
@@ -68,6 +71,7 @@ def recursive_glas_preset(name: str, **changes: Any) -> RecursiveGlasConfig:
     return preset(RecursiveGlasConfig, RECURSIVE_GLAS_PRESETS, name, changes)
 
 
+@with_config
 def recursive_glas(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],
@@ -91,7 +95,8 @@ def recursive_glas(
       heatmap: O, scaled to [0, 1] per image. maps: "round_1" … "round_<rounds>", each scaled
       to [0, 1]; zero everywhere for a round that an image did not need. traces:
       "probability", the score P(y|I) of the image as each round found it, and "stop",
-      mean(S) / P(y|I) after it; NaN for rounds that were not needed. An image for which the
+      mean(S) / P(y|I) after it, NaN for rounds that were not needed; "spread", one number per
+      image, how far the first round's scores lie apart (see `glas`). An image for which the
       model returns NaN gets NaN maps; its neighbours do not.
 
     Raises:
@@ -106,18 +111,17 @@ def recursive_glas(
     """
     question = ask(model, images, targets, config.score)
     found = [_one_image(question.at(np.array([i])), config) for i in range(len(question.images))]
-    rounds = jnp.concatenate([maps for maps, _ in found])
-    traces = jnp.concatenate([trace for _, trace in found])
+    rounds, traces, spread = (jnp.concatenate(parts) for parts in zip(*found, strict=True))
     return Attribution(
         heatmap=scale_to_unit(rounds.sum(1)),
         maps={f"round_{i + 1}": rounds[:, i] for i in range(config.rounds)},
-        traces={"probability": traces[:, :, 0], "stop": traces[:, :, 1]},
+        traces={"probability": traces[:, :, 0], "stop": traces[:, :, 1], "spread": spread},
     )
 
 
 def _one_image(
     question: Question, config: RecursiveGlasConfig
-) -> tuple[Float[Array, "1 rounds h w"], Float[Array, "1 rounds 2"]]:
+) -> tuple[Float[Array, "1 rounds h w"], Float[Array, "1 rounds 2"], Float[Array, "1 1"]]:
     """Return images need different numbers of rounds, so each goes its own way."""
     sizes = question.images.shape[1:-1]
     points, sigmas = search_points(sizes, config.grid), sigmas_in_pixels(config, sizes)
@@ -125,10 +129,15 @@ def _one_image(
     alive = np.ones((1, len(points)), bool)
     maps = np.zeros((1, config.rounds, *sizes), np.float32)
     trace = np.full((1, config.rounds, 2), np.nan, np.float32)
+    spread: Any = None  # of the first round
     for i in range(config.rounds):
         scores = glas_scores(question, points, sigmas, chunk_size=config.chunk_size)
+        spread = glas_spread(scores) if i == 0 else spread
         fusion = scores.light * scores.shadow
-        found = scale_to_unit(mixture(fusion, points, sigmas.spatial, sizes, jnp.asarray(alive)))
+        raw = mixture(
+            fusion, points, sigmas.spatial, sizes, jnp.asarray(alive), normalise=config.normalise
+        )
+        found = scale_to_unit(raw, silent(scores).fusion)
         question = Question(
             question.arrays,
             question.static,
@@ -143,14 +152,28 @@ def _one_image(
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.mean(maps[:, i]) / np.asarray(left)[0, 0]
         trace[:, i] = float(scores.whole[0]), ratio
-        # A NaN ratio ends it, too: nothing can follow from it.
-        if not ratio < config.stop or not alive.any():
+        # A NaN ratio ends it, too, and answers that say nothing: nothing can follow from them.
+        if not ratio < config.stop or not alive.any() or silent(scores).fusion[0]:
             break
-    return jnp.asarray(maps), jnp.asarray(trace)
+    return jnp.asarray(maps), jnp.asarray(trace), spread
 
 
 def _as_it_is(images, own, shared, index):
     return jnp.broadcast_to(images[:, None], (len(images), len(index), *images.shape[1:]))
+
+
+def after_rounds(maps: Maps) -> dict[str, Any]:
+    """Return O as it stood after each round but the last, scaled: the iterations of Table 3."""
+    count = sum(name.startswith("round_") for name in maps)
+    found: dict[str, Any] = {}
+    total: Any = 0.0
+    for i in range(1, count):
+        total = total + np.asarray(maps[f"round_{i}"], np.float32)
+        axes = tuple(range(total.ndim - 2, total.ndim))
+        high = total.max(axes, keepdims=True)
+        low = total.min(axes, keepdims=True)
+        found[f"round_{i}"] = (total - low) / np.where(high > low, high - low, 1)
+    return found
 
 
 RECURSIVE_GLAS = Method(
@@ -159,4 +182,5 @@ RECURSIVE_GLAS = Method(
     passes=lambda config, *_: Passes(config.rounds * (2 + 2 * config.grid**2), 0),
     presets=RECURSIVE_GLAS_PRESETS,
     order=30,
+    variants=after_rounds,
 )

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 from fgjax.attribution.cam import enlarge
 from fgjax.attribution.common.perturbation import check_at_least_one, positive_part
 from fgjax.attribution.common.score_gradient import chunk_for, prepare
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.streaming import chunks
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
@@ -45,6 +46,7 @@ def _regions(arrays, static, images, targets):
     return enlarge(attribution, height, width), parts
 
 
+@with_config
 def region_attention(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

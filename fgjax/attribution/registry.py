@@ -10,12 +10,14 @@ from typing import Any, Literal, NamedTuple, get_args
 from fgjax.attribution.common.types import Attribution
 from fgjax.core.registry import LAST, Column, Registry
 
-Need = Literal["gradient", "descent", "features", "relus", "regions", "steps"]
+Need = Literal["gradient", "descent", "features", "relus", "attention", "rules", "regions", "steps"]
 """What a method wants of a model beside logits:
 
 gradient: that of its score by the image, or by its last feature map.
 descent: gradients by masks of the image, for every step of an optimisation.
 features: `features(images)` and `head(features)`.
+attention: `attend(images, taps)`, a transformer's attention weights.
+rules: `with_rules(…)`, the same model with rules of relevance in place of its layers' gradients.
 relus: ReLUs that it can find and rewrite; inside a pmap it could not.
 regions: parts that pixels belong to, `regions(images)`.
 steps: patches that are looked at step by step, `classify_patches(features)`, and the model as it
@@ -35,6 +37,15 @@ class Passes(NamedTuple):
     backward: int
 
 
+Maps = Mapping[str, Any]
+"""The maps of a method by name, `heatmap` among them, each `n h w` or `h w`."""
+
+
+def no_variants(maps: Maps) -> dict[str, Any]:
+    """Return nothing: the heat map is all the method says."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Method:
     """An attribution method, and what is known of it.
@@ -50,6 +61,8 @@ class Method:
         defaults themselves, is always there.
       needs: what it wants of a model, see `Need`.
       order: its place in lists.
+      variants: of the maps of one run, those that are explanations by themselves, in [0, 1], by
+        name: a comparison shows each beside the heat map.
     """
 
     function: Callable[..., Attribution]
@@ -58,6 +71,7 @@ class Method:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     needs: tuple[Need, ...] = ()
     order: int = LAST
+    variants: Callable[[Maps], dict[str, Any]] = no_variants
 
     def __post_init__(self):
         if unknown := set(self.needs) - set(get_args(Need)):

@@ -24,11 +24,14 @@ from fgjax.attribution.common.perturbation import (
     check_score,
     scale_to_unit,
     score_perturbed,
+    spread_of,
 )
 from fgjax.attribution.common.presets import preset
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.streaming import chunks, plan
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
+from fgjax.core.floor import is_flat
 from fgjax.core.keys import image_keys
 from fgjax.core.option import option
 from fgjax.devices.jit import program
@@ -147,10 +150,13 @@ def rise_masks(
 
 
 class Sums(NamedTuple):
-    """What is kept of all masks so far: Σ score · mask for each image, and Σ mask."""
+    """What is kept of all masks so far: Σ score · mask for each image, Σ mask, and the lowest and
+    the highest score of each image."""
 
     weighted: Float[Array, "g h w"]
     masks: Float[Array, "h w"]
+    low: Float[Array, "g"]
+    high: Float[Array, "g"]
 
 
 @program("explain", static_argnames=("static", "score", "cells"), donate_argnames="sums")
@@ -160,10 +166,22 @@ def _step(sums, arrays, static, images, targets, infill, key, index, real, keep,
     open_ = masks[None, ..., None]
     perturbed = open_ * images[:, None] + (1 - open_) * infill[:, None]
     scores = score_perturbed(arrays, static, perturbed, targets, score)
+    low, high = (jnp.where(real[None], scores, far) for far in (jnp.inf, -jnp.inf))
     scores = jnp.where(real[None], scores, 0)
     masks = jnp.where(real[:, None, None], masks, 0)
     weighted = jnp.einsum("gm,mhw->ghw", scores, masks, precision="highest")
-    return Sums(sums.weighted + weighted, sums.masks + masks.sum(0))
+    return join(sums, Sums(weighted, masks.sum(0), low.min(1), high.max(1)))
+
+
+@jax.jit
+def join(a: Sums, b: Sums) -> Sums:
+    """Return the sums over the masks of both."""
+    return Sums(
+        a.weighted + b.weighted,
+        a.masks + b.masks,
+        jnp.minimum(a.low, b.low),
+        jnp.maximum(a.high, b.high),
+    )
 
 
 @partial(jax.jit, static_argnames="normalise")
@@ -174,6 +192,7 @@ def _raw(sums, count, keep, normalise):
     return sums.weighted / (count * (keep if normalise == "keep" else 1.0))
 
 
+@with_config
 def rise(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],
@@ -196,9 +215,11 @@ def rise(
       config: see `RiseConfig`; published settings in `RISE_PRESETS`.
 
     Returns:
-      heatmap: S scaled to [0, 1] by its own minimum and maximum; a constant map is 0.
-      maps: "raw", S unscaled. traces: "masks", one number per image: how many masks were
-      used. An image for which the model returns NaN gets NaN maps; its neighbours do not.
+      heatmap: S scaled to [0, 1] by its own minimum and maximum; 0 everywhere if S is constant,
+      or if the scores under all masks differ by no more than rounding (`fgjax.core.floor`): S is
+      then how often each pixel was shown. maps: "raw", S unscaled. traces: one number per image,
+      "masks", how many were used, and "spread", how far the scores lie apart as a share of the
+      largest. An image for which the model returns NaN gets NaN maps; its neighbours do not.
 
     Raises:
       ValueError: shapes that do not fit, a target outside the model's classes, images
@@ -222,17 +243,22 @@ def rise(
     for group in chunks(len(question.images), shape.images):
         mine = key if key.ndim == 0 else keys[group.index[0]]
         part = question.at(group.index)
-        raw, used = _masked_means(part, infill[group.index], mine, config, block, shape)
-        found.append((raw[: group.keep.sum()], np.full((group.keep.sum(), 1), used, np.float32)))
-    raw = jnp.concatenate([maps for maps, _ in found])
-    counts = jnp.concatenate([jnp.asarray(count) for _, count in found])
-    return Attribution(heatmap=scale_to_unit(raw), maps={"raw": raw}, traces={"masks": counts})
+        raw, ends, used = _masked_means(part, infill[group.index], mine, config, block, shape)
+        count = int(group.keep.sum())
+        found.append((raw[:count], ends[:count], np.full((count, 1), used, np.float32)))
+    raw, ends, counts = (jnp.concatenate(values) for values in zip(*found, strict=True))
+    return Attribution(
+        heatmap=scale_to_unit(raw, is_flat(ends)),
+        maps={"raw": raw},
+        traces={"masks": counts, "spread": spread_of(ends)},
+    )
 
 
 def _masked_means(
     part: Question, infill: Array, key: Array, config: RiseConfig, block: int, shape: Any
-) -> tuple[Float[Array, "g h w"], int]:
-    """Return the raw maps of a few images, and from how many masks."""
+) -> tuple[Float[Array, "g h w"], Float[Array, "g 2"], int]:
+    """Return the raw maps of a few images, their lowest and highest scores, and the number of
+    masks."""
     g, height, width, _ = part.images.shape
     total = _no_sums(g, height, width)
     blocks, done = [], 0
@@ -255,17 +281,18 @@ def _masked_means(
                 config.cells,
             )
         done += count
-        total = jax.tree.map(jnp.add, total, sums)
+        total = join(total, sums)
         raw = _raw(total, float(done), config.keep, config.normalise)
         if config.tolerance:
             blocks.append(jax.tree.map(np.asarray, sums))
             if len(blocks) >= MIN_BLOCKS and jackknife_error(blocks, config) < config.tolerance:
                 break
-    return raw, done
+    return raw, jnp.stack([total.low, total.high], axis=1), done
 
 
 def _no_sums(g: int, height: int, width: int) -> Sums:
-    return Sums(jnp.zeros((g, height, width)), jnp.zeros((height, width)))
+    far = jnp.full((g,), jnp.inf)
+    return Sums(jnp.zeros((g, height, width)), jnp.zeros((height, width)), far, -far)
 
 
 MIN_BLOCKS = 4

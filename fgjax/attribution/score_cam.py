@@ -19,11 +19,15 @@ from fgjax.attribution.common.perturbation import (
     CLASS_SCORES,
     check_at_least_one,
     check_choice,
+    spread_of,
 )
 from fgjax.attribution.common.score_gradient import Score, chunk_for
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.streaming import chunks
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
+from fgjax.core.features import grid_of
+from fgjax.core.floor import is_flat
 from fgjax.core.functional import combine
 from fgjax.core.option import option
 from fgjax.devices.jit import program
@@ -84,7 +88,8 @@ def _masked(images, infill, features, image, channel):
     maps = jax.vmap(lambda i, k: features[i, :, :, k])(image, channel)
     maps = enlarge(maps, *images.shape[1:3])
     low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
-    masks = ((maps - low) / jnp.where(high == low, 1, high - low))[..., None]
+    flat = is_flat(maps)[:, None, None]
+    masks = jnp.where(flat, 0, (maps - low) / jnp.where(flat, 1, high - low))[..., None]
     return infill[image] + masks * (images[image] - infill[image])
 
 
@@ -103,6 +108,7 @@ def _score_weights(scores, baseline, constant, kind):
     return jnp.where(constant, 0, scores - baseline[:, None])
 
 
+@with_config
 def score_cam(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],
@@ -129,7 +135,9 @@ def score_cam(
       config: see `ScoreCamConfig`.
 
     Returns:
-      heatmap and maps as in `grad_cam`.
+      heatmap and maps as in `grad_cam`; a heatmap of zeros where the scores differ by no more
+      than rounding (`fgjax.core.floor`). traces: "spread", one number per image, how far the
+      scores lie apart as a share of the largest.
 
     Raises:
       ValueError: as in `grad_cam`; a random infill without a key.
@@ -151,15 +159,16 @@ def score_cam(
         parts[-1].block_until_ready()  # calls that wait hold no more than one call's images
     scores = jnp.concatenate(parts).reshape(n, count)
 
-    baseline = jnp.zeros(n)
+    baseline, asked = jnp.zeros(n), scores
     if config.weights == "increase":
         parts = [
             find(infill[index], targets[index])[: keep.sum()] for index, keep in chunks(n, size)
         ]
         baseline = jnp.concatenate(parts)
-    return class_activation(
-        features, _score_weights(scores, baseline, constant, config.weights), images
-    )
+        asked = jnp.concatenate([scores, baseline[:, None]], axis=1)
+    weights = _score_weights(scores, baseline, constant, config.weights)
+    found = class_activation(features, weights, images, is_flat(asked))
+    return Attribution(found.heatmap, found.maps, {"spread": spread_of(asked)})
 
 
 def _all_features(prepared, chunk_size):
@@ -167,7 +176,7 @@ def _all_features(prepared, chunk_size):
     size = chunk_for(prepared, chunk_size, len(images), backward=False)
     return jnp.concatenate(
         [
-            last_features(arrays, static, images[index]).astype(jnp.float32)[: keep.sum()]
+            grid_of(last_features(arrays, static, images[index])).astype(jnp.float32)[: keep.sum()]
             for index, keep in chunks(len(images), size)
         ]
     )
@@ -179,7 +188,9 @@ def _chosen_channels(features, channels):
     if channels is not None and channels < features.shape[-1]:
         _, order = jax.lax.top_k(features.std((1, 2)), channels)
         features = jnp.take_along_axis(features, order[:, None, None, :], axis=-1)
-    return features, features.max((1, 2)) == features.min((1, 2))
+    n, *_, count = features.shape
+    flat = is_flat(jnp.moveaxis(features, -1, 1).reshape(n * count, -1))
+    return features, flat.reshape(n, count)
 
 
 def _passes(config: ScoreCamConfig, height: int, width: int, channels: int) -> Passes:

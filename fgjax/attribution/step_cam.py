@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from fgjax.attribution.common.perturbation import positive_part
 from fgjax.attribution.common.score_gradient import prepare
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.functional import combine
@@ -87,6 +88,7 @@ def _look(model, images, targets):
     return each, whole, own, right
 
 
+@with_config
 def step_cam(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

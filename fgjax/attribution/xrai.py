@@ -18,6 +18,7 @@ from fgjax.attribution.common.perturbation import (
     positive_part,
 )
 from fgjax.attribution.common.score_gradient import Score
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.path_integral import path_integral
 from fgjax.attribution.registry import Method, Passes
@@ -131,6 +132,7 @@ def rank_regions(
     return out.reshape(attribution.shape)
 
 
+@with_config
 def xrai(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],

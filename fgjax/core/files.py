@@ -16,3 +16,8 @@ def write_atomic(path: Path, text: str) -> Path:
     finally:
         draft.unlink(missing_ok=True)
     return path
+
+
+def as_written(name: str) -> str:
+    """Return a file's name as it stands in our files: what is no UTF-8 is shown as \\udc.."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

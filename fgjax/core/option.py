@@ -22,8 +22,9 @@ ABOVE_ZERO = Range("must be above 0", lambda value: value > 0)
 NOT_NEGATIVE = Range("must not be negative", lambda value: value >= 0)
 ZERO_TO_ONE = Range("from 0 to 1", lambda value: 0 <= value <= 1)
 BETWEEN_ZERO_AND_ONE = Range("between 0 and 1", lambda value: 0 < value < 1)
+BELOW_ONE = Range("from 0 to below 1", lambda value: 0 <= value < 1)
 SHARE = Range("above 0 and at most 1", lambda value: 0 < value <= 1)
-PIXELS = Range("at least 32 pixels", lambda value: value >= 32)
+PIXELS = Range("from 32 to 4096 pixels", lambda value: 32 <= value <= 4096)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def option_of(of: Field, owner: type | None = None) -> Option:
     its class says."""
     if "option" in of.metadata:
         return of.metadata["option"]
-    pattern = rf"^ +{of.name}: (.*?)(?=^ +[\w, ]+: |\n\n|\Z)"
+    # What goes on in the next line stands further in, even where it has a colon.
+    pattern = rf"^( +){of.name}: (.*?)(?=^\1\S|\n\n|\Z)"
     texts = [base.__doc__ or "" for base in owner.__mro__[:-1]] if owner else []
     found = next((m for text in texts if (m := re.search(pattern, text, re.S | re.M))), None)
-    return Option(" ".join(found[1].split()) if found else "")
+    return Option(" ".join(found[2].split()) if found else "")

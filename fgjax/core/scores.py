@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 
@@ -25,6 +26,18 @@ def log_odds(logits: Float[Array, "n k"], targets: Int[Array, "n"]) -> Float[Arr
     is_target = jax.nn.one_hot(targets, logits.shape[1], dtype=bool)
     others = jax.nn.logsumexp(jnp.where(is_target, -jnp.inf, logits), axis=1)
     return undefined_with(chosen - others, logits)
+
+
+def predicted(logits: Float[Array | np.ndarray, "*n k"]) -> Int[Array, "*n"]:
+    """Return the class of the highest logit, and -1 where one of them is NaN.
+
+    There argmax would say the class of the first NaN, 0 for a broken network, which may be right.
+
+    Example:
+      >>> predicted(jnp.array([[0.1, 0.3], [jnp.nan, jnp.nan]])).tolist()
+      [1, -1]
+    """
+    return jnp.where(jnp.isnan(logits).any(-1), -1, logits.argmax(-1))
 
 
 def undefined_with(values: Float[Array, "n"], logits: Float[Array, "n k"]) -> Float[Array, "n"]:

@@ -18,11 +18,11 @@ def to_csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file; none where there is no such file."""
+    """Return the rows of a CSV file; none where there is no such file, or it is no such text."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             return list(csv.DictReader(file))
-    except FileNotFoundError:
+    except (FileNotFoundError, UnicodeDecodeError, csv.Error):
         return []
 
 

@@ -25,6 +25,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from fgjax.core.extras import MissingExtraError, extra
+from fgjax.core.sniff import sniff_file
 from fgjax.data.types import DataError
 
 MAX_PIXELS = 100_000_000
@@ -42,10 +44,25 @@ _DECODERS: dict[str, Callable[..., Image.Image]] = {
     "TIFF": TiffImagePlugin.TiffImageFile,
     "GIF": GifImagePlugin.GifImageFile,
 }
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+
+
+def _heif(stream: BinaryIO) -> Image.Image:
+    """Return a photo of a phone, HEIC: read by a package of the extra `heif`."""
+    stream.seek(4)
+    if stream.read(4) != b"ftyp" or stream.read(4) not in HEIF_BRANDS:
+        raise ValueError("not HEIF")
+    stream.seek(0)
+    with extra("heif", "HEIC images"):
+        from pillow_heif import HeifImageFile
+    return HeifImageFile(stream)
+
+
+_DECODERS["HEIC"] = _heif
 
 
 def read_image(path: str | Path, orient: bool = False) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode a JPEG, PNG, WebP, BMP, TIFF or GIF file to 8-bit RGB.
+    """Decode a JPEG, PNG, WebP, BMP, TIFF, GIF or HEIC (extra `heif`) file to 8-bit RGB.
 
     Greyscale, palette and CMYK become RGB. 16-bit values are scaled (65535 to 255),
     not clipped; float pixels must lie in [0, 1]. Transparent pixels are composited
@@ -231,6 +248,8 @@ def _open(path: Path, stream: BinaryIO) -> Image.Image:
         stream.seek(0)
         try:
             image = decoder(stream)
+        except MissingExtraError as error:
+            raise DataError(f"{path}: {error}") from None
         except Exception:
             continue  # not of this format, or its header is broken
         _check_size(path, image)
@@ -241,6 +260,8 @@ def _open(path: Path, stream: BinaryIO) -> Image.Image:
             stream.seek(0)
             image = decoder(stream)
         return image
+    if what := sniff_file(path):
+        raise DataError(f"{path}: {what}")
     raise DataError(
         f"{path}: is not an image in a known format, or its header is damaged; "
         f"save it as one of {', '.join(_DECODERS)}"

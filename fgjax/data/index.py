@@ -50,7 +50,8 @@ def lines(path: Path, home: str) -> Iterator[tuple[str, str]]:
         raise DataError(f"{path}: this index file of the set is missing; {home}")
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
-            yield f"{path}, line {number}: {line!r}", line.strip()
+            shown = line if len(line) < 100 else f"{line[:80]}…"
+            yield f"{path}, line {number}: {shown!r}", line.strip()
 
 
 def rows(path: Path, home: str) -> Iterator[tuple[str, str, str]]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fgjax.core.sniff import sniff
 from fgjax.data.types import DataError
 
 _HEADER = ["class_name", "model_index"]
@@ -79,9 +80,12 @@ def read_labels(path: str | Path, classes: Sequence[str], num_outputs: int) -> L
 def read_text(path: Path) -> str:
     """Return the file as text, line ends unified; DataError when it is missing or not UTF-8."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
+        if what := sniff(text[:256].encode()) if text else "":
+            raise DataError(f"{path}: {what}")
+        return text
     except UnicodeDecodeError as error:
         message = f"{path}: is not UTF-8 text (byte {error.start}); save it as such"
         raise DataError(message) from error
@@ -111,8 +115,9 @@ def _read_csv(
         lines[name] = rows.line_num
         if not output:
             continue
-        if not re.fullmatch(r"[+-]?[0-9]+", output):
-            raise DataError(f"{where}: model_index must be a whole number or empty, not {output!r}")
+        if not re.fullmatch(r"[+-]?[0-9]{1,9}", output):
+            some = output if len(output) < 40 else f"{output[:20]}… ({len(output)} characters)"
+            raise DataError(f"{where}: model_index must be a whole number or empty, not {some!r}")
         if not 0 <= int(output) < num_outputs:
             raise DataError(
                 f"{where}: model_index {output} is out of range; "

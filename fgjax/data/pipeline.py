@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from fgjax.data.types import SPLITS, DataError, Example, Record, Source
+from fgjax.data.types import SPLITS, DataError, Example, Record, Source, Split
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,17 @@ def epoch_order(seed: int, epoch: int, n: int) -> Int[np.ndarray, "n"]:
     return np.argsort(draws, kind="stable")
 
 
+def balanced_order(seed: int, epoch: int, labels: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """Return places of n examples, in which every class comes up alike, but for one: those of rare
+    classes several times, of frequent ones other examples in every epoch."""
+    shuffled = epoch_order(seed, epoch, len(labels))
+    classes = np.unique(labels)
+    classes = classes[epoch_order(seed, epoch, len(classes))]  # the last round may end early
+    rounds = -(-len(labels) // len(classes))
+    own = [np.resize(shuffled[labels[shuffled] == one], rounds) for one in classes]
+    return np.stack(own, axis=1).ravel()[: len(labels)][shuffled]
+
+
 def take(records: Sequence[Record], limit: int | None) -> tuple[Record, ...]:
     """At most `limit` records of each split, spread evenly over the classes.
 
@@ -183,11 +194,12 @@ def take(records: Sequence[Record], limit: int | None) -> tuple[Record, ...]:
     return tuple(records[position] for position in sorted(kept))
 
 
-def fingerprint(source: Source) -> str:
+def fingerprint(source: Source, split: Split | None = None) -> str:
     """Return a hash of what the data set is: classes, landmark names, names, labels, splits.
 
-    A source that reads files offers `file(record) -> Path`; then the sizes of the
-    files count too (a missing file as -1). Their contents are not read.
+    Of one split only, where it is named. A source that reads files offers
+    `file(record) -> Path`; then the sizes of the files count too (a missing file as -1).
+    Their contents are not read.
     """
     digest = hashlib.sha256()
     file = getattr(source, "file", None)
@@ -197,6 +209,8 @@ def fingerprint(source: Source) -> str:
 
     add(source.classes, source.landmark_names)
     for record in source.records:
+        if split not in (None, record.split):
+            continue
         size = None if file is None else _file_size(file(record))
         add(record.name, record.label, record.split, size)
     return digest.hexdigest()

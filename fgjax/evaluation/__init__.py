@@ -2,6 +2,7 @@
 
 from fgjax.core.filters import total_variation
 from fgjax.evaluation.baselines import (
+    center_bell,
     center_box,
     center_box_of_area,
     constant,
@@ -9,6 +10,7 @@ from fgjax.evaluation.baselines import (
     random_maps,
     top_share,
     whole_object,
+    zero,
 )
 from fgjax.evaluation.crops import (
     center_boxes,
@@ -22,6 +24,7 @@ from fgjax.evaluation.faithfulness import (
     KeptAndDeleted,
     curve_protocol,
     deletion,
+    dimmed_drop,
     insertion,
     kept_and_deleted,
 )
@@ -45,7 +48,7 @@ from fgjax.evaluation.localization import (
     share_inside,
     threshold,
 )
-from fgjax.evaluation.order import rank_correlation
+from fgjax.evaluation.order import pixel_ranks, rank_correlation
 from fgjax.evaluation.parts import PartDeletion, parts_protocol, single_part_deletion
 from fgjax.evaluation.random_logit import RandomLogit, random_logit, random_logit_protocol
 from fgjax.evaluation.randomisation import (
@@ -88,6 +91,7 @@ __all__ = [
     "box_mask",
     "box_of",
     "cascading_randomisation",
+    "center_bell",
     "center_box",
     "center_box_of_area",
     "center_boxes",
@@ -97,6 +101,7 @@ __all__ = [
     "curve_protocol",
     "deletion",
     "difference_interval",
+    "dimmed_drop",
     "energy_inside",
     "evaluate",
     "evaluate_faithfulness",
@@ -118,6 +123,7 @@ __all__ = [
     "model_protocols",
     "part_protocols",
     "parts_protocol",
+    "pixel_ranks",
     "point_of",
     "pointing_game",
     "protocols",
@@ -144,4 +150,5 @@ __all__ = [
     "top_share",
     "total_variation",
     "whole_object",
+    "zero",
 ]

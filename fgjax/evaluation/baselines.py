@@ -13,6 +13,19 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from fgjax.evaluation.order import pixel_ranks
 
 
+def zero(n: int, height: int, width: int) -> Float[Array, "n h w"]:
+    """0 everywhere: the map of a method that abstains."""
+    return jnp.zeros((n, height, width), jnp.float32)
+
+
+def center_bell(n: int, height: int, width: int) -> Float[Array, "n h w"]:
+    """Return a Gaussian in the middle, its σ a quarter of the shorter side: where photographers
+    put things."""
+    y, x = (jnp.arange(side, dtype=jnp.float32) + 0.5 - side / 2 for side in (height, width))
+    bell = jnp.exp(-(y[:, None] ** 2 + x[None] ** 2) / (2 * (min(height, width) / 4) ** 2))
+    return jnp.broadcast_to(bell, (n, height, width))
+
+
 def constant(n: int, height: int, width: int) -> Float[Array, "n h w"]:
     """1 everywhere: the whole image. Its share inside a truth is that truth's area."""
     return jnp.ones((n, height, width), jnp.float32)
@@ -29,7 +42,7 @@ def center_box_of_area(areas: Float[Array, "n"], height: int, width: int) -> Flo
     """Return a box in the middle with the image's aspect and the given share of its pixels.
 
     The number of pixels is exact (`areas`·h·w, rounded), so the outermost ring may be
-    incomplete. A NaN area gives a NaN map.
+    incomplete, of pixels drawn at random. A NaN area gives a NaN map.
     """
     middle = jnp.full(areas.shape, 0.5, jnp.float32)
     return _box(middle, middle, areas, height, width)
@@ -70,8 +83,8 @@ def whole_object(masks: Bool[Array, "n h w"]) -> Float[Array, "n h w"]:
 def top_share(maps: Float[Array, "n h w"], areas: Float[Array, "n"]) -> Float[Array, "n h w"]:
     """1 on the highest pixels of a map, `areas`·h·w of them (rounded), else 0.
 
-    Ties go in row order. Cuts any map, a random one say, to the area of another. A NaN area,
-    or a NaN in the map, gives a NaN map.
+    Ties go in a random order (`pixel_ranks`). Cuts any map, a random one say, to the area of
+    another. A NaN area, or a NaN in the map, gives a NaN map.
     """
     count = jnp.round(areas * (maps.shape[1] * maps.shape[2]))[:, None, None]
     undefined = jnp.isnan(count) | jnp.any(jnp.isnan(maps), axis=(1, 2), keepdims=True)

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from fgjax.core.filters import gaussian_blur
 from fgjax.core.scores import undefined_with
-from fgjax.evaluation.order import pixel_ranks
+from fgjax.evaluation.order import TIES, pixel_ranks
 
 BLUR_SIGMA = 10.0
 BASELINES = {
@@ -69,16 +69,21 @@ def insertion(
     *,
     steps: int = 50,
     baseline: str | Float[Array, "n h w c"] = "blur",
+    key: Key[Array, "..."] | None = None,
+    p_full: Float[Array, "n"] | None = None,
 ) -> Float[Array, "n"]:
     """Return area under the class probability as the image's pixels are put into a baseline.
 
     Most important pixels first, a `steps`-th of the image at a time (steps + 1 forward
     passes), over the share of pixels put in, by the trapezoid rule; in [0, 1], higher is
-    better. Of equally important pixels the one first in the image, row by row, goes first.
+    better. Equally important pixels go in a random order.
 
     Args:
       baseline: "blur" (a Gaussian of 10 px of a 224 px image, the border mirrored), "mean" (each
         image's mean colour), "zero" (black), or images to use.
+      key: of the order of ties, see `pixel_ranks`.
+      p_full: the class probability of the images as they are, where it is known: a forward pass
+        less.
 
     Returns:
       A value per image; NaN for a map with a NaN and a target the model does not have.
@@ -97,7 +102,8 @@ def insertion(
       (1,)
     """
     base = baseline_images(images, baseline)
-    return _area_under_curve(model, base, images, targets, maps, steps)
+    ranks = pixel_ranks(maps, key)
+    return _area_under_curve(model, base, images, targets, maps, ranks, steps, after_p=p_full)
 
 
 def deletion(
@@ -108,6 +114,8 @@ def deletion(
     *,
     steps: int = 50,
     baseline: str | Float[Array, "n h w c"] = "mean",
+    key: Key[Array, "..."] | None = None,
+    p_full: Float[Array, "n"] | None = None,
 ) -> Float[Array, "n"]:
     """Return area under the class probability as the image's pixels are replaced by a baseline.
 
@@ -124,14 +132,15 @@ def deletion(
       (1,)
     """
     base = baseline_images(images, baseline)
-    return _area_under_curve(model, images, base, targets, maps, steps)
+    ranks = pixel_ranks(maps, key)
+    return _area_under_curve(model, images, base, targets, maps, ranks, steps, before_p=p_full)
 
 
 def curve_protocol(steps: int, baseline: str) -> str:
     """Return what a number of `insertion` or `deletion` was measured with, to print beside it."""
     return (
         f"trapezoid area under the class probability, {steps} equal steps, highest pixel first, "
-        f"ties in row order, baseline {BASELINES.get(baseline, baseline)}"
+        f"{TIES}, baseline {BASELINES.get(baseline, baseline)}"
     )
 
 
@@ -163,22 +172,63 @@ def target_probability(logits: Float[Array, "n k"], targets: Int[Array, "n"]) ->
     return undefined_with(jnp.where(known, chosen, jnp.nan), logits)
 
 
-def _area_under_curve(model, before, after, targets, maps, steps):
+def _area_under_curve(
+    model, before, after, targets, maps, ranks, steps, before_p=None, after_p=None
+):
     """`before` turns into `after`, most important pixels first."""
     if steps < 1:
         raise ValueError(f"steps={steps}: the curve needs at least 1 step")
-    ranks = pixel_ranks(maps)
     pixels = ranks.shape[1] * ranks.shape[2]
     # Whole pixels change: where the steps do not divide them, the trapezoids' widths say so.
     changed = [step * pixels // steps for step in range(steps + 1)]
     # A Python loop, not lax.scan: XLA's CPU convolutions are many times slower inside one.
     area = jnp.zeros(maps.shape[0], jnp.float32)
-    previous = target_probability(model(before), targets)
+    previous = target_probability(model(before), targets) if before_p is None else before_p
     for low, high in itertools.pairwise(changed):
-        current = target_probability(model(_change(before, after, ranks, high)), targets)
+        if high == pixels and after_p is not None:
+            current = after_p
+        else:
+            current = target_probability(model(_change(before, after, ranks, high)), targets)
         area += (previous + current) * ((high - low) / pixels / 2)
         previous = current
     return jnp.where(jnp.any(jnp.isnan(maps), axis=(1, 2)), jnp.nan, area)
+
+
+def dimmed_drop(
+    model: Callable,
+    images: Float[Array, "n h w c"],
+    targets: Int[Array, "n"],
+    maps: Float[Array, "n h w"],
+    *,
+    p_full: Float[Array, "n"] | None = None,
+) -> Float[Array, "n"]:
+    """Return how far the class probability falls when the image is dimmed by its map.
+
+      p(c | I) − p(c | I ⊙ (1 − S)),   in [−1, 1], higher is better
+
+    S as it is, soft, not cut. A map that is 1 everywhere leaves a black image: look at its row
+    before this one ranks anything.
+
+    Args:
+      maps: S, importance in [0, 1].
+      p_full: p(c | I), where it is known.
+
+    Returns:
+      A value per image; NaN for a map with a NaN and a target that the model does not have.
+
+    References:
+      GLAS, 2020, Fig. 5: "images are perturbed by the inverse heat map, and the amount that the
+      score drops is recorded".
+    """
+    if p_full is None:
+        p_full = target_probability(model(images), targets)
+    left = target_probability(model(_fill(images, maps, jnp.zeros_like(images))), targets)
+    return jnp.where(jnp.any(jnp.isnan(maps), axis=(1, 2)), jnp.nan, p_full - left)
+
+
+DIMMED_PROTOCOL = (
+    "fall of the class probability when the image is dimmed by its heat map, I (1 − S), soft"
+)
 
 
 @jax.jit

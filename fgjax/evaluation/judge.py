@@ -102,6 +102,9 @@ def judge(
         own |= _each_mask(maps, truth, threshold)
     if regions:
         own |= _regions(model, images, targets, maps, infill)
+        shuffled = make_infill("patches", images, keys)
+        other = _regions(model, images, targets, maps, shuffled)
+        own |= {f"{name}_patches": other[name] for name in ("smallest_kept", "smallest_deleted")}
     if curves:
         own |= evaluate_faithfulness(*ask, maps["heatmap"], key=keys, steps=curves)
     return own

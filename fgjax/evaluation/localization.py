@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from fgjax.core.floor import is_flat
+
 POINTING_PROTOCOLS = {
     "argmax": "the pixel of the highest value (mean place of ties) lies in the truth",
     "argmax_15px": "the truth has a pixel within 15 px of the pixel of the highest value "
@@ -53,13 +55,15 @@ def iou(maps: Bool[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Float[Array,
 
 @jax.jit
 def scaled(heatmap: Float[Array, "n h w"]) -> Float[Array, "n h w"]:
-    """(map − min) / (max − min): the lowest pixel 0, the highest 1; a constant map 0 everywhere.
+    """(map − min) / (max − min): the lowest pixel 0, the highest 1; a map that is constant but for
+    rounding (`fgjax.core.floor`) 0 everywhere.
 
     NaN everywhere for a map with a NaN or an infinity.
     """
     low, high = (f(heatmap, axis=(1, 2), keepdims=True) for f in (jnp.min, jnp.max))
     span = high - low  # NaN or infinite for such a map
-    unit = (heatmap - low) / jnp.where(span == 0, 1.0, span)
+    flat = is_flat(heatmap)[:, None, None]
+    unit = jnp.where(flat, 0.0, (heatmap - low) / jnp.where(span == 0, 1.0, span))
     return jnp.where(jnp.isfinite(span), unit, jnp.nan)
 
 
@@ -89,9 +93,10 @@ def iou_at_levels(
 def share_inside(maps: Bool[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Float[Array, "n"]:
     """Return the share of the mask that lies in the truth (precision), |maps ∩ truth| / |maps|.
 
-    NaN for an empty mask, and for an empty truth (not annotated).
+    0 for an empty mask: a map that shows nothing is not right. NaN for an empty truth (not
+    annotated).
     """
-    return _if_annotated(_count(maps & truth) / _count(maps), truth)
+    return _if_annotated(_count(maps & truth) / jnp.maximum(_count(maps), 1), truth)
 
 
 def false_detection_rate(
@@ -99,7 +104,7 @@ def false_detection_rate(
 ) -> Float[Array, "n"]:
     """Return the share of the mask that lies outside the truth, FP / (FP + TP).
 
-    This is 1 − `share_inside`, and NaN where that is.
+    This is 1 − `share_inside`: 1 for an empty mask, and NaN where that is.
     """
     return 1.0 - share_inside(maps, truth)
 
@@ -115,13 +120,17 @@ def covered(maps: Bool[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Float[Ar
 def energy_inside(heatmap: Float[Array, "n h w"], truth: Bool[Array, "n h w"]) -> Float[Array, "n"]:
     """Return the share of the heat that lies in the truth, Σ_truth heat / Σ heat, in [0, 1].
 
-    NaN for a map without heat, a map with a NaN, and an empty truth (not annotated).
+    A map without heat has the truth's share of the image, as any constant map: that is chance, and
+    abstaining wins nothing. NaN for a map with a NaN, and an empty truth (not annotated).
 
     References:
       Wang et al., Score-CAM, CVPR workshops 2020 (the energy-based pointing game).
     """
-    inside = jnp.sum(heatmap, axis=(1, 2), where=truth)
-    return _if_annotated(inside / jnp.sum(heatmap, axis=(1, 2)), truth)
+    inside, heat = jnp.sum(heatmap, axis=(1, 2), where=truth), jnp.sum(heatmap, axis=(1, 2))
+    none = heat == 0
+    share = jnp.where(none, area(truth), inside / jnp.where(none, 1, heat))
+    # A NaN counts wherever it lies.
+    return _if_annotated(jnp.where(jnp.isnan(heat), jnp.nan, share), truth)
 
 
 def box_of(maps: Bool[Array, "n h w"]) -> Float[Array, "n 4"]:
@@ -159,7 +168,8 @@ def pointing_game(
     The map names one point (`point_of`), and the pixel it falls into decides: it lies in the
     truth ("argmax", "blob_centroid"), or a pixel of the truth is within 15 px of it, between
     pixel centres ("argmax_15px", the margin of excitation backprop's protocol).
-    A constant map, and one with a NaN or an infinity, names no point: a miss.
+    A map that is constant but for rounding, and one with a NaN or an infinity, names no point:
+    a miss.
 
     Raises:
       ValueError: an unknown protocol.
@@ -203,7 +213,8 @@ def point_of(maps: Float[Array, "n h w"], *, protocol: str) -> Float[Array, "n 2
     - "blob_centroid": the centroid of the largest 8-connected blob of pixels strictly above
       0.95 of the maximum; of equal blobs the one that starts first, row by row.
 
-    NaN for a constant map, and for one with a NaN or an infinity.
+    NaN for a map that is constant but for rounding (`fgjax.core.floor`), and for one with a NaN or
+    an infinity.
     """
     if protocol not in POINTING_PROTOCOLS:
         raise ValueError(
@@ -214,7 +225,7 @@ def point_of(maps: Float[Array, "n h w"], *, protocol: str) -> Float[Array, "n 2
     chosen = largest_blob(maps > 0.95 * top) if protocol == "blob_centroid" else maps == top
     y, x = _pixel_centres(*maps.shape[1:])
     place = [jnp.sum(jnp.where(chosen, v, 0.0), axis=(1, 2)) / _count(chosen) for v in (x, y)]
-    varies = top > jnp.min(maps, axis=(1, 2), keepdims=True)
+    varies = ~is_flat(maps)[:, None, None]
     defined = jnp.all(jnp.isfinite(maps) & varies, axis=(1, 2))
     return jnp.where(defined[:, None], jnp.stack(place, axis=1), jnp.nan)
 

@@ -2,14 +2,38 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+TIES = "ties in a keyed random order"
+"""What protocols say of equally important pixels."""
+
+
+def pixel_ranks(
+    maps: Float[Array | np.ndarray, "n h w"], key: Key[Array, "..."] | None = None
+) -> Int[Array, "n h w"]:
+    """Return 0 for the highest pixel of a map, h·w − 1 for the lowest; ties in random order.
+
+    In row order a constant map would go through the image from the top, and be judged by where the
+    object lies.
+
+    Args:
+      key: of that order: one for all maps, or one for each. None: `jax.random.key(0)`, so that
+        the order depends neither on the map nor on those beside it.
+    """
+    key = jax.random.key(0) if key is None else key
+    return _ranks(jnp.asarray(maps), jnp.broadcast_to(key, maps.shape[:1]))
 
 
 @jax.jit
-def pixel_ranks(maps: Float[Array, "n h w"]) -> Int[Array, "n h w"]:
-    """0 for the highest pixel of a map, h·w − 1 for the lowest; ties in row order."""
-    order = jnp.argsort(-maps.reshape(maps.shape[0], -1), axis=1, stable=True)
-    return jnp.argsort(order, axis=1).reshape(maps.shape)
+def _ranks(maps, keys):
+    def one(values, key):
+        shuffled = jax.random.permutation(key, values.size)
+        order = shuffled[jnp.argsort(-values[shuffled], stable=True)]
+        return jnp.zeros_like(order).at[order].set(jnp.arange(values.size, dtype=order.dtype))
+
+    flat = maps.reshape(len(maps), -1)
+    return jax.vmap(one)(flat, keys).reshape(maps.shape)
 
 
 @jax.jit

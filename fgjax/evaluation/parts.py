@@ -44,12 +44,13 @@ def single_part_deletion(
     images: Float[Array, "n h w c"],
     targets: Int[Array, "n"],
     maps: Float[Array, "n h w"],
-    without: Float[Array, "n parts h w c"],
+    without: Float[Array, "n parts h w c"] | None,
     part_masks: Bool[Array, "n parts h w"],
     present: Bool[Array, "n parts"],
     *,
     pool: str = "sum",
     score: str = "log_odds",
+    drops: Float[Array, "n parts"] | None = None,
 ) -> PartDeletion:
     """Return rank correlation of the true drop of the class score with the attribution, over parts.
 
@@ -59,9 +60,11 @@ def single_part_deletion(
     orders the parts as the class probability does, without its saturation.
 
     Args:
-      without: the image drawn again with one part away; whatever, where `present` is False.
+      without: the image drawn again with one part away; whatever, where `present` is False. None
+        where the drops are known.
       part_masks: where each part is seen in the image.
       pool: "sum" favours large parts, as the drop may; "mean" does not.
+      drops: what `part_drops` returns, where it is known: it is the same for every map.
 
     Returns:
       `correlation` is NaN with fewer than two parts that count, where all their drops or all
@@ -69,7 +72,7 @@ def single_part_deletion(
       the model does not have.
 
     Raises:
-      ValueError: an unknown pool or score.
+      ValueError: an unknown pool or score; neither `without` nor `drops`.
 
     References:
       Hesse et al., FunnyBirds: A Synthetic Vision Dataset for a Part-Based Analysis of
@@ -77,7 +80,10 @@ def single_part_deletion(
       (1 + ρ)/2 of those ρ that are defined.)
     """
     counts = present & jnp.any(part_masks, axis=(2, 3))
-    drops = part_drops(model, images, targets, without, score=score)
+    if drops is None:
+        if without is None:
+            raise ValueError("without: the images without each part, or drops, what they cost")
+        drops = part_drops(model, images, targets, without, score=score)
     attribution = part_attribution(maps, part_masks, pool=pool)
     broken = ~jnp.all(jnp.isfinite(maps), axis=(1, 2))
     correlation = jnp.where(broken, jnp.nan, rank_correlation(drops, attribution, counts))

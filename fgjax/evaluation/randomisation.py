@@ -17,6 +17,7 @@ import numpy as np
 from flax import core, traverse_util
 from jaxtyping import Array, Float, Int, Key
 
+from fgjax.core.floor import is_flat
 from fgjax.evaluation.localization import scaled
 from fgjax.evaluation.order import rank_correlation
 
@@ -28,7 +29,8 @@ class Randomised(NamedTuple):
 
     Attributes:
       layers: the layer randomised last, from the top down; all above it are randomised too.
-      rank_correlation: Spearman's ρ over the pixels, in [−1, 1].
+      rank_correlation: |ρ|, Spearman's over the pixels without its sign, in [0, 1]: a map that
+        turns into its opposite has not changed what it says.
       ssim: structural similarity, in [−1, 1].
     """
 
@@ -62,8 +64,9 @@ def cascading_randomisation(
       level: see `layers_top_down`.
 
     Returns:
-      Values per depth and image. ρ is NaN where either map is constant (a randomised network
-      may leave nothing to see), both are where a map has a NaN or an infinity.
+      Values per depth and image. |ρ| is NaN where either map is constant (a randomised network
+      may leave nothing to see): undefined, neither 0 nor good. Both are NaN where a map has a NaN
+      or an infinity.
 
     Raises:
       ValueError: no such layer; maps smaller than 11 pixels.
@@ -83,7 +86,9 @@ def cascading_randomisation(
         changed = _with_layers_of(fresh, model, order[: order.index(name) + 1], level)
         maps = explain(changed, images, targets)
         flat = (maps.reshape(len(maps), -1) for maps in (start, maps))
-        alike.append((rank_correlation(*flat), structural_similarity(start, maps)))
+        rho = jnp.abs(rank_correlation(*flat))
+        rho = jnp.where(is_flat(start) | is_flat(maps), jnp.nan, rho)
+        alike.append((rho, structural_similarity(start, maps)))
     empty = jnp.zeros((0, len(images)), jnp.float32)
     ranks, ssim = (jnp.stack(values) for values in zip(*alike)) if alike else (empty, empty)
     return Randomised(chosen, ranks, ssim)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from fgjax.core.keys import image_keys
 from fgjax.evaluation.faithfulness import target_probability
-from fgjax.evaluation.order import pixel_ranks
+from fgjax.evaluation.order import TIES, pixel_ranks
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 NOISE = 0.01
@@ -48,7 +48,7 @@ def road(
 ) -> Road:
     """Return the class probability when the most, and the least, important pixels are imputed.
 
-    For every share s the first (last) ⌊s·h·w⌋ pixels in the order of importance, ties in row
+    For every share s the first (last) ⌊s·h·w⌋ pixels in the order of importance, ties in random
     order, are replaced by `impute`; the values are means over `shares`, of 2·len(shares)
     forward passes. The models of the paper are judged by accuracy over a data set, which has
     no value per image; the probability is what that becomes for one.
@@ -73,7 +73,8 @@ def road(
     """
     if not shares or not all(0 < share < 1 for share in shares):
         raise ValueError(f"shares={shares}: shares of the pixels, above 0 and below 1")
-    keys, ranks = image_keys(key, len(images)), pixel_ranks(maps)
+    keys = image_keys(key, len(images))
+    ranks = pixel_ranks(maps, keys)
     pixels = ranks.shape[1] * ranks.shape[2]
     most, least = jnp.zeros((2, len(images)), jnp.float32)
     for share in shares:
@@ -92,7 +93,7 @@ def road_protocol(*, shares: tuple[float, ...] = SHARES, noise: float = NOISE) -
     """Return what the numbers of `road` were measured with, to print beside them."""
     return (
         f"mean class probability with {', '.join(f'{100 * share:g}' for share in shares)} % of the "
-        f"pixels imputed linearly from their 8 neighbours, noise {noise:g}, ties in row order"
+        f"pixels imputed linearly from their 8 neighbours, noise {noise:g}, {TIES}"
     )
 
 

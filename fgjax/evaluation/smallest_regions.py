@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from fgjax.attribution.common.infill import Infill, keyed_infill
+from fgjax.attribution.common.inputs import class_targets
 from fgjax.attribution.common.types import Attribution
 from fgjax.devices.forward import compiled
 from fgjax.evaluation.faithfulness import target_probability
@@ -71,8 +72,8 @@ def smallest_regions(
     one may, and is then not found. An empty region counts: its area is 0 where the infill alone
     is enough.
 
-    Pixels of equal importance are ranked row by row. So a constant map is answered too; its area
-    says how bad it is.
+    Pixels of equal importance are ranked at random (`pixel_ranks`). So a constant map is answered
+    too; its area says how bad it is.
 
     Args:
       model: any callable pytree, images -> logits.
@@ -90,7 +91,8 @@ def smallest_regions(
       probability, or the map or the probability is NaN.
 
     Raises:
-      ValueError: keep or destroy outside its range; maps of another shape than the images.
+      ValueError: keep or destroy outside its range; maps of another shape than the images; targets
+        that are no class indices.
 
     Example:
       >>> model = lambda images: images.mean((1, 2)) * 10  # as many classes as channels
@@ -104,7 +106,7 @@ def smallest_regions(
     if not 0 <= destroy < 1:
         raise ValueError(f"destroy={destroy}: a share of the probability, at least 0 and below 1")
     images = jnp.asarray(images, jnp.float32)
-    targets = jnp.asarray(targets, jnp.int32)
+    targets = class_targets(targets)
     maps = [jnp.asarray(m, jnp.float32) for m in _rankings(result)]
     for m in maps:
         if m.shape != images.shape[:3]:

@@ -6,7 +6,7 @@ print(summarise(values["iou_mask"]), protocols()["iou_mask"])
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from fgjax.core.filters import total_variation
-from fgjax.evaluation.faithfulness import curve_protocol, deletion, insertion
+from fgjax.core.floor import FLOOR, is_flat
+from fgjax.core.keys import image_keys
+from fgjax.evaluation.faithfulness import DIMMED_PROTOCOL, curve_protocol, deletion, insertion
 from fgjax.evaluation.localization import (
     LEVELS,
     POINTING_PROTOCOLS,
@@ -64,9 +66,10 @@ def evaluate_maps(
     Returns:
       The names of `protocols()` except the three p_… (`kept_and_deleted` gives those).
       NaN where an annotation is missing (None: missing for all) and, but for the pointing
-      games, where the map has a NaN or an infinity. A map with no pixel above the threshold
-      scores 0 in the overlaps (iou_…, cue_covered) and is undefined, NaN, in the shares of the
-      mask (in_…, false_detection): so look at how many values are defined, too.
+      games, where the map has a NaN or an infinity. Abstaining wins nothing: a map with no pixel
+      above the threshold scores 0 in the overlaps (iou_…, cue_covered) and in the shares of the
+      mask (in_…; false_detection 1), a map without heat has the energy of a constant one, the
+      truth's share of the image, and points nowhere, a miss. "blank" counts such maps.
       iou_at_… and iou_best take the object's mask, or its filled box where it has no mask,
       and scale the map first: they do not depend on `threshold`. pointing_…_small is NaN for
       an object that is not small (`is_small` of its box, or else of its mask's tightest box).
@@ -84,6 +87,7 @@ def evaluate_maps(
 
     values = {
         "area": area(mask),
+        "blank": is_flat(heatmap).astype(jnp.float32),
         "iou_mask": _known(iou(mask, truths["object"]), truths["object"]),
         # An empty mask has no box; against an annotated one that is an overlap of 0.
         "iou_box": jnp.where(
@@ -121,19 +125,23 @@ def protocols(*, threshold: float = 0.5, pointing: str = "blob_centroid") -> dic
     """Return how each number is measured, one sentence per metric name, to print beside it."""
     mask = f"mask: map > {threshold:g}"
     point = f"pointing game, 1 or 0: {POINTING_PROTOCOLS[pointing]}"
-    energy = "share of the map's sum that lies in"
+    energy = "share of the map's sum (of a map of zeros: of the image) that lies in"
+    empty = ", 0 of an empty mask"
     scale = "the map scaled to span 0 to 1; truth: object mask, filled box where there is none"
     small = f"; objects whose box covers less than {SMALL:g} of the image only"
     return {
         "area": f"share of the image in the mask; {mask}",
+        "blank": "1 for a map that is the same everywhere, its spread at most "
+        f"{FLOOR:.1g} of its size, else 0",
         "iou_mask": f"IoU of mask and object mask; {mask}",
         "iou_box": f"IoU of the mask's tightest box and the annotated box; {mask}",
         "iou_cue": f"IoU of mask and cue; {mask}",
-        "in_object": f"share of the mask's pixels in the object mask; {mask}",
-        "in_box": f"share of the mask's pixels in the annotated box; {mask}",
-        "in_cue": f"share of the mask's pixels in the cue; {mask}",
+        "in_object": f"share of the mask's pixels in the object mask{empty}; {mask}",
+        "in_box": f"share of the mask's pixels in the annotated box{empty}; {mask}",
+        "in_cue": f"share of the mask's pixels in the cue{empty}; {mask}",
         "cue_covered": f"share of the cue's pixels in the mask; {mask}",
-        "false_detection": f"share of the mask's pixels outside the object mask; {mask}",
+        "false_detection": f"share of the mask's pixels outside the object mask, 1 of an empty "
+        f"mask; {mask}",
         "energy_in_object": f"{energy} the object mask",
         "energy_in_box": f"{energy} the annotated box",
         "energy_in_cue": f"{energy} the cue",
@@ -174,13 +182,12 @@ def evaluate_faithfulness(
     2·(steps + 1) + 2·len(shares) forward passes. The settings are those of `insertion`,
     `deletion` and `road`; `model_protocols` says them.
     """
+    keys = image_keys(key, len(images))
+    settings: dict[str, Any] = dict(steps=steps, key=keys)
+    ask = (model, images, targets, heatmap)
     curves = {
-        "insertion": insertion(
-            model, images, targets, heatmap, steps=steps, baseline=insertion_baseline
-        ),
-        "deletion": deletion(
-            model, images, targets, heatmap, steps=steps, baseline=deletion_baseline
-        ),
+        "insertion": insertion(*ask, baseline=insertion_baseline, **settings),
+        "deletion": deletion(*ask, baseline=deletion_baseline, **settings),
     }
     removed = road(model, images, targets, heatmap, key=key, shares=shares, noise=noise)
     return curves | {f"road_{name}": values for name, values in removed._asdict().items()}
@@ -200,8 +207,8 @@ def model_protocols(
     layers: Sequence[str] = (),
 ) -> dict[str, str]:
     """Return how each number that needs the model is measured: the names of
-    `evaluate_faithfulness`, "max_sensitivity", "part_deletion" and "randomisation_…" (the fields of
-    `Randomised`)."""
+    `evaluate_faithfulness`, "dimmed_drop", "max_sensitivity", "part_deletion" and "randomisation_…"
+    (the fields of `Randomised`)."""
     removed = road_protocol(shares=shares, noise=noise)
     randomised = randomisation_protocol(layers)
     return {
@@ -210,9 +217,11 @@ def model_protocols(
         "road_most_first": f"ROAD, most important first: {removed}",
         "road_least_first": f"ROAD, least important first: {removed}",
         "road_gap": f"ROAD, least minus most important first: {removed}",
+        "dimmed_drop": DIMMED_PROTOCOL,
         "max_sensitivity": sensitivity_protocol(radius=radius, samples=samples),
         "part_deletion": parts_protocol(pool=pool, score=score),
-        "randomisation_rank_correlation": f"Spearman's rank correlation {randomised}",
+        "randomisation_rank_correlation": "absolute value of Spearman's rank correlation, "
+        f"undefined where a map is constant, {randomised}",
         "randomisation_ssim": f"SSIM (maps scaled to [0, 1], Gaussian window of {WINDOW} px, "
         f"σ {SIGMA:g}) {randomised}",
     }
@@ -221,6 +230,7 @@ def model_protocols(
 BETTER: dict[str, bool | None] = {
     **dict.fromkeys((*protocols(), *model_protocols()), True),
     "area": None,
+    "blank": None,
     "total_variation": None,
     "gini": None,
     "p_full": None,

@@ -9,6 +9,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
+from fgjax.core.features import Features
 from fgjax.devices.jit import outermost
 from fgjax.models.registry import IMAGENET_MEAN, IMAGENET_STD, NETWORKS
 
@@ -58,13 +59,25 @@ class Classifier:
         """Return logits, float32."""
         return self._apply(self.normalise(images))
 
-    def features(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n H W d"]:
-        """Return the last feature map; `head(features(images))` equals the logits."""
+    def features(
+        self, images: Float[Array | np.ndarray, "n h w 3"]
+    ) -> Float[Array, "n H W d"] | Features:
+        """Return the last grid that is mixed with what the head reads: the last map, and of a
+        transformer the other tokens too. `head(features(images))` equals the logits."""
         return self._apply(self.normalise(images), method="features")
 
-    def head(self, features: Float[Array, "n H W d"]) -> Float[Array, "n k"]:
-        """Return logits of a feature map."""
+    def head(self, features: Float[Array, "n H W d"] | Features) -> Float[Array, "n k"]:
+        """Return logits of what `features` gave."""
         return self._apply(features, method="head")
+
+    def with_rules(
+        self, epsilon: float = 1e-6, conv_gamma: float = 0.0, dense_gamma: float = 0.0
+    ) -> Any:
+        """Return a model of the same logits whose gradients follow rules of relevance, see
+        `fgjax.models.relevance`."""
+        from fgjax.models.relevance import Rules, with_rules  # that knows this class
+
+        return with_rules(self, Rules(epsilon, conv_gamma, dense_gamma))
 
     def intermediates(
         self, images: Float[Array | np.ndarray, "n h w 3"]
@@ -93,8 +106,30 @@ def classifier_of(name: str) -> type[Classifier]:
 
 def variable_shapes(network: nn.Module) -> Any:
     """Return the shapes of a network's variables, without computing any."""
-    # They do not depend on the image size; 96 px is enough for every network here.
-    return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 96, 96, 3)))
+    return jax.eval_shape(network.init, jax.random.key(0), _any_image(network))
+
+
+def _any_image(network: nn.Module) -> Array:
+    """Return an image that a network can be initialised with: variables do not depend on its size,
+    and 96 px, or the next multiple of a patch, is enough for every network here."""
+    patch = getattr(network, "patch", 96)
+    side = -(-96 // patch) * patch
+    return jnp.zeros((1, side, side, 3), jnp.float32)
+
+
+def check_size(network: nn.Module, size: int, name: str) -> None:
+    """Raise ValueError where images of a size are not filled by a network's patches."""
+    patch = getattr(network, "patch", 1)
+    if size % patch or size < patch:
+        near = max(patch, round(size / patch) * patch)
+        raise ValueError(
+            f"{name} has patches of {patch} px: a size of {size} is no multiple of that; {near} is"
+        )
+
+
+def native_size(network: nn.Module) -> int:
+    """Return the side of the images a network's positions were learned for; else 224."""
+    return getattr(network, "grid", 0) * getattr(network, "patch", 0) or 224
 
 
 def create_model(
@@ -114,21 +149,28 @@ def create_model(
       name: a key of `NETWORKS`.
       num_classes: outputs.
       key: of the weights; the same key gives the same weights. None: key 0.
-      size: side of the images it is meant for.
+      size: side of the images it is meant for; a transformer learns positions for these.
       options: passed to the network: `padding`, `dtype`, and what its kind takes besides.
+
+    Raises:
+      ValueError: an unknown name, or a size that the network's patches do not fill.
 
     Example:
       >>> model = create_model("resnet_tiny", 10, size=32)
-      >>> model(jnp.zeros((1, 32, 32, 3))).shape
+      >>> jax.jit(lambda model, images: model(images))(model, jnp.zeros((1, 32, 32, 3))).shape
       (1, 10)
     """
     network = make_network(name, num_classes, **options)
+    check_size(network, size, name)
+    if getattr(network, "grid", 0) and "grid" not in options:
+        options["grid"] = size // network.patch
+        network = network.clone(grid=options["grid"])
     key = jax.random.key(0) if key is None else key
     # On a CPU, LLVM optimises the drawing of every kernel by itself: three to nine times the wait
     # (ResNet-18: 11 s for 2), for a program that runs once. Weights differ in the last bit.
     quick = outermost() and jax.default_backend() == "cpu"
     unpolished = {"xla_backend_optimization_level": 0} if quick else {}
     draw = jax.jit(network.init, compiler_options=unpolished or None)
-    variables = draw(key, jnp.zeros((1, 96, 96, 3), jnp.float32))
+    variables = draw(key, _any_image(network))
     kept = tuple((k, v) for k, v in options.items() if k != "dtype")
     return classifier_of(name)(variables, network, mean, std, classes, size, name, kept)

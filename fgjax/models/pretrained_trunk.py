@@ -1,8 +1,9 @@
 """A composed network whose trunk starts from a trained classifier's weights."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ def load_trunk(
     classes: tuple[str, ...] = (),
     dtype: Any = jnp.float32,
     say: Callable[[str], None] = warnings.warn,
+    read: Mapping[str, Any] = MappingProxyType({}),
     **options: Any,
 ) -> Classifier:
     """`create_model(name, …)` with the trunk's weights, padding and normalisation of a file.
@@ -38,15 +40,22 @@ def load_trunk(
       name: a composed network, such as region_grouping.
       source: as for `load_pretrained`: weights of a whole `backbone`. `say` is told which of its
         layers the network does not have.
+      read: what else `load_pretrained` is told of the file.
       options: what else the network takes.
 
     Raises:
       ValueError: as `load_pretrained`, or a network without a trunk.
     """
-    whole = load_pretrained(backbone, source, dtype=dtype)
+    whole = load_pretrained(backbone, source, dtype=dtype, **read)
+    made = dict(whole.options)
+    if other := [option for option in made if option != "padding"]:
+        raise ValueError(
+            f"{source}: {backbone} is made otherwise than usual there ({', '.join(other)}); "
+            "a trunk is made as usual"
+        )
     model = create_model(
         name, num_classes, key=key, size=size, classes=classes, mean=whole.mean, std=whole.std,
-        backbone=backbone, **dict(whole.options), **options, dtype=dtype,
+        backbone=backbone, padding=made["padding"], **options, dtype=dtype,
     )  # fmt: skip
     if not set(TRUNKS) & set(model.variables["params"]):
         raise ValueError(f"{name} has no trunk to take weights for: give no weights to start from")

@@ -46,6 +46,9 @@ class Network:
       options: its other keywords, and the name of the option each is given.
       attributes: it can have an output for each attribute, and takes `attributes`.
       classifier: the class of its classifiers, where that offers more than `Classifier`.
+      tokens: its `features` have tokens beside the grid.
+      reads: from the shapes of a file's tensors, by our names, to what they say of how the
+        network is made.
       order: its place in lists.
     """
 
@@ -61,6 +64,8 @@ class Network:
     options: Mapping[str, str] = field(default_factory=dict)
     attributes: bool = False
     classifier: Any = None
+    tokens: bool = False
+    reads: Callable[[Mapping[str, tuple[int, ...]]], dict[str, Any]] = lambda shapes: {}
     order: int = LAST
 
 
@@ -77,6 +82,11 @@ NETWORKS: Registry[Network] = Registry(
 def stands_alone(network: Network) -> bool:
     """Return whether a network is not built on another one."""
     return network.fits is None
+
+
+def has_last_map(network: Network) -> bool:
+    """Return whether a network stands alone and its `features` are a map and nothing else."""
+    return stands_alone(network) and not network.tokens
 
 
 def choose(name: str, fits: Callable[[Network], bool]) -> Network:

@@ -8,6 +8,26 @@ from fgjax.core.spelling import did_you_mean
 from fgjax.data.registry import SOURCES
 from fgjax.options.schema import CROPS, OPTIONS, STAGES, Config, ConfigError, DistributedConfig
 
+LARGEST = 2**31 - 1
+"""Of whole numbers but the seed: what devices count with."""
+
+
+def check_sizes(flat: dict[str, Any]) -> None:
+    """Raise ConfigError for the first number that is larger than anything that can be meant.
+
+    Args:
+      flat: option -> value.
+    """
+    for name, value in flat.items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            whole = isinstance(number, int) and not isinstance(number, bool)
+            if whole and abs(number) > LARGEST and name != "seed":
+                raise ConfigError(f"{name}={_short(number)}: at most {LARGEST} can be meant")
+
+
+def _short(number: int) -> str:
+    return str(number) if abs(number) < 10**40 else "a number of more than 40 digits"
+
 
 def check_ranges(config: Config, flat: dict[str, Any]) -> None:
     """Raise ConfigError for the first option whose value cannot be meant.
@@ -61,8 +81,17 @@ def check_ranges(config: Config, flat: dict[str, Any]) -> None:
         )
     if own is not None and not 0 <= own < count:
         raise ConfigError(f"distributed.process_id={own}: from 0 to {count - 1}")
+    for name, values in (("mean", model.mean), ("std", model.std)):
+        if values and (len(values) != 3 or (name == "std" and min(values) <= 0)):
+            listed = ",".join(map(str, values))
+            raise ConfigError(
+                f"model.{name}={listed}: wants three numbers, of red, green and blue in [0, 1]"
+                + (", above 0" if name == "std" else "")
+            )
     if model.weights and model.checkpoint:
         raise ConfigError("model.weights and model.checkpoint: give one of them, not both")
+    if model.texts and not model.weights:
+        raise ConfigError("model.texts belongs to model.weights, the file of a CLIP")
     if model.labels and not (model.weights or model.checkpoint):
         raise ConfigError("model.labels belongs to model.weights: it names that file's outputs")
 

@@ -5,10 +5,12 @@ merges and checks types; this file says what went wrong in the user's words.
 """
 
 import dataclasses
+import difflib
 import os
 import re
 import typing
 from dataclasses import field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +26,7 @@ from fgjax.attribution import CONFIGS, PRESETS
 from fgjax.attribution.registry import METHOD_ENTRIES
 from fgjax.core.option import option_of
 from fgjax.core.spelling import did_you_mean
-from fgjax.options.ranges import check_ranges
+from fgjax.options.ranges import check_ranges, check_sizes
 from fgjax.options.schema import OPTIONS, CompareConfig, Config, ConfigError, ExplainConfig
 
 
@@ -115,6 +117,16 @@ def _schema(method: str, preset: str) -> type:
     return dataclasses.make_dataclass("Schema", parts, frozen=True)
 
 
+@lru_cache(maxsize=64)
+def _defaults(method: str, preset: str, known: tuple[type, ...]) -> tuple[type, Any]:
+    """Return the schema, and its defaults as OmegaConf has them: half of the time of a `resolve`.
+
+    `known`, the settings of all methods, is what both depend on besides.
+    """
+    schema = _schema(method, preset)
+    return schema, OmegaConf.structured(schema)
+
+
 def _fields(schema: Any, prefix: str = "") -> dict[str, dataclasses.Field]:
     """Return option -> its field; a group of options is there too."""
     found = {}
@@ -156,14 +168,27 @@ def _wants(kind: Any, option: str, example: str) -> str:
     return " or ".join([*(_wants(part, option, example) for part in parts), "null"])
 
 
-def _in_words(error: Exception, schema: type, part: Any, where: str) -> ConfigError:
+def _nearest(option: str, known: list[str], method: str) -> str:
+    """Return the nearest option: of the same group first, and of the method that is chosen."""
+    group, _, name = option.rpartition(".")
+    own = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == group}
+    near = difflib.get_close_matches(name, own, n=1, cutoff=0.7)
+    hint = f" Did you mean {own[near[0]]}?" if near else did_you_mean(option, known)
+    if group != "explain":
+        return hint
+    hint = hint if near else ""  # one of another group would mislead
+    settings = [f.name for f in dataclasses.fields(CONFIGS[method])] if method in CONFIGS else []
+    return f"{hint} {method} has {', '.join(settings)}." if settings and not near else hint
+
+
+def _in_words(error: Exception, schema: type, part: Any, where: str, method: str) -> ConfigError:
     """OmegaConf's error about the options of `part`, in the user's words."""
     every = _fields(schema)
     types = {name: f.type for name, f in every.items()}
     option = getattr(error, "full_key", None) or ""
     if isinstance(error, ConfigKeyError):
         known = [name for name, kind in types.items() if not dataclasses.is_dataclass(kind)]
-        return ConfigError(f"{where}there is no option {option}.{did_you_mean(option, known)}")
+        return ConfigError(f"{where}there is no option {option}.{_nearest(option, known, method)}")
     for name in (n for n, f in every.items() if _is_list(f)):  # OmegaConf does not say which
         items = OmegaConf.select(part, name)
         kinds = {int, float} & set(typing.get_args(types.get(name)))
@@ -236,9 +261,17 @@ def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
     if "config" not in given:
         raise ConfigError(f"config=NAME is missing. Known: {', '.join(list_configs())}")
     name, file = _read(given.pop("config"))
+    # A path is text, whatever YAML would make of it; in quotes it is YAML's.
+    paths = {
+        key: given.pop(key)
+        for key in [*(name for name, about in OPTIONS.items() if about.path), "run_dir"]
+        if key in given and given[key] not in ("", "null") and given[key][0] not in "'\""
+    }
     dots = [f"{key}={value}" for key, value in given.items()]
     try:
         line = OmegaConf.from_dotlist(dots)
+        for key, value in paths.items():
+            OmegaConf.update(line, key, value)
         for option in ("explain.method", "data.source", "model.name"):
             if ":" in given.get(option, ""):  # module:name, which YAML may read as a group
                 OmegaConf.update(line, option, given[option])
@@ -247,25 +280,30 @@ def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
         both = OmegaConf.merge(file, line)
         method = OmegaConf.select(both, "explain.method", default=ExplainConfig.method)
         preset = OmegaConf.select(both, "explain.preset", default=ExplainConfig.preset)
-    except (OmegaConfBaseException, YAMLError, TypeError) as error:
-        raise ConfigError(f"cannot read {' '.join(dots)}: {error}") from None
-    schema = _schema(str(method), str(preset))
+    except (OmegaConfBaseException, YAMLError, TypeError, RecursionError) as error:
+        said = " ".join(f"{dot:.80}" for dot in dots)
+        raise ConfigError(f"cannot read {said}: {error}") from None
+    except ValueError:  # Python reads no number of more than 4300 digits
+        key = next(key for key, value in given.items() if len(value) > 4000)
+        raise ConfigError(
+            f"{key}={given[key][:10]}…: a number of {len(given[key])} digits"
+        ) from None
+    schema, merged = _defaults(str(method), str(preset), tuple(CONFIGS.values()))
     # Written as the help shows it: stages=explain,evaluate
     for option in (name for name, f in _fields(schema).items() if _is_list(f)):
         given_list = OmegaConf.select(line, option)
         if isinstance(given_list, str | int | float) and not isinstance(given_list, bool):
             words = [word.strip() for word in str(given_list).split(",") if word.strip()]
             OmegaConf.update(line, option, [_number(word) for word in words])
-    merged = OmegaConf.structured(schema)
     for part, where in ((file, f"config={name}: "), (line, "")):
         try:
             merged = OmegaConf.merge(merged, part)
         except (OmegaConfBaseException, TypeError) as error:
-            raise _in_words(error, schema, part, where) from None
+            raise _in_words(error, schema, part, where, str(method)) from None
     try:
         plain: Any = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
-        raise _in_words(error, schema, both, "") from None
+        raise _in_words(error, schema, both, "", str(method)) from None
     plain["run_dir"] = plain["run_dir"] or f"runs/{name}"
     plain["run_dir"] = _home(plain["run_dir"])
     for option in (name for name, about in OPTIONS.items() if about.path):
@@ -303,6 +341,7 @@ def _settings(method: str, own: dict[str, Any], group: str) -> Any:
 
 def _build(plain: dict[str, Any]) -> Config:
     """Return the frozen dataclasses of a checked dict; ranges are checked here."""
+    check_sizes(flatten(plain))
     explain, compare = dict(plain["explain"]), dict(plain["compare"])
     method = explain["method"]
     own = {f.name: explain.pop(f.name) for f in dataclasses.fields(CONFIGS[method])}

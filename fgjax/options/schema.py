@@ -3,7 +3,7 @@
 The help, the checks, the command line and a run that goes on read it there (see `Option`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import reduce
 from typing import Any, Literal
@@ -25,8 +25,15 @@ from fgjax.data.registry import SOURCES
 from fgjax.options.training import FocusConfig, PartsConfig, ProxyConfig, TrainConfig
 
 STAGES = ("train", "test", "explain", "evaluate", "report", "compare", "tta", "parts")
-BASELINES = ("center", "random")
-"""Maps that know nothing of the image; compare.methods takes them, too."""
+CONTROLS = ("center", "random", "constant", "zero", "flipped")
+"""Maps that no number may fall for; compare.methods takes them, too. flipped is 1 - the map of the
+method with the fewest passes, the others know nothing of the image."""
+
+
+def _infills() -> Iterable[str]:
+    from fgjax.attribution.common.infill import INFILLS  # slow to import, and of use only here
+
+    return INFILLS
 
 
 CROPS = ("box", "random", "center", "gradient", "detector", "fido_original", "fido_simplified",
@@ -51,8 +58,9 @@ class DataConfig:
     )
     path: str | None = option(
         None,
-        "the folder of the data set; for tfds, where prepared sets lie.",
+        "the folder of the data set, or a single photo; for tfds, where prepared sets lie.",
         path=True,
+        free=True,
     )
     name: str | None = option(None, "the name of a tfds set.")
     level: Literal["variant", "family", "manufacturer"] = option(
@@ -68,11 +76,14 @@ class DataConfig:
         True,
         "celeba: the aligned faces, or the original photographs with their boxes.",
     )
-    masks: str | None = option(None, "folder of object masks, for a folder source.", path=True)
+    masks: str | None = option(
+        None, "folder of object masks, for a folder source.", path=True, free=True
+    )
     cues: str | None = option(
         None,
         "folder of masks of the part that tells the class, for a folder source; as data.masks.",
         path=True,
+        free=True,
     )
     size: int = option(224, "side of the square images the model sees, in pixels.", within=PIXELS)
     crop: float = option(
@@ -84,11 +95,14 @@ class DataConfig:
         None,
         "explain and evaluate at most so many test images, spread over the classes.",
         within=ABOVE_ZERO,
+        free=True,
     )
-    test_share: float = option(
-        0.5,
-        "share of each class that is test, for plantvillage and a folder without a split.",
+    test_share: float | None = option(
+        None,
+        "share of each class that is test, for plantvillage and a folder without a split; null: "
+        "0.5, and all of it with model.weights.",
         within=ZERO_TO_ONE,
+        free=True,
     )
     train_images: int = option(3000, "how many to draw, for the species source.", within=ABOVE_ZERO)
     test_images: int = option(500, "how many to draw, for the species source.", within=ABOVE_ZERO)
@@ -105,16 +119,39 @@ class DataConfig:
 class ModelConfig:
     """Which classifier."""
 
-    name: str | None = option(None, "architecture; left out with weights, the file says it.")
+    name: str | None = option(
+        None, "architecture; may be left out where the file of model.weights says it."
+    )
     weights: str | None = option(
         None,
         "a .safetensors file of a trained classifier, with torchvision's or timm's names.",
         path=True,
     )
+    mean: tuple[float, ...] = option(
+        (),
+        "of the images that model.weights were trained with, per channel of RGB in [0, 1]; left "
+        "out, as the file says, else as is usual for the architecture.",
+        example="0.485,0.456,0.406",
+    )
+    std: tuple[float, ...] = option(
+        (),
+        "the standard deviation, as model.mean.",
+        example="0.229,0.224,0.225",
+    )
+    padding: Literal["auto", "symmetric", "same"] = option(
+        "auto",
+        "of model.weights: same (TensorFlow's), symmetric (PyTorch's), or auto, as the file says.",
+    )
     labels: str | None = option(
         None,
         "which output is which class: a text file with a line per output, or a CSV with the "
         "columns class_name,model_index.",
+        path=True,
+    )
+    texts: str | None = option(
+        None,
+        "of a CLIP in model.weights: a file with an embedding of each class's text (.npz with "
+        "embeddings and classes, .npy, .safetensors); the logits are the cosines to them.",
         path=True,
     )
     checkpoint: str | None = option(
@@ -141,8 +178,8 @@ class EvaluateConfig:
     )
     regions: bool = option(
         True,
-        "whether the smallest regions that suffice and that destroy are found (about 35 forward "
-        "passes an image).",
+        "whether the smallest regions that suffice and that destroy are found, under the method's "
+        "infill and under patches of the image (about 70 forward passes an image).",
     )
     curves: int = option(
         0,
@@ -174,12 +211,25 @@ class CompareConfig:
 
     methods: tuple[str, ...] = option(
         (),
-        "which; all when left out. center and random are maps to be better than.",
+        "which; all when left out. center, random, constant, zero and flipped are controls: a "
+        "column in which one of them beats the median method ranks nothing.",
         example="fido,glas,rise",
         names=lambda: METHODS,
-        also=BASELINES,
+        also=CONTROLS,
     )
     steps: int = option(50, "of the insertion and deletion curves.", within=ABOVE_ZERO)
+    infills: tuple[str, ...] = option(
+        ("patches", "knockoff"),
+        "infills that insertion and deletion are measured under as well: such as no method was "
+        "optimised on. Each takes about 2 compare.steps forward passes a map.",
+        example="patches,grey",
+        names=lambda: _infills(),
+    )
+    variants: bool = option(
+        True,
+        "whether the other maps of a method are rows, too: light and shadow of GLAS, SSR and SDR "
+        "of FIDO, the rounds of recursive GLAS.",
+    )
     road: bool = option(
         True,
         "whether ROAD is measured (about 18 forward passes and as many imputations a map).",
@@ -198,6 +248,11 @@ class CompareConfig:
         600,
         "methods with more model passes per image than this are not run again for those two.",
         within=NOT_NEGATIVE,
+    )
+    images_per_call: int | None = option(
+        None,
+        "images that are explained and judged at a time; null: 1 on a CPU, 16 on an accelerator.",
+        within=ABOVE_ZERO,
     )
     gallery: int = option(12, "at most so many images on the page.", within=NOT_NEGATIVE)
     settings: Any = None

@@ -6,6 +6,7 @@ from typing import Literal
 from fgjax.attribution.registry import that_need
 from fgjax.core.option import (
     ABOVE_ZERO,
+    BELOW_ONE,
     BETWEEN_ZERO_AND_ONE,
     NOT_NEGATIVE,
     PIXELS,
@@ -25,6 +26,11 @@ class TrainConfig:
         32,
         "images per step; 0: the most, by powers of two, that fit the devices.",
         within=NOT_NEGATIVE,
+    )
+    sampling: Literal["uniform", "balanced"] = option(
+        "uniform",
+        "uniform: every image once an epoch; balanced: every class alike, images of rare ones "
+        "several times.",
     )
     optimizer: Literal["adamw", "sgd"] = option("adamw", "adamw, or sgd with momentum.")
     learning_rate: float = option(1e-3, "the highest, after the warm-up.", within=ABOVE_ZERO)
@@ -46,6 +52,21 @@ class TrainConfig:
         "learning rates of modules, as factors: [classifier:10,blocks_0:0.1]. A name stands "
         "for all modules that begin with it, backbone for all but the classifier.",
         example="classifier:10,blocks_0:0.1",
+    )
+    layer_decay: float = option(
+        1.0,
+        "the learning rate of a block as a share of the next one's; 1: all alike. Transformers "
+        "are fine-tuned with 0.65 to 0.9.",
+        within=SHARE,
+    )
+    clip: float | None = option(
+        None, "the largest norm of a step's gradients; null: any.", within=ABOVE_ZERO
+    )
+    drop_path: float = option(
+        0.0,
+        "the last block's chance to be left out for an image of a step, that of the others in "
+        "proportion to their depth; of transformers, ConvNeXt, Swin and EfficientNet.",
+        within=BELOW_ONE,
     )
     freeze: tuple[str, ...] = option(
         (),

@@ -11,6 +11,7 @@ from fgjax.core.tables import read_csv
 from fgjax.data.types import Record
 from fgjax.processes.shares import Share
 from fgjax.runs.folder import RunFolder, process_folder
+from fgjax.runs.images import Seen, changed_images, read_images
 from fgjax.runs.maps import MapStore
 
 EVERY = 0.5
@@ -22,6 +23,17 @@ REMIND = 60.0
 def wait_for_run(path: str | Path) -> None:
     """Wait until process 0 has made the run's folder, and so has checked the options."""
     _wait(lambda: not (Path(path) / "run.json").is_file(), lambda: "process 0 to begin")
+
+
+def wait_for_images(path: Path, now: Seen) -> None:
+    """Wait until process 0 has brought the run's folder in line with the images that this
+    process sees, too. Where nothing is said of images yet, there is nothing to be moved."""
+    _wait(
+        lambda: (seen := read_images(path)) is not None and bool(changed_images(seen, now)),
+        lambda: (
+            "process 0 to look at the images; all must be told the same data.path and data.limit"
+        ),
+    )
 
 
 def wait_for_classifier(path: Path) -> None:

@@ -15,41 +15,47 @@ from PIL import Image
 from fgjax.core.files import write_atomic
 from fgjax.report.overlay import ANNOTATION, draw_box, draw_mask_outline, overlay, to_unit
 
-Cell = tuple[float, float, float] | None
-"""Mean, and the ends of its interval; None: no value."""
+Cell = tuple[float, float, float, int] | None
+"""Mean, the ends of its interval, and over how many images; None: no value."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A metric: its name, its head, whether higher is better (None: neither), how measured."""
+    """A metric: its name, its head, whether higher is better (None: neither), how measured, and
+    why it ranks nothing ("": it ranks)."""
 
     name: str
     head: str
     higher: bool | None
     protocol: str
+    unranked: str = ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method: its mean rank (None: not ranked), a cell per column, and what it costs."""
+    """A method, another map of it (`variant`), or a control: its mean rank (None: not ranked), a
+    cell per column, and what the method costs."""
 
     method: str
     rank: float | None
     cells: tuple[Cell, ...]
     cost: dict[str, Any]
+    variant: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """The table of a comparison."""
+    """The table of a comparison, and sentences on how its ranks came about."""
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     images: int
+    notes: tuple[str, ...] = ()
 
     def best(self) -> dict[str, tuple[str, ...]]:
-        """Return column -> the ranked methods with its best mean, as it is printed."""
+        """Return column -> the ranked methods with its best mean, as it is printed; of columns that
+        rank."""
         found = {}
         for i, column in enumerate(self.columns):
             means = {
@@ -57,7 +63,7 @@ class Table:
                 for row in self.rows
                 if (cell := row.cells[i]) is not None and row.rank is not None
             }
-            if means and column.higher is not None:
+            if means and column.higher is not None and not column.unranked:
                 top = (max if column.higher else min)(means.values())
                 found[column.name] = tuple(m for m, v in means.items() if v == top)
         return found

@@ -4,13 +4,15 @@
     run/maps.zarr/ssr …     n h w   float16   what else the method made
     run/maps.zarr/trace/…   n steps float32
     run/maps.zarr/target    n       int32     the explained output; -1: not done yet
+    run/maps.zarr/images.json                 whose the rows are, see `fgjax.runs.arrange`
 
-`target` is written last: an image whose target stands there is whole.
+`target` is written last: an image whose target stands there is whole. Chunks carry checksums.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorstore as ts
@@ -26,32 +28,49 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         first = str(error).splitlines()[0]
+        if "No space left" in str(error) or "quota" in str(error).lower():
+            raise DataError(
+                f"{path}: the disk is full. What is done is kept: make room, and the same command "
+                "goes on"
+            ) from error
         raise DataError(
-            f"{path}: these maps cannot be read or written ({first}); if they are damaged, "
-            "delete that run's maps.zarr and explain again"
+            f"{path}: these maps cannot be read or written ({first}); explain again: images whose "
+            "maps are damaged are done anew. If that does not help, delete that run's maps.zarr"
         ) from error
 
 
 def _open(path: Path, shape: tuple[int, ...], dtype: str, fill: float | int) -> ts.TensorStore:
     chunk = (1, *shape[1:])
+    metadata: dict[str, Any] = {
+        "shape": list(shape),
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
+        "fill_value": "NaN" if np.isnan(fill) else fill,
+    }
+    if not (path / "zarr.json").is_file():  # those of runs of before have no checksums
+        little = {"name": "bytes", "configuration": {"endian": "little"}}
+        metadata["codecs"] = [little, {"name": "crc32c"}]
     spec = {
         "driver": "zarr3",
         "kvstore": {"driver": "file", "path": str(path)},
-        "metadata": {
-            "shape": list(shape),
-            "data_type": dtype,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
-            "fill_value": "NaN" if np.isnan(fill) else fill,
-        },
+        "metadata": metadata,
+        # What is not there is then missing, never a map of NaN.
+        "store_data_equal_to_fill_value": True,
     }
     with _told(path):
         return ts.open(spec, open=True, create=True).result()
 
 
-def _read(path: Path, index: int | slice = slice(None)) -> np.ndarray:
+def _open_read(path: Path) -> ts.TensorStore:
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path)}}
     with _told(path):
-        return ts.open(spec, open=True).result()[index].read().result()
+        return ts.open(spec, open=True).result()
+
+
+def _read(path: Path, index: int | slice = slice(None)) -> np.ndarray:
+    array = _open_read(path)
+    with _told(path):
+        return array[index].read().result()
 
 
 class MapStore:
@@ -77,8 +96,31 @@ class MapStore:
 
     def targets(self) -> Int[np.ndarray, "n"]:
         """Return the explained model output of each image; -1 where there are no maps yet."""
-        with _told(self.folder / "target"):
+        try:
             return self._target.read().result()
+        except (ValueError, OSError):  # one of them is damaged
+            reads = [self._target[i].read() for i in range(self.images)]
+            return np.array([-1 if r.exception() else r.result() for r in reads], np.int32)
+
+    def forget(self, places: Iterable[int]) -> None:
+        """Take back that some images are done."""
+        with _told(self.folder / "target"):
+            for write in [self._target[int(i)].write(-1) for i in places]:
+                write.result()
+
+    def damaged(self) -> Int[np.ndarray, "m"]:
+        """Return the places of images that count as done and whose maps are not all whole."""
+        done = np.flatnonzero(self.targets() >= 0)
+        found = set()
+        for about in self.folder.rglob("zarr.json"):
+            array, path = _open_read(about.parent), about.parent / "c"
+            rest = ["0"] * (array.ndim - 1)  # a chunk is one image's
+            for chunk in np.array_split(done, -(-len(done) // 64) or 1):  # not all in memory
+                reads = {int(i): array[int(i)].read() for i in chunk}
+                for i, read in reads.items():
+                    if read.exception() or not path.joinpath(str(i), *rest).is_file():
+                        found.add(i)
+        return np.array(sorted(found), np.int64)
 
     def write(
         self,

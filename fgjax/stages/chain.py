@@ -8,6 +8,7 @@ from fgjax.stages.evaluate.stage import Evaluate
 from fgjax.stages.explain.stage import Explain
 from fgjax.stages.focus.stage import Patches
 from fgjax.stages.job import Job
+from fgjax.stages.mend import mend
 from fgjax.stages.parts.stage import Parts
 from fgjax.stages.report import Report
 from fgjax.stages.stage import Stage
@@ -47,6 +48,7 @@ def walk(job: Job, stages: list[Stage]) -> int:
         say(f"process {job.share.own}: nothing to do, process 0 does the rest")
         return 0
     began = time.monotonic()
+    mend(job)
     failed = sum(stage.run(job) for stage in stages)
     if not job.share.leads:
         return 1 if failed else 0

@@ -37,7 +37,10 @@ class Explained:
     index: tuple[int | None, ...]
 
     def output_name(self, output: int) -> str:
-        """Return the name of an output, or its number."""
+        """Return the name of an output, or its number; "NaN" of -1, see
+        `fgjax.core.scores.predicted`."""
+        if output < 0:
+            return "NaN"
         return self.outputs[output] or f"output {output}"
 
     def target(self, label: int | None, logits: Float[np.ndarray, "k"], how: str) -> int:
@@ -78,12 +81,21 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
         )
     try:
         if settings.weights:
-            model = load_pretrained(settings.name, settings.weights, size=config.data.size)
+            model = load_pretrained(
+                settings.name, settings.weights, size=config.data.size, texts=settings.texts,
+                say=say, **wanted_images(config),
+            )  # fmt: skip
         else:
             model = load_classifier(settings.checkpoint or run / "checkpoint")
     except ValueError as error:
-        option = "weights" if settings.weights else "checkpoint"
-        raise ConfigError(f"model.{option}: {error}") from None
+        if settings.weights:
+            raise ConfigError(f"model.weights: {error}") from None
+        if settings.checkpoint:
+            cure = " (copy it anew, or train it again)" if "cannot be read" in str(error) else ""
+            raise ConfigError(f"model.checkpoint: {error}{cure}") from None
+        raise ConfigError(
+            f"{error}. Delete {run / 'checkpoint'}, and the same command trains it again"
+        ) from None
     count = model.network.num_classes
     if settings.labels:
         labels = read_labels(Path(settings.labels), source.classes, count)
@@ -105,10 +117,12 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
             )
         return Explained(model, names, tuple(known.get(name) for name in source.classes))
     if source.classes and len(source.classes) != count:
-        raise ConfigError(
+        say(
             f"model.weights={settings.weights} has {count} outputs, the data "
-            f"{len(source.classes)} classes: model.labels must say which output is which class"
+            f"{len(source.classes)} classes: the predicted output is explained, by its number; "
+            "model.labels says which output is which class"
         )
+        return Explained(model, names, (None,) * len(source.classes))
     if source.classes:
         say(
             f"model.weights={settings.weights} names no classes: its {count} outputs are taken "
@@ -117,12 +131,31 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
     return Explained(model, names, tuple(range(len(source.classes))))
 
 
+def wanted_images(config: Config) -> dict[str, Any]:
+    """Return what `load_pretrained` is told of the images that the weights want."""
+    settings = config.model
+    padding = None if settings.padding == "auto" else settings.padding
+    return {"mean": settings.mean, "std": settings.std, "padding": padding, "note": say}
+
+
 def training_model(config: Config, source: Source) -> Classifier:
     """Return what training starts from: `model.pretrained`, or `model.name` with fresh weights.
 
     Raises:
-      ConfigError: there is no such architecture, or the weights cannot be read.
+      ConfigError: there is no such architecture, the weights cannot be read, or blocks are to be
+        left out of a network that has no such blocks.
     """
+    model, rate = _start(config, source), config.train.drop_path
+    if not rate:
+        return model
+    if not hasattr(model.network, "drop_path"):
+        able = "transformers, ConvNeXt, Swin and EfficientNet have"
+        raise ConfigError(f"train.drop_path={rate}: {model.name} has no blocks to drop; {able}")
+    # Of the training alone: a checkpoint does not keep it.
+    return model.replace(network=model.network.clone(drop_path=rate))
+
+
+def _start(config: Config, source: Source) -> Classifier:
     settings, key = config.model, jax.random.fold_in(jax.random.key(config.seed), 1)
     count = max(2, len(source.classes))
     about = dict(key=key, size=config.data.size, classes=source.classes)
@@ -140,10 +173,21 @@ def training_model(config: Config, source: Source) -> Classifier:
     try:
         if composed:
             return load_trunk(
-                settings.name, settings.pretrained, count, say=say, **about, **composed
+                settings.name,
+                settings.pretrained,
+                count,
+                say=say,
+                read=wanted_images(config),
+                **about,
+                **composed,
             )
         return load_pretrained(
-            settings.name, settings.pretrained, num_classes=count, say=say, **about
+            settings.name,
+            settings.pretrained,
+            num_classes=count,
+            say=say,
+            **about,
+            **wanted_images(config),
         )
     except ValueError as error:
         raise ConfigError(
@@ -176,7 +220,9 @@ def model_fingerprint(config: Config) -> str:
     digest = hashlib.sha256()
     settings = config.model
     checkpoint = sorted(Path(settings.checkpoint).rglob("*")) if settings.checkpoint else []
-    files = (settings.weights, settings.labels, settings.pretrained, config.focus.file)
+    files = (
+        settings.weights, settings.labels, settings.pretrained, settings.texts, config.focus.file,
+    )  # fmt: skip
     infills = sorted(Path(config.explain.infills).rglob("*")) if config.explain.infills else []
     maps = [Path(config.maps), *sorted(Path(config.maps).rglob("*"))] if config.maps else []
     for path in (*files, *checkpoint, *infills, *maps):

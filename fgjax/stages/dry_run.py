@@ -2,38 +2,41 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from fgjax.attribution.common.streaming import choose_chunk
-from fgjax.attribution.registry import Passes, count_passes
-from fgjax.core.functional import combine, partition
+from fgjax.attribution import CONFIGS, METHODS
+from fgjax.attribution.registry import Passes, count_passes, needs
+from fgjax.core.features import grid_of
 from fgjax.core.progress import say
 from fgjax.devices.forward import compiled
-from fgjax.devices.jit import program
 from fgjax.models.folding import fold_batch_norm
 from fgjax.models.precision import in_precision
-from fgjax.options.schema import Config
+from fgjax.options.schema import CONTROLS, Config
 from fgjax.stages.classifier import load_model, training_model, trains
 from fgjax.stages.focus.patches import looks_at_patches, patch_file
 from fgjax.stages.images import training_records
 from fgjax.stages.job import Job
 from fgjax.stages.train.prepare import with_margin
-from fgjax.stages.train.recipe import make_recipe
-from fgjax.training.batch_size import FIRST
-from fgjax.training.classifier import start, train_step
+from fgjax.stages.tta.crops import MAPS, fido_settings
 
-OF_THE_MAP, OF_BASELINES, OF_REGIONS, OF_ROAD = 49, 4 * 3, 35, 18
+OF_THE_MAP, OF_BASELINES, OF_REGIONS = 49, 4 * 3, 2 * 35
 """Forward passes per image in the evaluation: see `judge_hard`; the image whole, kept and deleted,
-for at most four baselines; about what the smallest regions take; and ROAD's shares."""
+for at most four baselines; and about what the smallest regions take under two infills."""
+OF_ROAD = 18
+FEW = 4
+"""Images that are looked at to time a forward pass."""
+BACKWARD, TRAINING = 2.3, 3.3
+"""What a pass to the image and back takes, and a training image, in forward passes: as measured
+with ResNets on a CPU."""
 
 
 def dry_run(job: Job) -> None:
     """Say how many images and forward passes a run takes, and about how long.
 
-    Two steps are run to time them; nothing is written.
+    A few forward passes are run to time them, the others counted in those; nothing is written.
     """
     config, source = job.config, job.source
     if trains(config):
@@ -41,13 +44,14 @@ def dry_run(job: Job) -> None:
         model = training_model(config, source)
     else:
         model = load_model(config, source, Path(config.run_dir)).model
-    records = job.records if {"explain", "evaluate"} & set(config.stages) else ()
+    explained = {"explain", "evaluate", "compare", "tta"} & set(config.stages)
+    records = job.records if explained else ()
     say(f"config={job.name} would do, in {config.run_dir}:")
-    total = 0.0
+    total, forward = 0.0, _seconds_per_pass(model, config)
     if trains(config) and "train" in config.stages:
         settings = config.train
         images = round(len(training) * (1 - settings.validation)) * settings.epochs
-        seconds = images * _seconds_per_training_image(model, config)
+        seconds = images * TRAINING * forward * _larger(config)
         total += seconds
         say(
             f"  train: {len(training)} images, {settings.epochs} epochs, "
@@ -59,8 +63,6 @@ def dry_run(job: Job) -> None:
                 f"  before it, to find patches: {focus.extractor}, {focus.extractor_epochs} "
                 "epochs, not counted here"
             )
-    if {"test", "explain", "evaluate"} & set(config.stages):
-        forward, backward = _seconds_per_pass(model, config)
     if "test" in config.stages:
         count = sum(r.split == "test" and r.label is not None for r in source.records)
         total += count * forward
@@ -77,10 +79,10 @@ def dry_run(job: Job) -> None:
             config.data.size,
             _channels(model, config),
         )
-        precision, seconds = config.explain.precision, (forward, backward)
+        precision, seconds = config.explain.precision, forward
         if precision != "f32":
             seconds = _seconds_per_pass(in_precision(fold_batch_norm(model), precision), config)
-        each = passes.forward * seconds[0] + passes.backward * seconds[1]
+        each = _cost(passes) * seconds
         total += len(records) * each
         say(
             f"  explain: {len(records)} images, {_words(passes)} each "
@@ -97,53 +99,77 @@ def dry_run(job: Job) -> None:
             f"  evaluate: {len(records)} images, about {judging} forward passes each "
             f"({len(records) * judging} in all), about {_time(seconds)}"
         )
-    if left := [stage for stage in ("compare", "tta", "parts") if stage in config.stages]:
-        say(f"  {' and '.join(left)}: not counted here")
+    if "compare" in config.stages:
+        passes = comparing(config, model)
+        seconds = len(records) * _cost(passes) * forward
+        total += seconds
+        say(
+            f"  compare: {len(records)} images, {_words(passes)} each, of all methods, about "
+            f"{_time(seconds)}"
+        )
+    if "tta" in config.stages:
+        passes = looking_again(config)
+        seconds = len(records) * _cost(passes) * forward
+        total += seconds
+        say(f"  tta: {len(records)} images, {_words(passes)} each, about {_time(seconds)}")
+    if "parts" in config.stages:
+        total += len(source.records) * forward
+        say(f"  parts: {len(source.records)} images, a forward pass each")
     where = f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
     say(f"  about {_time(total)} in all on {where}, and the time to compile; nothing is written")
 
 
-def _seconds_per_training_image(model, config: Config) -> float:
-    batch, side = config.train.batch_size or FIRST, config.data.size
-    if with_margin(config.train):
-        side = round(side / config.data.crop)
-    recipe = make_recipe(config, model, 10)
-    state = jax.tree.map(jax.numpy.array, start(model, recipe.optimizer))
-    images = np.zeros((batch, side, side, 3), np.uint8)
-    if looks_at_patches(model):
-        box = np.array([0, 0, side / 2, side / 2], np.float32)
-        images = (images, np.broadcast_to(box, (batch, config.focus.patches, 4)))
-    labels = np.zeros(batch, np.int32)
-    seconds = 0.0
-    for _ in range(3):  # the first one compiles
-        began = time.monotonic()
-        state, loss = train_step(
-            state, images, labels, jax.random.key(0), network=model.network,
-            mean=model.mean, std=model.std, recipe=recipe,
-        )  # fmt: skip
-        jax.block_until_ready(loss)
-        seconds = time.monotonic() - began
-    return seconds / batch
+def comparing(config: Config, model: Any) -> Passes:
+    """Return the passes of an image in the comparison, of all methods together."""
+    compare = config.compare
+    steps = getattr(model, "looks_again", False)
+    every = [m for m in METHODS if steps or "steps" not in needs(m)]
+    forward = backward = 0
+    for method in compare.methods or (*every, *CONTROLS):
+        # Both curves under every infill, and ROAD's percentages in both orders beside the image.
+        forward += 2 * (compare.steps + 1) * (1 + len(compare.infills)) + OF_ROAD * compare.road
+        if method in CONTROLS:
+            continue
+        settings = compare.settings.get(method) or CONFIGS[method]()
+        side, channels = config.data.size, _channels(model, config)
+        own = count_passes(method, settings, side, side, channels)
+        times = 1 + (compare.sensitivity if sum(own) <= compare.again else 0)
+        forward, backward = forward + times * own.forward, backward + times * own.backward
+    return Passes(forward, backward)
 
 
-@program("explain", static_argnames="static")
-def _input_gradient(arrays, static, images):
-    return jax.grad(lambda x: combine(arrays, static)(x)[:, 0].sum())(images)
+def looking_again(config: Config) -> Passes:
+    """Return the passes of an image in test-time augmentation."""
+    side, forward, backward = config.data.size, 1 + len(config.tta.crops), 0
+    for method in {crop.removesuffix("_cleaned") for crop in config.tta.crops} & set(MAPS):
+        name = method.partition("_")[0]
+        settings = fido_settings(config, method) if name == "fido" else CONFIGS[name]()
+        own = count_passes(name, settings, side, side)
+        forward, backward = forward + own.forward, backward + own.backward
+    return Passes(forward, backward)
 
 
-def _seconds_per_pass(model, config: Config) -> tuple[float, float]:
-    """Of one image: forward, and forward and back to the image, in calls of a usual size."""
-    arrays, static = partition(model)
+def _cost(passes: Passes) -> float:
+    """Return what passes take, in forward passes."""
+    return passes.forward + BACKWARD * passes.backward
+
+
+def _larger(config: Config) -> float:
+    """Return how many more pixels training images have than those of the test."""
     side = config.data.size
-    one = np.zeros((1, side, side, 3), np.float32)
-    images = jnp.zeros((choose_chunk(arrays, static, one, backward=True), side, side, 3))
-    seconds = []
-    for call in (compiled(model), lambda x: _input_gradient(arrays, static, x)):
-        jax.block_until_ready(call(images))  # the first one compiles
+    return (round(side / config.data.crop) / side) ** 2 if with_margin(config.train) else 1.0
+
+
+def _seconds_per_pass(model: Any, config: Config) -> float:
+    """Of one image, forward, in a call of a few: the only program that is compiled here."""
+    images = jnp.zeros((FEW, config.data.size, config.data.size, 3))
+    call, seconds = compiled(model), []
+    jax.block_until_ready(call(images))  # the first one compiles
+    for _ in range(2):
         began = time.monotonic()
         jax.block_until_ready(call(images))
-        seconds.append((time.monotonic() - began) / len(images))
-    return seconds[0], seconds[1]
+        seconds.append((time.monotonic() - began) / FEW)
+    return min(seconds)
 
 
 def _words(passes: Passes) -> str:
@@ -156,7 +182,7 @@ def _channels(model, config: Config) -> int:
     features = getattr(model, "features", None)
     if features is None:
         return 0
-    return jax.eval_shape(features, jnp.zeros((1, side, side, 3))).shape[-1]
+    return grid_of(jax.eval_shape(features, jnp.zeros((1, side, side, 3)))).shape[-1]
 
 
 def _time(seconds: float) -> str:

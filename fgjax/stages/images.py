@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+from fgjax.core.progress import say
 from fgjax.data.pipeline import take
 from fgjax.data.registry import SOURCES
 from fgjax.data.sets.celeba import ALL_ATTRIBUTES
+from fgjax.data.sets.folder import count_words
 from fgjax.data.types import DataError, Record, Source
 from fgjax.options.schema import Config, ConfigError, option_value
 
@@ -27,6 +29,9 @@ def make_source(config: Config, *, margin: bool = False, whole: bool = False) ->
         if option_value(config, option) is None:
             raise ConfigError(f"{option} is missing; {wanted}")
     options = {name: option_value(config, option) for name, option in about.options.items()}
+    if "test_share" in options and options["test_share"] is None:
+        # Nothing is trained with weights that are given; a checkpoint may be of these images.
+        options["test_share"] = 1.0 if config.model.weights else 0.5
     options["size"] = round(data.size / data.crop) if margin else data.size
     if about.crops:
         options["crop"] = 1.0 if margin else data.crop
@@ -54,6 +59,19 @@ def explained_records(source: Source, config: Config) -> tuple[Record, ...]:
             + (" (data.test_share is 0)" if config.data.test_share == 0 else "")
         )
     return records
+
+
+def say_what_is_left_out(source: Source, explained: int) -> None:
+    """Say which files are no images, and that images are left out for a test share."""
+    if left_out := getattr(source, "left_out", None):
+        say(f"data.path: {left_out.total()} files are no images and left out: "
+            f"{count_words(left_out)}")  # fmt: skip
+    every = len(source.records)
+    if getattr(source, "drawn_split", False) and explained < every:
+        say(
+            f"data.path: {explained} of {every} images are explained, the test share of each class "
+            "(data.test_share=1: all of them)"
+        )
 
 
 def training_records(source: Source, config: Config) -> list[Record]:

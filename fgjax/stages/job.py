@@ -11,7 +11,7 @@ from fgjax.options.schema import Config
 from fgjax.processes.shares import ALONE, Share
 from fgjax.processes.waiting import wait_for_run
 from fgjax.runs.folder import RunFolder
-from fgjax.stages.classifier import Explained, load_model, model_fingerprint
+from fgjax.stages.classifier import Explained, load_model, model_fingerprint, trains
 from fgjax.stages.images import explained_records, make_source
 
 
@@ -63,9 +63,13 @@ class Job:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Hashes of the files that results depend on."""
+        """Hashes of the files that results depend on. Explained images are looked at one by one
+        (see `fgjax.stages.mend`), where each has a file."""
+        own, whole = hasattr(self.source, "file"), fingerprint(self.source)
+        training = fingerprint(self.source, "train") if trains(self.config) else ""
         return {
-            "data_fingerprint": fingerprint(self.source),
+            "data_fingerprint": whole,
+            "training_fingerprint": training if own else whole,
             "model_fingerprint": model_fingerprint(self.config),
         }
 

@@ -11,6 +11,7 @@ import numpy as np
 from fgjax.core.progress import say
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError
+from fgjax.evaluation.blank import blank_sentence
 from fgjax.evaluation.order import pixel_ranks
 from fgjax.options.resolve import flatten
 from fgjax.options.schema import Config, ConfigError
@@ -104,6 +105,8 @@ def _headline(metrics: dict[str, Any]) -> str:
     line = f"{metrics['evaluated']} of {metrics['images']} test images explained"
     if metrics["accuracy"] is not None:
         line += f"; the classifier is right on {metrics['accuracy']:.1%} of them"
+    if said := blank_sentence(metrics.get("blank", {"blank": 0})):
+        line += f"; {said}"
     return line
 
 

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +13,8 @@ import numpy as np
 from fgjax.core.batching import filled_places
 from fgjax.core.files import write_atomic
 from fgjax.core.progress import progress, say
-from fgjax.core.tables import to_csv
+from fgjax.core.scores import predicted
+from fgjax.core.tables import finite, read_csv, to_csv
 from fgjax.data.patch_table import PatchTable, fitted_patches
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError, Example, Record
@@ -26,10 +28,11 @@ from fgjax.stages.job import Job
 from fgjax.stages.stage import Stage
 
 PROTOCOLS = {
-    "accuracy": "share of test images whose highest output is the label's, one centre crop each",
-    "top_5": "share of test images whose label is among the five highest outputs",
+    "accuracy": "share of test images whose highest output is the label's, one centre crop each; "
+    "NaN is wrong",
+    "top_5": "share of test images whose label is among the five highest outputs; NaN is wrong",
     "class_accuracy": "accuracy of each class, averaged over the classes",
-    "loss": "mean cross-entropy of the test images, in nats",
+    "loss": "mean cross-entropy of the test images whose outputs are no NaN, in nats",
 }
 COLUMNS = ["name", "label", "predicted", "probability", "label_probability", "correct"]
 BATCH = {"cpu": 32}
@@ -43,12 +46,22 @@ class Test(Stage):
 
     def run(self, job: Job) -> int:
         """Write run/test.json and run/predictions.csv, where they are not there; say the line."""
-        run = job.run
-        if run.stage("test") and (run.path / "test.json").is_file():
-            about = json.loads((run.path / "test.json").read_text(encoding="utf-8"))
-            say(_line(about))
-            return run.stage("test")["failed"]
+        run, line = job.run, _line_of_before(job.run.path)
+        if run.stage("test") and line:
+            say(line)
+            return run.stage("test").get("failed", 0)
         return test_classifier(job)
+
+
+def _line_of_before(run: Path) -> str:
+    """Return the line of a test that is done; "" where its files are not there or not whole."""
+    try:
+        about = json.loads((run / "test.json").read_text(encoding="utf-8"))
+        rows = read_csv(run / "predictions.csv")
+        whole = len(rows) == about["images"] and all(row["predicted"] for row in rows)
+        return _line(about) if whole else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def test_classifier(job: Job) -> int:
@@ -84,12 +97,13 @@ def test_classifier(job: Job) -> int:
     about: dict[str, Any] = {
         "images": len(rows),
         "failed": len(failed),
+        "nan": int(np.isnan(np.array(logits)).any(1).sum()) if rows else 0,
         "of_unknown_classes": len(labelled) - len(known),
         "metrics": judge(np.array(logits), np.array(targets), np.array(labels)) if rows else {},
     }
     for name in parts[0] if rows else ():
-        predicted = np.concatenate([part[name] for part in parts])
-        right = (predicted == np.array(targets)).astype(np.float64)
+        said = np.concatenate([part[name] for part in parts])
+        right = (said == np.array(targets)).astype(np.float64)
         about["metrics"][f"accuracy_{name}"] = _figure(right, part_protocol(name))
     write_atomic(run.path / "test.json", json.dumps(about, indent=1) + "\n")
     run.finish("test", seconds=round(time.monotonic() - began, 1), failed=len(failed))
@@ -109,17 +123,19 @@ def judge(logits: np.ndarray, targets: np.ndarray, labels: np.ndarray) -> dict[s
     """Return the figures of `PROTOCOLS`, each with its protocol and a 95 % bootstrap interval.
 
     Args:
-      logits: `n k`.
+      logits: `n k`; a row with a NaN is wrong.
       targets: the right output of each image, `n`.
       labels: its class, `n`.
     """
     shifted = logits - logits.max(1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     own = np.take_along_axis(logits, targets[:, None], axis=1)
-    right = (logits.argmax(1) == targets).astype(np.float64)
+    right = np.asarray(predicted(logits) == targets, np.float64)
+    # No comparison with a NaN holds: "fewer than five are higher" would be true of it.
+    among_five = ((logits > own).sum(1) < 5) & ~np.isnan(logits).any(1)
     values = {
         "accuracy": right,
-        "top_5": ((logits > own).sum(1) < 5).astype(np.float64),
+        "top_5": among_five.astype(np.float64),
         "class_accuracy": np.array([right[labels == c].mean() for c in np.unique(labels)]),
         "loss": -np.take_along_axis(log_p, targets[:, None], axis=1)[:, 0],
     }
@@ -130,8 +146,8 @@ def _figure(values: np.ndarray, protocol: str) -> dict[str, Any]:
     about = summarise(values)
     return {
         "protocol": protocol,
-        "mean": float(about.mean),
-        "interval_95": [float(about.low), float(about.high)],
+        "mean": finite(about.mean),
+        "interval_95": [finite(about.low), finite(about.high)],
     }
 
 
@@ -143,7 +159,7 @@ def _look(model, images):
     for t in range(streams.step_logits.shape[1] if model.looks_again else 0):
         parts[f"step_{t + 1}"] = streams.step_logits[:, t]
     logits = model.network.joint(streams)
-    return logits, {name: part.argmax(1) for name, part in parts.items()}
+    return logits, {name: predicted(part) for name, part in parts.items()}
 
 
 def _forward(
@@ -204,14 +220,14 @@ def _forward(
 def _row(record, output, target, explained, source) -> dict[str, Any]:
     p = np.exp(output - output.max())
     p = p / p.sum()
-    predicted = int(output.argmax())
+    found = int(predicted(output))
     return {
         "name": record.name,
         "label": source.classes[record.label],
-        "predicted": explained.output_name(predicted),
-        "probability": f"{p[predicted]:.6g}",
+        "predicted": explained.output_name(found),
+        "probability": f"{p[found]:.6g}",
         "label_probability": f"{p[target]:.6g}",
-        "correct": int(predicted == target),
+        "correct": int(found == target),
     }
 
 
@@ -220,9 +236,10 @@ def _line(about: dict[str, Any]) -> str:
         return "test: no image could be read"
     value = about["metrics"]["accuracy"]
     low, high = value["interval_95"]
-    unknown = about["of_unknown_classes"]
+    unknown, broken = about["of_unknown_classes"], about.get("nan", 0)
     return (
         f"test: right on {value['mean']:.1%} of {about['images']} images "
         f"(95 % interval {low:.1%} to {high:.1%})"
         + (f"; {unknown} of classes it does not know are left out" if unknown else "")
+        + (f"; of {broken} it returned NaN, which counts as wrong" if broken else "")
     )

@@ -18,6 +18,8 @@ import optax
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from fgjax.core.batching import filled_places
+from fgjax.core.features import grid_of
+from fgjax.core.scores import predicted
 from fgjax.devices.collectives import over_processes
 from fgjax.devices.jit import program
 from fgjax.devices.mesh import awaited, own_copy
@@ -142,7 +144,7 @@ def train_step(
         attention = None
         if recipe.mix.name == "attentive_cutmix":
             seen: Any = network.apply(state.variables, normalised(x), method="features")
-            attention = jnp.abs(seen.astype(jnp.float32)).mean(3)
+            attention = jnp.abs(grid_of(seen).astype(jnp.float32)).mean(3)
         mixed = recipe.mix(jax.random.fold_in(keys[0], 101), x, attention)
         x = mixed.images
     x = jax.tree.map(normalised, x)
@@ -180,7 +182,7 @@ def _judge(model: Classifier, images, labels, weight, size):
         right = ((logits > 0) == (labels > 0)).astype(jnp.float32).mean(1)
     else:
         loss = cross_entropy(logits, labels)
-        right = (logits.argmax(1) == labels).astype(jnp.float32)
+        right = (predicted(logits) == labels).astype(jnp.float32)
     return (loss * weight).sum(), (right * weight).sum()
 
 

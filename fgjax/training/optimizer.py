@@ -1,5 +1,7 @@
 """What moves the weights: AdamW or SGD, a schedule, and a rate of its own for any module."""
 
+import math
+import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, Literal
@@ -82,6 +84,42 @@ def _scale_by_module(rates: tuple[tuple[str, float], ...]) -> optax.GradientTran
     return optax.stateless(lambda updates, params: scale(updates))
 
 
+FIRST = ("stem", "patches", "cls_token", "reg_token", "pos_embed", "norm_pre", "first")
+"""What networks call the modules before their first block."""
+
+
+def depths(params: Any) -> dict[str, int]:
+    """Return how deep each module lies: 0 before the first block, then the blocks in their order,
+    and what comes behind them deepest. What lies between two stages counts with the next block."""
+
+    def place(name):
+        if name.startswith(FIRST):
+            return (-1,)
+        numbers = tuple(int(n) for n in re.findall(r"\d+", name))
+        # A block has the stage's number and its own; what leads to a stage has the stage's alone.
+        return numbers if numbers and not name.startswith(HEAD) else (math.inf,)
+
+    blocks = sorted({place(name) for name in params if name.startswith("blocks_")})
+    found = {}
+    for name in params:
+        here = place(name)
+        before = sum(block < here for block in blocks)
+        found[name] = 0 if here == (-1,) else before + 1
+    return found
+
+
+def _scale_by_depth(decay: float) -> optax.GradientTransformation:
+    """Multiply every module's update by `decay`, once for each block between it and the head."""
+
+    def scale(updates):
+        deep = depths(updates)
+        last = max(deep.values())
+        by = lambda name: lambda update: update * decay ** (last - deep[name])
+        return {name: jax.tree.map(by(name), value) for name, value in updates.items()}
+
+    return optax.stateless(lambda updates, params: scale(updates))
+
+
 def _kernels(params):
     flat = traverse_util.flatten_dict(params)
     return traverse_util.unflatten_dict({path: path[-1] == "kernel" for path in flat})
@@ -100,6 +138,8 @@ def make_optimizer(
     adam_eps: float = 1e-8,
     momentum: float = 0.9,
     rates: tuple[tuple[str, float], ...] = (),
+    layer_decay: float = 1.0,
+    clip: float | None = None,
 ) -> optax.GradientTransformation:
     """AdamW, or SGD with momentum, under a schedule (see `learning_rates`).
 
@@ -109,6 +149,8 @@ def make_optimizer(
     Args:
       rates: (beginning of a module's name, factor of its learning rate) pairs, such as
         (("classifier", 10.0),). "backbone" is everything but the classifier.
+      layer_decay: what the rate of a block is, as a share of the next one's (see `depths`).
+      clip: the largest norm of all gradients together; larger ones are scaled down to it.
     """
     rate = learning_rates(steps, learning_rate, schedule, warmup, drops)
     if optimizer == "adamw":
@@ -116,7 +158,10 @@ def make_optimizer(
     else:
         decay = optax.add_decayed_weights(weight_decay, mask=_kernels)
         moves = optax.chain(decay, optax.sgd(rate, momentum=momentum))
-    return optax.chain(moves, _scale_by_module(rates)) if rates else moves
+    before = [optax.clip_by_global_norm(clip)] if clip else []
+    after = [_scale_by_module(rates)] if rates else []
+    after += [_scale_by_depth(layer_decay)] if layer_decay != 1 else []
+    return optax.chain(*before, moves, *after) if before or after else moves
 
 
 def _change(tree: Any, names: tuple[str, ...], change: Callable) -> Any:

@@ -119,10 +119,11 @@ def test_the_method_in_numpy(weights, images, unit):
         config = replace(
             CONFIG, sigma_unit="pixel", sigma_light=50.0, sigma_shadow=40.0, sigma_spatial=60.0
         )
+    weights = weights / 4  # else a class has p = 8e-16, and its shadows no more than λ's rounding
     points = search_points((HEIGHT, WIDTH), 3)
     sigmas = sigmas_in_pixels(config, (HEIGHT, WIDTH))
     result = glas(Partial(linear, jnp.asarray(weights)), images, TARGETS, config=config)
-    assert set(result.maps) == {"light", "shadow"} and not result.traces
+    assert set(result.maps) == {"light", "shadow"} and set(result.traces) == {"spread"}
     for i, target in enumerate(TARGETS):
         _, _, maps = numpy_glas(weights, images[i], target, points, *sigmas)
         for name, map_ in {"fusion": result.heatmap, **result.maps}.items():

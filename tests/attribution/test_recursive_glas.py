@@ -14,6 +14,7 @@ from fgjax.attribution.common.perturbation import _scores
 from fgjax.attribution.glas import GLAS_PRESETS, GlasConfig, search_points, sigmas_in_pixels
 from fgjax.attribution.recursive_glas import (
     RecursiveGlasConfig,
+    after_rounds,
     recursive_glas,
     recursive_glas_preset,
 )
@@ -194,3 +195,18 @@ def test_presets():
     for name in GLAS_PRESETS:
         made = recursive_glas_preset(name, rounds=2)
         assert (made.threshold, made.stop, made.rounds) == (0.8, 5.0, 2)
+
+
+def test_a_row_for_what_was_found_after_each_round():
+    """Table 3's iterations: the sum of the rounds so far, scaled; after the last it is O."""
+    rng = np.random.default_rng(6)
+    rounds = rng.random((3, 5, 6)).astype(np.float32)
+    maps = {f"round_{i + 1}": m for i, m in enumerate(rounds)} | {"heatmap": rounds.sum(0)}
+    found = after_rounds(maps)
+    assert list(found) == ["round_1", "round_2"]
+    two = rounds[:2].sum(0)
+    np.testing.assert_allclose(found["round_2"], (two - two.min()) / np.ptp(two), rtol=1e-5)
+    several = after_rounds({k: np.stack([m, 2 * m]) for k, m in maps.items()})
+    np.testing.assert_allclose(several["round_1"][1], found["round_1"], atol=1e-6)
+    nothing = after_rounds({"round_1": np.zeros((2, 2)), "round_2": np.zeros((2, 2))})
+    assert not nothing["round_1"].any()

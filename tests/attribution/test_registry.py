@@ -17,6 +17,7 @@ from fgjax.attribution.registry import (
     needs,
     that_need,
 )
+from fgjax.core.features import Attended
 from fgjax.core.option import option_of
 from fgjax.core.registry import LAST
 from fgjax.models.composed.region_grouping import Regions
@@ -52,6 +53,15 @@ class Counting:
 
     def head(self, features):
         return features.mean((1, 2)) @ self.head_weights
+
+    def attend(self, images, taps=None):
+        cells = self.features(images).reshape(len(images), -1, 2)
+        weights = jax.nn.softmax(cells @ cells.swapaxes(1, 2))[:, None]
+        logits = (weights[:, 0] @ cells).mean(1) @ self.head_weights
+        return Attended(logits, [weights], jnp.full(cells.shape[1], 1 / cells.shape[1]))
+
+    def with_rules(self, **_):
+        return self
 
     def regions(self, images):
         assignment = jax.nn.softmax(self.features(images))
@@ -101,7 +111,7 @@ def test_needs_of_a_model_are_what_a_plain_one_lacks():
         run = partial(
             entry.function, model, images, jnp.array([1]), key=jax.random.key(0), config=config
         )
-        if {"features", "regions", "steps", "relus"} & set(entry.needs):
+        if {"features", "attention", "rules", "regions", "steps", "relus"} & set(entry.needs):
             with pytest.raises(ValueError, match="needs|ReLU"):
                 run()
         elif name == "gradient" or not entry.needs:
@@ -133,7 +143,11 @@ def _backward(_, grad):
 _noted.defvjp(_forward, _backward)
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "step_cam"])  # has no steps
+# The model has no steps; and what is differentiated by attention weights leads to no image.
+NOT_NOTED = ("step_cam", "attention_relevance")
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in NOT_NOTED])
 def test_the_passes_that_are_stated_are_made(method):
     rng = np.random.default_rng(0)
     model = Counting(jnp.asarray(rng.random((3, 2)), jnp.float32),

@@ -1,8 +1,10 @@
 import io
 import os
 import struct
+import sys
 import warnings
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -188,9 +190,29 @@ def test_no_permission(tmp_path, monkeypatch):
 
 
 def test_text_named_jpg(tmp_path):
-    (tmp_path / "page.jpg").write_text("<html>404 not found</html>" * 100)
+    (tmp_path / "page.jpg").write_text("404 not found" * 100)
     with pytest.raises(DataError, match=r"page.jpg: is not an image .* save it as one of JPEG"):
         read_image(tmp_path / "page.jpg")
+
+
+HEIC = b"\0\0\0\x18ftypheic" + b"\0" * 40
+
+
+def test_heic_names_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "phone.heic").write_bytes(HEIC)
+    with pytest.raises(DataError, match=r"phone.heic: HEIC images: needs.*fgjax\[heif\]"):
+        read_image(tmp_path / "phone.heic")
+
+
+def test_heic_is_read_by_the_package_of_its_extra(tmp_path, monkeypatch):
+    def opened(stream):
+        assert stream.read() == HEIC
+        return Image.fromarray(smooth())
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(HeifImageFile=opened))
+    (tmp_path / "phone.jpg").write_bytes(HEIC)  # the suffix does not matter
+    np.testing.assert_array_equal(read_image(tmp_path / "phone.jpg"), smooth())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fgjax.data.pipeline import (
+    balanced_order,
     epoch_order,
     fingerprint,
     load_batch,
@@ -157,6 +158,25 @@ def test_load_batch():
     assert batch.labels.tolist() == [0, 1, 0, 1]
     with pytest.raises(DataError, match="seven"):
         load_batch(source, source.records[6:9])
+
+
+def test_balanced_order():
+    labels = np.repeat([4, 7, 9], [50, 8, 3])
+    seen = []
+    for epoch in range(30):
+        order = balanced_order(0, epoch, labels)
+        assert len(order) == 61
+        counts = [int((labels[order] == c).sum()) for c in (4, 7, 9)]
+        assert sorted(counts) == [20, 20, 21]
+        frequent = order[labels[order] == 4]
+        assert len(set(frequent.tolist())) == len(frequent)  # none twice
+        times = [int((order == i).sum()) for i in range(58, 61)]
+        assert min(times) >= 6 and max(times) <= 7
+        seen += frequent.tolist()
+        np.testing.assert_array_equal(order, balanced_order(0, epoch, labels))
+    assert len(set(seen)) == 50  # over the epochs all come up
+    halves = labels[order][:30], labels[order][30:]
+    assert all(np.unique(half).tolist() == [4, 7, 9] for half in halves)
 
 
 def test_epoch_order():

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 from scipy.special import softmax
 
-from fgjax.evaluation import deletion, insertion, kept_and_deleted
+from fgjax.evaluation import deletion, dimmed_drop, insertion, kept_and_deleted, pixel_ranks
 from fgjax.evaluation.faithfulness import baseline_images, curve_protocol
 
 SIZE = (3, 8, 10, 3)
@@ -67,8 +67,9 @@ def test_equals_a_numpy_form_with_any_model(images, maps):
     def area(before, after, steps):
         result = []
         for x, y, heat, target in zip(before, after, np.asarray(maps), np.asarray(targets)):
-            # Highest first, then by index.
-            order = sorted(range(80), key=lambda i: (-heat.ravel()[i], i))
+            # Highest first, ties in the order that is told of.
+            order = np.argsort(pixel_ranks(jnp.asarray(heat)[None]).ravel())
+            assert (np.diff(heat.ravel()[order]) <= 0).all()
             share, curve = [], []
             for step in range(steps + 1):
                 count = step * 80 // steps
@@ -96,6 +97,53 @@ def test_the_model_sees_whole_batches_of_one_shape(images, maps):
 
     insertion(model, images, FIRST, maps, steps=6)
     assert shapes == [SIZE] * 7
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (5, 5)])
+def test_a_constant_map_is_not_judged_by_the_objects_corner(corner):
+    """White pixels in one corner of a black image: p falls straight, in whichever it is."""
+    y, x = corner
+    image = jnp.zeros((1, 8, 10, 3)).at[:, y : y + 3, x : x + 5].set(1)
+    flat = jnp.full((1, 8, 10), 0.5)
+    keys = jax.random.split(jax.random.key(0), 16)
+    down = [
+        float(deletion(linear, image, FIRST[:1], flat, steps=20, baseline="zero", key=k)[0])
+        for k in keys
+    ]
+    straight = 0.1 + 0.8 * 15 / 80 / 2
+    assert abs(np.mean(down) - straight) < 0.01
+    assert np.std(down) > 1e-4
+
+
+def test_p_full_is_not_asked_for_again(images, maps):
+    asked = []
+
+    def model(x):
+        asked.append(len(x))
+        return linear(x)
+
+    p = 0.1 + 0.8 * jnp.mean(images, axis=(1, 2, 3))
+    for function in (insertion, deletion):
+        whole = function(model, images, FIRST, maps, steps=5)
+        assert len(asked) == 6
+        np.testing.assert_allclose(
+            function(model, images, FIRST, maps, steps=5, p_full=p), whole, rtol=1e-5
+        )
+        assert len(asked) == 11
+        asked.clear()
+    whole = dimmed_drop(model, images, FIRST, maps)
+    given = dimmed_drop(model, images, FIRST, maps, p_full=p)
+    np.testing.assert_allclose(given, whole, rtol=1e-5, atol=1e-7)
+    assert len(asked) == 3
+
+
+def test_dimmed_by_the_inverse_heat_map(images, maps):
+    found = dimmed_drop(linear, images, FIRST, maps.at[2, 0, 0].set(jnp.nan))
+    x, s = np.asarray(images, np.float64), np.asarray(maps, np.float64)
+    expected = 0.8 * (x.mean((1, 2, 3)) - (x * (1 - s)[..., None]).mean((1, 2, 3)))
+    np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-4)
+    assert jnp.isnan(found[2])
+    assert jnp.isnan(dimmed_drop(linear, images, FIRST + 2, maps)).all()
 
 
 def test_undefined_is_nan(images, maps):

@@ -43,9 +43,9 @@ def test_overlaps_equal_set_arithmetic(masks):
         b = {tuple(place) for place in np.argwhere(truth[i])}
         expected = [
             len(a & b) / len(a | b) if a | b else np.nan,
-            len(a & b) / len(a) if a and b else np.nan,
+            (len(a & b) / len(a) if a else 0) if b else np.nan,
             len(a & b) / len(b) if b else np.nan,
-            len(a - b) / len(a) if a and b else np.nan,
+            (len(a - b) / len(a) if a else 1) if b else np.nan,
         ]
         np.testing.assert_allclose([value[i] for value in ours], expected, rtol=1e-6)
 
@@ -65,7 +65,7 @@ def test_empty_masks():
     assert loc.iou(empty, full)[0] == loc.iou(full, empty)[0] == 0
     assert loc.area(empty)[0] == 0 and loc.area(full)[0] == 1
     assert loc.covered(empty, full)[0] == 0 and np.isnan(loc.covered(full, empty)[0])
-    assert np.isnan(loc.share_inside(empty, full)[0])
+    assert loc.share_inside(empty, full)[0] == 0 and loc.false_detection_rate(empty, full)[0] == 1
     assert np.isnan(loc.share_inside(full, empty)[0])
     assert np.isnan(loc.box_of(empty)).all()
 
@@ -82,7 +82,10 @@ def test_energy_equals_numpy():
     heat[3][~truth[3]] = np.nan  # a NaN counts wherever it lies
     ours = loc.energy_inside(jnp.asarray(heat), jnp.asarray(truth))
     expected = (heat[0] * truth[0]).sum() / heat[0].sum()
-    np.testing.assert_allclose(ours, [expected, np.nan, np.nan, np.nan], rtol=1e-5)
+    # Without heat: chance, which a constant map has, too.
+    np.testing.assert_allclose(ours, [expected, truth[1].mean(), np.nan, np.nan], rtol=1e-5)
+    constant = loc.energy_inside(jnp.full((4, 9, 11), 0.3), jnp.asarray(truth))
+    np.testing.assert_allclose(constant[1], ours[1], rtol=1e-5)
 
 
 def test_boxes_equal_scipy_find_objects():

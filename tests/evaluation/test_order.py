@@ -1,8 +1,9 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from fgjax.evaluation.order import average_ranks, rank_correlation
+from fgjax.evaluation.order import average_ranks, pixel_ranks, rank_correlation
 
 
 def test_ranks_and_correlation_equal_scipy():
@@ -41,3 +42,27 @@ def test_what_has_no_order_has_no_correlation():
     # None and one that count.
     where = jnp.array([[False] * 5, [True] + [False] * 4])
     assert jnp.isnan(rank_correlation(rising[:2], rising[:2], where)).all()
+
+
+def test_pixels_in_order_and_ties_at_random():
+    values = jnp.asarray(np.random.default_rng(3).random((2, 5, 6)), jnp.float32)
+    expected = 30 - stats.rankdata(values.reshape(2, -1), axis=1)
+    np.testing.assert_array_equal(pixel_ranks(values).reshape(2, -1), expected)
+    rounded = jnp.round(3 * values)
+    ranks = pixel_ranks(rounded)
+    for heat, rank in zip(np.asarray(rounded), np.asarray(ranks), strict=True):
+        assert sorted(rank.ravel()) == list(range(30))
+        assert (np.diff(heat.ravel()[np.argsort(rank.ravel())]) <= 0).all()
+
+
+def test_the_order_of_ties_is_the_keys_and_of_nothing_else():
+    """Row by row a constant map would be judged by where the object lies in the image."""
+    flat = jnp.full((2, 20, 30), 0.4)
+    ranks = pixel_ranks(flat)
+    assert (ranks[0] == ranks[1]).all() and (pixel_ranks(flat[:1])[0] == ranks[0]).all()
+    for half in (ranks[:, :10], ranks[:, :, :15]):  # 300 of 600, drawn without place
+        assert abs(float((half < 300).mean()) - 0.5) < 0.1
+    keys = jax.random.split(jax.random.key(1), 2)
+    own = pixel_ranks(flat, keys)
+    assert (own[0] != own[1]).any() and (own == pixel_ranks(flat, keys)).all()
+    assert (pixel_ranks(flat[1:], keys[1:])[0] == own[1]).all()

@@ -102,6 +102,21 @@ def test_undefined_is_nan(scene):
     assert jnp.isfinite(hidden.correlation[3])
 
 
+def _never(images):
+    raise AssertionError("the model was asked")
+
+
+def test_drops_that_are_known_are_not_asked_for(scene):
+    """They are the same for every map: a comparison finds them once an image."""
+    images, without, masks, present = scene
+    maps = jnp.asarray(np.random.default_rng(4).random((N, SIZE, SIZE)), jnp.float32)
+    asked = (images, TARGETS, maps, without, masks, present)
+    drops = part_drops(model, images, TARGETS, without)
+    known = (images, TARGETS, maps, None, masks, present)
+    ours = single_part_deletion(_never, *known, drops=drops)
+    np.testing.assert_array_equal(ours.correlation, single_part_deletion(model, *asked).correlation)
+
+
 def test_settings_are_checked_and_told(scene):
     images, without, masks, present = scene
     with pytest.raises(ValueError, match="pool='max'.*sum, mean"):

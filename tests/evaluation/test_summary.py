@@ -10,8 +10,8 @@ NAMES = """area iou_mask iou_box in_object in_box in_cue iou_cue cue_covered ene
 energy_in_object energy_in_box pointing_object pointing_box pointing_cue false_detection
 total_variation p_full p_kept p_deleted iou_at_0.1 iou_at_0.2 iou_at_0.3 iou_at_0.4 iou_at_0.5
 iou_at_0.6 iou_at_0.7 iou_at_0.8 iou_at_0.9 iou_best pointing_object_small pointing_box_small
-gini""".split()
-OF_MAP = {"area", "total_variation", "gini"}
+gini blank""".split()
+OF_MAP = {"area", "total_variation", "gini", "blank"}
 OF_MODEL = {"p_full", "p_kept", "p_deleted"}
 
 
@@ -52,6 +52,7 @@ def test_a_case_done_by_hand():
     )
     expected = {
         "area": 40 / 400,
+        "blank": 0,
         "iou_mask": 0.5,
         "iou_box": 0.5,
         "in_object": 1,
@@ -142,7 +143,7 @@ def test_faithfulness_is_the_three_metrics_by_name(key):
     road = ev.road(model, images, targets, heat, key=key, shares=(0.2, 0.5))
     expected = {
         "insertion": ev.insertion(model, images, targets, heat, steps=6),
-        "deletion": ev.deletion(model, images, targets, heat, steps=6),
+        "deletion": ev.deletion(model, images, targets, heat, steps=6),  # no ties
         "road_most_first": road.most_first,
         "road_least_first": road.least_first,
         "road_gap": road.gap,
@@ -181,10 +182,26 @@ def test_empty_and_broken_maps():
         if name.startswith("iou_at") or name == "iou_best":
             assert empty == pytest.approx(1 / 9), name  # scaled, that one pixel is all there is
         assert jnp.isnan(broken), name
-        if name in ("area", "iou_mask", "iou_box", "iou_cue", "cue_covered"):
+        if name in ("area", "blank", "iou_mask", "iou_box", "iou_cue", "cue_covered"):
             assert empty == 0, name
         elif name.startswith("in_") or name == "false_detection":
-            assert jnp.isnan(empty), name
+            assert empty == float(name == "false_detection"), name
+
+
+def test_abstaining_wins_nothing():
+    """Zeros, and a map whose spread is rounding, against a map of the object alone."""
+    truth = drawn(5, 15, 5, 15)
+    shown = truth.astype(jnp.float32)
+    zeros, rounding = jnp.zeros(shown.shape), 0.3 + 1e-7 * shown
+    for heat in (zeros, rounding):
+        values = evaluate(heat, masks=truth, boxes=[[5, 5, 15, 15]], cues=truth)
+        assert values["blank"] == 1
+        undefined = {name for name, value in values.items() if jnp.isnan(value[0])}
+        assert undefined <= {"gini", "pointing_object_small", "pointing_box_small"}
+        assert values["energy_in_cue"][0] == pytest.approx(0.25, rel=1e-4)
+        for name in ("in_cue", "in_object", "iou_mask", "iou_best", "pointing_cue"):
+            assert values[name] == 0, name
+    assert evaluate(shown, masks=truth)["in_object"] == 1
 
 
 def test_baselines_can_be_evaluated_as_they_are():

@@ -152,6 +152,64 @@ def test_metadata_says_architecture_padding_and_normalisation(tmp_path, mobilene
     np.testing.assert_allclose(normal, [[[[-1, 0, 1]]]])
 
 
+def noted(*args, **options):
+    """Loads weights; the classifier, and what was said to be assumed."""
+    lines = []
+    return load_pretrained(*args, note=lines.append, **options), " ".join(lines)
+
+
+def test_what_no_file_says_is_assumed_aloud(tmp_path, mobilenet):
+    path = tmp_path / "w.safetensors"
+    save_file(mobilenet, path)
+    model, said = noted("mobilenet_v2", path)
+    assert model.mean == (0.485, 0.456, 0.406) and model.network.padding == "symmetric"
+    assert "ImageNet's mean=0.485,0.456,0.406" in said and "std=0.229" in said
+    assert "padding=symmetric" in said and "model.padding=same" in said
+
+
+def test_what_the_user_says_goes_before_the_file(tmp_path, mobilenet):
+    path = tmp_path / "w.safetensors"
+    half = {"architecture": "mobilenetv2_100", "padding": "same", "input": "(rgb/255-0.5)/0.5"}
+    save_file(mobilenet, path, half)
+    model, said = noted(None, path)
+    assert model.mean == (0.5, 0.5, 0.5) and model.network.padding == "same" and said == ""
+    model, said = noted(None, path, mean=[0.0, 0.0, 0.25], std=[1.0] * 3, padding="symmetric")
+    assert (model.mean, model.std) == ((0, 0, 0.25), (1, 1, 1)) and said == ""
+    assert model.network.padding == "symmetric"
+
+
+TIMM = {
+    "architecture": "tf_mobilenetv2_100",
+    "pretrained_cfg": {"mean": [0.5, 0.25, 0.125], "std": [0.5, 0.5, 0.5]},
+}
+
+
+@pytest.mark.parametrize("where", ["pretrained_cfg", "config", "beside"])
+def test_timms_own_words_are_read(tmp_path, mobilenet, where):
+    path = tmp_path / "model.safetensors"
+    metadata = {
+        "pretrained_cfg": {"pretrained_cfg": json.dumps(TIMM["pretrained_cfg"])},
+        "config": {"config": json.dumps(TIMM)},
+        "beside": {"format": "pt"},
+    }[where]
+    if where == "beside":
+        (tmp_path / "config.json").write_text(json.dumps(TIMM))
+    save_file(mobilenet, path, metadata)
+    model, said = noted("mobilenet_v2" if where == "pretrained_cfg" else None, path)
+    assert (model.mean, model.std) == ((0.5, 0.25, 0.125), (0.5, 0.5, 0.5)) and said == ""
+    # TensorFlow's weights want TensorFlow's padding.
+    assert model.network.padding == ("symmetric" if where == "pretrained_cfg" else "same")
+
+
+@pytest.mark.parametrize(
+    "word", [{"mean": [0.5]}, {"std": [0.0, 1.0, 1.0]}, {"mean": [0.0, 0.0, float("nan")]}]
+)
+def test_a_normalisation_that_is_none(tmp_path, mobilenet, word):
+    save_file(mobilenet, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=f"{next(iter(word))}=.*three numbers"):
+        load_pretrained("mobilenet_v2", tmp_path / "w.safetensors", **word)
+
+
 def test_bfloat16_files_become_float32(tmp_path, mobilenet):
     path = tmp_path / "weights.safetensors"
     save_file({n: np.asarray(jnp.asarray(t, jnp.bfloat16)) for n, t in mobilenet.items()}, path)
@@ -200,7 +258,7 @@ def test_files_that_cannot_be_read(tmp_path, mobilenet):
         load_pretrained("resnet18", tmp_path / "none.safetensors")
     other = tmp_path / "weights.pth"
     other.write_bytes(b"\x80\x02}q\x00" * 20)
-    with pytest.raises(ValueError, match="not a readable safetensors file.*save_file"):
+    with pytest.raises(ValueError, match="is a pickle.*save_file"):
         load_pretrained("resnet18", other)
     whole = tmp_path / "whole.safetensors"
     save_file(mobilenet, whole)

@@ -18,15 +18,12 @@ def error(*words: str) -> str:
     return str(told.value)
 
 
-@pytest.mark.parametrize(
-    "pick", [of_every_value, pytest.param(iter, marks=pytest.mark.slow, id="all")]
-)
-def test_every_named_config_resolves(pick):
+def test_every_named_config_resolves():
     assert {"fido_demo", "fido_cub", "fido_folder"} <= set(list_configs())
     for name, line in list_configs().items():
         assert line
         if grid := find_grid([f"config={name}"]):
-            for trial in pick(make_trials(*grid, [])):
+            for trial in of_every_value(make_trials(*grid, [])):
                 resolve(list(trial.words))
             continue
         found, config, plain = resolve([f"config={name}"])
@@ -73,6 +70,19 @@ def test_a_tilde_is_the_home(monkeypatch):
     assert (config.model.weights, config.model.labels) == ("/home/ada/w", "labels~")
 
 
+@pytest.mark.parametrize("path", ["[a", "{b", "a: b", "2024", "true", "a=b", "~x/é", "1e3"])
+def test_a_path_is_text(path):
+    assert resolve(["config=fido_cub", f"data.path={path}"])[1].data.path == path
+    assert resolve(["config=fido_cub", f"run_dir={path}"])[1].run_dir == path
+    assert resolve(["config=fido_cub", "data.path='a b'"])[1].data.path == "a b"
+
+
+def test_an_option_of_another_method_is_not_proposed():
+    message = error("explain.method=rise", "explain.steps=3")
+    assert "there is no option explain.steps. rise has masks" in message
+    assert "compare" not in message
+
+
 WRONG = {
     # what is given: what the message must say
     "explain.step=3": ("explain.step", "Did you mean explain.steps?"),
@@ -87,7 +97,7 @@ WRONG = {
     "explain.mask_size=a": ("explain.mask_size=a", "a whole number or null"),
     "dry_run=maybe": ("dry_run=maybe", "true or false"),
     "data.source=folders": ("data.source=folders", "one of species", "Did you mean folder?"),
-    "data.path=[a]": ("data.path", "text"),
+    "explain.method=[a]": ("explain.method",),
     "data.size=null": ("data.size=null", "a whole number"),
     "data=5": ("data=5", "data.source="),
     "data.size={a: 1}": ("data.size", "a whole number"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fgjax.data.types import DataError
-from fgjax.runs.maps import MapStore, load_maps, map_names, read_maps, read_traces
+from fgjax.runs.maps import MapStore, _told, load_maps, map_names, read_maps, read_traces
 
 
 def fill(folder, images, order, seed=0):
@@ -72,3 +72,12 @@ def test_damaged_maps_are_named(tmp_path):
     (tmp_path / "maps.zarr" / "ssr" / "zarr.json").write_text("{")
     with pytest.raises(DataError, match="ssr.*explain again"):
         load_maps(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), ValueError("x: No space left on device [y]")]
+)
+def test_a_full_disk_says_so(tmp_path, error):
+    with pytest.raises(DataError, match="the disk is full.*the same command goes on"):
+        with _told(tmp_path):
+            raise error

@@ -6,7 +6,9 @@ import fgjax.stages.chain as chain
 from fgjax.options.resolve import resolve
 from fgjax.options.schema import ConfigError
 from fgjax.processes.shares import ALONE, Share
+from fgjax.runs.lock import let_go
 from fgjax.stages.job import Job
+from fgjax.stages.mend import mend
 from fgjax.stages.stage import Stage
 
 
@@ -30,6 +32,12 @@ class Noted(Stage):
 @pytest.fixture
 def said():
     return []
+
+
+@pytest.fixture(autouse=True)
+def let_others_in():
+    yield
+    let_go()
 
 
 def job(tmp_path, stages, share=ALONE):
@@ -74,6 +82,7 @@ def test_another_process_takes_part_in_what_is_shared(tmp_path, monkeypatch, sai
     assert [stage.name for stage in wanted] == ["explain"] and said == [
         "train?", "explain?", "tta?",
     ]  # fmt: skip
+    mend(Job("fido_demo", run.config, run.plain, ALONE, run.fingerprints))  # as process 0 does
     assert chain.walk(run, wanted) == 0 and said[-1] == "explain"
     none = job(tmp_path, "train,tta", share)
     assert chain.walk(none, chain.wanted(none)) == 0

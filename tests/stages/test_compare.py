@@ -2,27 +2,31 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+import fgjax.stages.compare.measure
 import fgjax.stages.compare.stage
 from fgjax.data.species.source import SpeciesSource
-from fgjax.evaluation import Summary
 from fgjax.report.comparison import Column, Row, Table
 from fgjax.run import main
 from fgjax.runs.maps import read_maps
-from fgjax.stages.compare.table import mean_ranks, shown_metrics, to_markdown
+from fgjax.stages.compare.table import shown_metrics, to_markdown
 
 pytestmark = pytest.mark.slow  # whole runs; CI has them
 
-METHODS = ("gradient", "grad_cam", "glas", "center", "random")
+CONTROLS = ("center", "random", "constant", "zero", "flipped")
+METHODS = ("gradient", "grad_cam", "glas", *CONTROLS)
+VARIANTS = ("glas: light", "glas: shadow")
 SMALL = (
     "compare.steps=4",
     "compare.sensitivity=1",
     "compare.randomised=1",
     "compare.glas.grid=3",
     "compare.again=30",
+    "compare.infills=[patches]",
     f"compare.methods=[{','.join(METHODS)}]",
     "stages=compare",
 )
@@ -45,7 +49,7 @@ def compared(tmp_path_factory, words, trained):
 def test_the_numbers_are_those_of_the_maps(compared):
     run, given = compared
     config = json.loads((run / "compare.json").read_text())
-    assert set(config["methods"]) == set(METHODS) and config["images"] == 3
+    assert set(config["methods"]) == {*METHODS, *VARIANTS} and config["images"] == 3
     size = int(next(w for w in given if w.startswith("data.size")).partition("=")[2])
     count = int(next(w for w in given if w.startswith("data.test_images")).partition("=")[2])
     source = SpeciesSource(size, train=40, test=count)
@@ -57,12 +61,12 @@ def test_the_numbers_are_those_of_the_maps(compared):
             heat = read_maps(run / "compare" / method / "maps.zarr", int(row["index"]))["heatmap"]
             heat = heat.astype(np.float64)
             example = source.load(records[row["name"]])
-            share = heat[example.mask].sum() / heat.sum()
+            share = heat[example.mask].sum() / heat.sum() if heat.any() else example.mask.mean()
             assert float(row["energy_in_object"]) == pytest.approx(share, rel=2e-3)
             assert 0 <= float(row["insertion"]) <= 1 and 0 <= float(row["deletion"]) <= 1
-            again = method in ("gradient", "grad_cam", "glas")
-            assert ("max_sensitivity" in row and row["max_sensitivity"] != "") == again
-            assert (row.get("randomisation_ssim", "") != "") == (again and row["index"] == "0")
+            assert 0 <= float(row["insertion_patches"]) <= 1 and "dimmed_drop" in row
+            assert row["max_sensitivity"] != "" and row["blank"] != ""
+            assert (row["randomisation_ssim"] != "") == (row["index"] == "0")
         means = config["methods"][method]["metrics"]
         values = [float(row["energy_in_object"]) for row in scores]
         assert means["energy_in_object"]["mean"] == pytest.approx(np.mean(values), rel=1e-4)
@@ -71,19 +75,92 @@ def test_the_numbers_are_those_of_the_maps(compared):
     assert config["methods"]["glas"]["forward_passes"] == 1 + 2 * 9
     assert config["methods"]["center"]["mean_rank"] is None
     assert config["methods"]["glas"]["mean_rank"] >= 1
+    assert config["methods"]["glas"]["blank"]["maps"] == 3
+
+
+def test_no_control_wins_a_column_that_ranks(compared):
+    """The table is tried with maps that know nothing, and one turned around."""
+    run, _ = compared
+    config = json.loads((run / "compare.json").read_text())
+    maps = run / "compare"
+    assert (read_maps(maps / "constant" / "maps.zarr", 0)["heatmap"] == 1).all()
+    assert not read_maps(maps / "zero" / "maps.zarr", 0)["heatmap"].any()
+    assert config["flipped"] == "gradient"  # one pass
+    turned, whole = (
+        read_maps(maps / m / "maps.zarr", 1)["heatmap"].astype(np.float32)
+        for m in ("flipped", "gradient")
+    )
+    np.testing.assert_allclose(turned, 1 - whole, atol=2e-3)
+    ranked = {metric for group in config["ranked"]["questions"] for metric in group}
+    assert ranked and not ranked & set(config["ranked"]["not_ranked"])
+    assert "max_sensitivity" not in ranked  # a constant map does not change
+    page = (run / "compare.md").read_text()
+    for metric in ranked:
+        values = {
+            method: config["methods"][method]["metrics"].get(metric, {}).get("mean")
+            for method in METHODS
+        }
+        sign = -1 if metric.startswith(("deletion", "random")) else 1
+        median = np.median([sign * values[m] for m in METHODS if m not in CONTROLS])
+        assert all(
+            v is None or sign * v <= median + 1e-6 for m, v in values.items() if m in CONTROLS
+        )
+    assert "max-sensitivity ranks nothing: " in page and "controls: maps that know nothing" in page
+
+
+def test_p_full_is_asked_for_once(compared, words, trained, tmp_path, monkeypatch):
+    """Whole images are shown to the network once in all, whatever is measured of however many
+    maps: parts and curves take what is known."""
+    run, given = compared
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    for file in (again / "compare").glob("*/scores*.csv"):
+        file.unlink()
+    source = SpeciesSource(32, train=40, test=8)
+    names = {row["name"] for row in rows(run / "compare" / "glas" / "scores.csv")}
+    records = [r for r in source.records if r.name in names]
+    images = [source.load(r).image for r in records]
+    hidden = sum(
+        np.array_equal(drawn, image)
+        for record, image in zip(records, images, strict=True)
+        for drawn in source.without_parts(record).images
+    )
+    asked, real = [], fgjax.stages.compare.measure.compiled
+
+    def counting(model):
+        ask = real(model)
+
+        def call(x):
+            asked.extend(
+                any(np.array_equal(np.round(255 * np.asarray(row)), image) for image in images)
+                for row in x
+            )
+            return ask(x)
+
+        return call
+
+    monkeypatch.setattr(fgjax.stages.compare.measure, "compiled", counting)
+    words_again = [w if not w.startswith("run_dir") else f"run_dir={again}" for w in given]
+    assert main([*words_again, "compare.road=false", "compare.again=0"]) == 0
+    # Each image once, for what its parts cost; drawn without a part that is not seen; and where a
+    # map of zeros dims nothing.
+    assert len(asked) > 300 and sum(asked) <= 3 + hidden + 3
 
 
 def test_the_table_is_written_in_every_form(compared):
     run, _ = compared
     long = rows(run / "compare.csv")
-    assert {row["method"] for row in long} == set(METHODS)
+    assert {row["method"] for row in long} == {*METHODS, *VARIANTS}
     assert all(row["protocol"] for row in long)
     text = (run / "compare.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("| ")]
-    assert {line.split(" | ")[0].strip("| ") for line in lines[1:]} == set(METHODS)
-    assert [line.split("|")[1].strip() for line in lines[-2:]] == ["center", "random"]
+    rows_ = [line.split("|")[1].strip() for line in lines[1:]]
+    assert set(rows_) == {*METHODS, *VARIANTS} and rows_[-5:] == list(CONTROLS)
+    place = rows_.index("glas")
+    assert rows_[place + 1 : place + 3] == list(VARIANTS)
+    assert len({line.count("|") for line in lines}) == 1
     page = (run / "compare.html").read_text()
-    assert page.count("data:image/webp") == 3 * (1 + len(METHODS))
+    assert page.count("data:image/webp") == 3 * (1 + len(METHODS) + len(VARIANTS))
     assert all(f">{method}<" in page for method in METHODS)
 
 
@@ -93,11 +170,11 @@ def test_it_goes_on_where_it_stopped_and_takes_another_method(
     run, _ = compared
     real, made = fgjax.stages.compare.stage._timed, []
 
-    def stops(task, method, one):
-        made.append((method, one.start))
+    def stops(task, method, places):
+        made.append((method, *places))
         if len(made) == 5:
             raise KeyboardInterrupt
-        return real(task, method, one)
+        return real(task, method, places)
 
     given = words(tmp_path / "run", *SMALL, f"model.checkpoint={trained}/checkpoint")
     monkeypatch.setattr(fgjax.stages.compare.stage, "_timed", stops)
@@ -117,6 +194,12 @@ def test_it_goes_on_where_it_stopped_and_takes_another_method(
     more += ["compare.methods=[gradient,occlusion]", "compare.occlusion.stride=40"]
     assert main(more) == 0
     assert {method for method, _ in made} == {"occlusion"}
+    del made[:]
+    assert (
+        main([*more, "compare.images_per_call=2", "compare.methods=[rise]", "compare.rise.masks=6"])
+        == 0
+    )
+    assert made == [("rise", 0, 1), ("rise", 2)]
     capsys.readouterr()
     assert main([*more, "compare.occlusion.window=60"]) == 2
     assert "compare.occlusion.window (was 48, is 60)" in capsys.readouterr().err
@@ -137,40 +220,32 @@ def test_a_method_the_model_cannot_serve_is_left_out_and_said(
     assert set(about["methods"]) == {"gradient"} and set(about["left_out"]) == {"grad_cam"}
 
 
-def values(**means):
-    return {name: Summary(mean, mean - 0.1, mean + 0.1, 5, 5) for name, mean in means.items()}
-
-
-def test_mean_ranks_by_hand():
-    scores = {
-        "rise": values(insertion=0.6, deletion=0.2, energy_in_object=0.5, gini=0.9),
-        "glas": values(insertion=0.6, deletion=0.1, energy_in_object=0.4, gini=0.1),
-        "fido": values(insertion=0.8, deletion=0.3, energy_in_object=0.3, max_sensitivity=0.1),
-        "random": values(insertion=0.9, deletion=0.0, energy_in_object=0.9),
-    }
-    # insertion: fido 1, rise and glas 2.5; deletion: glas 1, rise 2, fido 3; energy: 1, 2, 3.
-    # Gini has no direction, and max-sensitivity not all have.
-    assert mean_ranks(scores) == {
-        "rise": pytest.approx((2.5 + 2 + 1) / 3),
-        "glas": pytest.approx((2.5 + 1 + 2) / 3),
-        "fido": pytest.approx((1 + 3 + 3) / 3),
-    }
-
-
 def test_a_box_counts_only_where_there_is_no_mask():
-    both = {"rise": values(energy_in_object=0.5, energy_in_box=0.6, pointing_box=1.0)}
+    one = lambda **names: {"rise": {name: np.array([0.5]) for name in names}}
+    both = one(energy_in_object=1, energy_in_box=1, pointing_box=1)
     assert shown_metrics(both) == ["energy_in_object", "pointing_box"]
-    assert shown_metrics({"rise": values(energy_in_box=0.6)}) == ["energy_in_box"]
+    assert shown_metrics(one(energy_in_box=1)) == ["energy_in_box"]
+
+
+def test_blank_maps_have_a_column_where_a_method_has_some():
+    none = {"rise": {"blank": np.zeros(2)}, "zero": {"blank": np.ones(2)}}
+    assert shown_metrics(none) == []
+    assert shown_metrics(none | {"glas": {"blank": np.array([0.0, 1])}}) == ["blank"]
 
 
 def test_markdown_marks_the_best_and_says_how():
     column = Column("deletion", "deletion", False, "how it is measured")
     cost = {"forward_passes": 7, "backward_passes": 0, "seconds_per_image": 0.5,
             "peak_bytes": 2**30}  # fmt: skip
-    made = [Row("rise", 1.0, ((0.1, 0.05, 0.2),), cost), Row("glas", 2.0, (None,), cost),
-            Row("random", None, ((0.01, 0.0, 0.1),), cost)]  # fmt: skip
+    made = [Row("rise", 1.0, ((0.1, 0.05, 0.2, 5),), cost), Row("glas", 2.0, (None,), cost),
+            Row("glas: light", 1.5, ((0.2, 0.1, 0.3, 3),), cost, "light"),
+            Row("random", None, ((0.01, 0.0, 0.1, 5),), cost)]  # fmt: skip
     text = to_markdown(Table("t", (column,), tuple(made), 5))
     assert "| rise | 1.0 | **0.100 (0.05 to 0.20)** | 7 | 0.5 | 1.00 |" in text
     assert "| glas | 2.0 | – | 7 | 0.5 | 1.00 |" in text
     assert "| random | – | 0.010 (0.00 to 0.10) |" in text
-    assert "- deletion: how it is measured" in text and "5 images" in text
+    assert "| glas: light | 1.5 | 0.200 (0.10 to 0.30) n = 3 |  |  |  |" in text
+    assert "- deletion: how it is measured" in text and "5 images" in text and "deletion ↓" in text
+    won = Column("deletion", "deletion", False, "how", "random beats the median method")
+    text = to_markdown(Table("t", (won,), tuple(made), 5, ("deletion ranks nothing.",)))
+    assert "deletion (↓)" in text and "**" not in text and "deletion ranks nothing.\n" in text

@@ -83,6 +83,22 @@ def test_what_was_done_before_stays(run, words, monkeypatch, capsys):
     assert main(words(run, "stages=explain", "explain.images_per_step=2")) == 0
     assert sizes == [2, 2, 1]
     assert (MapStore(run / "maps.zarr", 3).targets() >= 0).all()
+    # Maps that say nothing are said to.
+    told = "3 of 3 maps are blank (3: the same value everywhere)"
+    assert f"explain: {told}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_blank_maps_are_counted_wherever_they_are_told_of(run, words, monkeypatch, capsys):
+    fido_that_fails(monkeypatch, lambda call, images: False)
+    assert main(words(run)) == 0
+    told = "3 of 3 maps are blank (3: the same value everywhere)"
+    assert f"evaluate: {told}" in capsys.readouterr().out
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["blank"] == {"maps": 3, "blank": 3, "why": {"the same value everywhere": 3}}
+    assert metrics["metrics"]["blank"]["mean"] == 1
+    assert told in (run / "report.html").read_text()
+    assert metrics["metrics"]["smallest_kept_patches"]["defined"] == 3
 
 
 def test_one_image_that_does_not_fit_is_told(run, words, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import pytest
 from fgjax.training.optimizer import (
     begins_with,
     check_modules,
+    depths,
     freeze,
     keep,
     learning_rates,
@@ -107,6 +108,33 @@ def test_a_rate_of_its_own_is_a_learning_rate_of_its_own(kind):
         assert [jax.tree.leaves(s[module]) for s in grouped] == [
             pytest.approx(jax.tree.leaves(s[module]), rel=1e-5) for s in expected
         ]
+
+
+def test_a_block_is_slower_than_the_next_one():
+    names = ["stem", "blocks_0_0", "blocks_0_1", "shrinks_1", "blocks_1_0", "blocks_1_10",
+             "norm", "classifier"]  # fmt: skip
+    params = {name: {"kernel": jnp.ones(2)} for name in reversed(names)}
+    assert [depths(params)[name] for name in names] == [0, 1, 2, 3, 3, 4, 5, 5]
+    plain = dict(optimizer="sgd", momentum=0.0, schedule="constant")
+    (moved,) = moves(make_optimizer(10, 0.1, **plain, layer_decay=0.5), [1.0], params)
+    factors = [(1 - moved[name]["kernel"]) / 0.1 for name in names]
+    expected = [1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 4, 1 / 2, 1, 1]
+    assert factors == pytest.approx(expected, rel=1e-4)
+
+
+def test_depths_of_a_transformer():
+    names = ["cls_token", "pos_embed", "patches", "blocks_0", "blocks_2", "blocks_10", "norm"]
+    assert list(depths(dict.fromkeys(names)).values()) == [0, 0, 0, 1, 2, 3, 4]
+
+
+def test_large_gradients_are_scaled_down_together():
+    optimizer = make_optimizer(
+        10, 1.0, optimizer="sgd", momentum=0.0, schedule="constant", clip=1.0
+    )
+    params = {"a": {"kernel": jnp.zeros(2)}, "b": {"bias": jnp.zeros(2)}}
+    large, small = moves(optimizer, [3.0, -0.1], params)
+    assert large["a"]["kernel"] == pytest.approx(-0.5) == large["b"]["bias"]  # norm 6 of four
+    assert small["a"]["kernel"] == pytest.approx(-0.4)  # 0.2 is below: as it is
 
 
 def test_equal_settings_are_one_object():

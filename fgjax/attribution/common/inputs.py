@@ -1,7 +1,8 @@
 """What every attribution method asks of images, targets and model, said in the user's words."""
 
-from typing import Literal
+from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -17,15 +18,44 @@ def check_inputs(
     check_classes(arrays, static, images, targets)
 
 
+def class_targets(targets: Any) -> Int[Array, "n"]:
+    """Return targets as class indices.
+
+    Raises:
+      ValueError: they are not whole numbers: probabilities or a one-hot row, say, which would be
+        cut to other classes without a word.
+    """
+    found = np.asarray(targets)
+    if not np.issubdtype(found.dtype, np.integer):
+        raise ValueError(
+            f"targets must be class indices, whole numbers; these are {found.dtype}"
+            + (f", such as {found.ravel()[0]}" if found.size else "")
+        )
+    return jnp.asarray(found, jnp.int32)
+
+
 def check_images(images: Float[Array, "n h w c"]) -> None:
     """Raise ValueError when these are no images in [0, 1]."""
+    if images.ndim == 3:
+        raise ValueError(
+            f"images must be n h w c; got shape {images.shape}. Of one image: images[None]"
+        )
     if images.ndim != 4 or len(images) == 0:
         raise ValueError(f"images must be n h w c with n > 0; got shape {images.shape}")
+    if images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+        raise ValueError(
+            f"images must be n h w c; got shape {images.shape}, which is n c h w, as PyTorch has "
+            "it: jnp.transpose(images, (0, 2, 3, 1))"
+        )
     low, high = float(images.min()), float(images.max())
     if not (low >= -1e-3 and high <= 1 + 1e-3):
         raise ValueError(
             f"images must be RGB in [0, 1]; these span {low:.3g} to {high:.3g}. "
-            "Normalisation belongs to the model"
+            + (
+                "Divide them by 255"
+                if low >= 0 and 2 < high <= 255
+                else "Normalisation belongs to the model"
+            )
         )
 
 

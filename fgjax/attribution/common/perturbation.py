@@ -12,10 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from fgjax.attribution.common.inputs import check_classes, check_images, check_inputs
+from fgjax.attribution.common.inputs import (
+    check_classes,
+    check_images,
+    check_inputs,
+    class_targets,
+)
 from fgjax.attribution.common.streaming import choose_chunk, chunks, plan
+from fgjax.core.floor import FLOOR, is_flat, sizes
 from fgjax.core.functional import Static, combine, partition
 from fgjax.core.scores import log_odds, undefined_with
 from fgjax.core.spelling import did_you_mean
@@ -112,7 +118,7 @@ def ask(model: Any, images: Any, targets: Any, score: Score, *, volumes: bool = 
         if not bool(jnp.isfinite(images).all()):
             raise ValueError("the volumes hold NaN or infinity")
     if not callable(score):
-        targets = jnp.asarray(targets, jnp.int32)
+        targets = class_targets(targets)
         if volumes:
             check_classes(arrays, static, images, targets, "volume")
         else:
@@ -199,26 +205,54 @@ def perturbed_scores(
 
 
 @jax.jit
-def scale_to_unit(maps: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+def scale_to_unit(
+    maps: Float[Array, "n ..."], silent: Bool[Array, "n"] | None = None
+) -> Float[Array, "n ..."]:
     """(map - min) / (max - min), each map by itself.
 
-    A constant map becomes zero everywhere; one with a NaN or an infinity NaN everywhere.
+    A map whose spread is none but rounding (`fgjax.core.floor`) becomes zero everywhere, and so
+    does one that is `silent`: made of scores that say nothing. One with a NaN or an infinity
+    becomes NaN everywhere.
     """
     axes = tuple(range(1, maps.ndim))
     low, high = maps.min(axes, keepdims=True), maps.max(axes, keepdims=True)
     spread = high - low
-    scaled = (maps - low) / jnp.where(spread == 0, 1, spread)
+    flat = _as_wide(_or(is_flat(maps), silent), maps)
+    scaled = jnp.where(flat, 0, (maps - low) / jnp.where(spread == 0, 1, spread))
     return jnp.where(jnp.isfinite(spread), scaled, jnp.nan)
 
 
 @jax.jit
-def positive_part(maps: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+def positive_part(
+    maps: Float[Array, "n ..."], silent: Bool[Array, "n"] | None = None
+) -> Float[Array, "n ..."]:
     """max(map, 0) / max(map): evidence for, the strongest at 1, none at 0.
 
-    A map that is nowhere positive becomes zero; one with a NaN or an infinity NaN everywhere.
+    A map that is nowhere positive but for rounding (its highest value at most `FLOOR` of its size,
+    see `fgjax.core.floor`) becomes zero, and so does one that is `silent`: made of scores that say
+    nothing. One with a NaN or an infinity becomes NaN everywhere.
     """
     axes = tuple(range(1, maps.ndim))
     high = maps.max(axes, keepdims=True)
-    scaled = jnp.maximum(maps, 0) / jnp.where(high > 0, high, 1)
+    none = high <= FLOOR * _as_wide(sizes(maps), maps)
+    none = none | _as_wide(_or(jnp.zeros(len(maps), bool), silent), maps)
+    scaled = jnp.where(none, 0, jnp.maximum(maps, 0) / jnp.where(high > 0, high, 1))
     finite = jnp.isfinite(maps).all(axes, keepdims=True)
     return jnp.where(finite, scaled, jnp.nan)
+
+
+def _or(flat, silent):
+    return flat if silent is None else flat | silent
+
+
+def _as_wide(values, maps):
+    return values.reshape(-1, *(1 for _ in maps.shape[1:]))
+
+
+@jax.jit
+def spread_of(scores: Float[Array, "n m"]) -> Float[Array, "n 1"]:
+    """Return how far each image's scores lie apart, as a share of the largest: the trace "spread"
+    of the methods that perturb. At most `FLOOR` of `fgjax.core.floor`: they say nothing."""
+    size = sizes(scores)
+    spread = scores.max(1) - scores.min(1)
+    return jnp.where(size == 0, 0, spread / jnp.where(size == 0, 1, size))[:, None]

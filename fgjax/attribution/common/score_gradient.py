@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from fgjax.attribution.common.inputs import check_inputs
+from fgjax.attribution.common.inputs import check_inputs, class_targets
 from fgjax.attribution.common.perturbation import (
     CLASS_SCORES,
     positive_part,
@@ -51,7 +51,7 @@ def prepare(model: Any, images: Any, targets: Any) -> Prepared:
       ValueError, TypeError: see `check_inputs` and `partition`.
     """
     images = jnp.asarray(images, jnp.float32)
-    targets = jnp.asarray(targets, jnp.int32)
+    targets = class_targets(targets)
     arrays, static = partition(model)
     check_inputs(arrays, static, images, targets)
     return Prepared(arrays, static, images, np.asarray(targets))

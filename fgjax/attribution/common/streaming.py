@@ -35,7 +35,16 @@ ACTIVATIONS = 4096
 3100). Where the host has room for so much, XLA's account of the model would change nothing."""
 
 _PROBE = 4
-_chosen: dict[Any, int] = {}
+
+
+class Choice(NamedTuple):
+    """A chunk that was chosen, and the memory that was free then."""
+
+    size: int
+    free: int | None
+
+
+_chosen: dict[Any, Choice] = {}
 
 
 def choose_chunk(
@@ -50,8 +59,9 @@ def choose_chunk(
     For each device that the model is spread over: on a CPU 8 images of 224 x 224 (see
     `CPU_CHUNK`), more of smaller and fewer of larger ones, 1 to 64; on an accelerator at most 512.
     In both cases no more than fit into half of the free memory, by what XLA says that the model
-    needs when compiled for four images. Found once for each model, image shape and direction,
-    then remembered.
+    needs when compiled for four images. Remembered for each model (its code and the shapes of its
+    parameters), image shape and direction, while the free memory stays within a factor of two of
+    what it was: another chunk is another program.
 
     Args:
       arrays, static: the model, see `fgjax.core.functional.partition`.
@@ -59,22 +69,33 @@ def choose_chunk(
       backward: the calls take the gradient by the images, too.
     """
     shape = tuple(images.shape[1:])
-    place = (static, shape, backward, jax.default_backend())
-    if place not in _chosen:
+    widths = tuple(None if a is None else (a.shape, str(a.dtype)) for a in arrays)
+    place = (static, widths, shape, backward, jax.default_backend())
+    on_cpu = jax.default_backend() == "cpu"
+    free = host_free_bytes() if on_cpu else free_bytes(jax.local_devices()[0])
+    before = _chosen.get(place)
+    if before is None or not _about_as_much(before.free, free):
+        find = _fitting_on_cpu if on_cpu else _fitting
         devices = _devices(arrays, static)
-        if jax.default_backend() == "cpu":
-            pixels = int(np.prod(shape[:-1]))
-            most = largest_power_of_two(CPU_CHUNK * REFERENCE_SIDE**2 / pixels, 8 * CPU_CHUNK)
-            free = host_free_bytes()
-            room = None if free is None else MARGIN * free / devices
-            if room is not None and most > 1 and most * pixels * ACTIVATIONS > room:
-                needed = bytes_per_image(arrays, static, shape, images.dtype, backward)
-                most = most if needed is None else images_that_fit(needed, 0, room, most)
-            _chosen[place] = devices * most
-        else:
-            each = _fitting(arrays, static, shape, images.dtype, backward)
-            _chosen[place] = devices * each
-    return _chosen[place]
+        each = find(arrays, static, shape, images.dtype, backward, free, devices)
+        _chosen[place] = Choice(devices * each, free)
+    return _chosen[place].size
+
+
+def _about_as_much(before: int | None, now: int | None) -> bool:
+    if before is None or now is None:
+        return before is now
+    return before <= 2 * now and now <= 2 * before
+
+
+def _fitting_on_cpu(arrays, static, shape, dtype, backward, free, devices) -> int:
+    pixels = int(np.prod(shape[:-1]))
+    most = largest_power_of_two(CPU_CHUNK * REFERENCE_SIDE**2 / pixels, 8 * CPU_CHUNK)
+    room = None if free is None else MARGIN * free / devices
+    if room is None or most == 1 or most * pixels * ACTIVATIONS <= room:
+        return most
+    needed = bytes_per_image(arrays, static, shape, dtype, backward)
+    return most if needed is None else images_that_fit(needed, 0, room, most)
 
 
 def largest_power_of_two(limit: int | float, most: int = LARGEST_CHUNK) -> int:
@@ -87,8 +108,7 @@ def _devices(arrays, static) -> int:
     return getattr(combine(arrays, static), "spread_over", 1)
 
 
-def _fitting(arrays, static, shape, dtype, backward) -> int:
-    free = free_bytes(jax.local_devices()[0])
+def _fitting(arrays, static, shape, dtype, backward, free, devices) -> int:
     needed = bytes_per_image(arrays, static, shape, dtype, backward)
     if free is None or needed is None:
         return UNKNOWN_CHUNK

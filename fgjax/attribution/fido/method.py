@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from fgjax.attribution.common.infill import make_infill
-from fgjax.attribution.common.inputs import check_inputs
+from fgjax.attribution.common.inputs import check_inputs, class_targets
+from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.fido.config import FIDO_PRESETS, FidoConfig, fido_preset
 from fgjax.attribution.fido.loop import Task, optimise
@@ -52,6 +53,7 @@ def _maps(logits, broken, height, width):
     return {"ssr": ssr, "sdr": sdr, "joint": jnp.sqrt(ssr * sdr)}  # Eq. 9
 
 
+@with_config
 def fido(
     model: Any,
     images: Float[Array | np.ndarray, "n h w c"],
@@ -90,7 +92,7 @@ def fido(
       ((1, 16, 16), ['sdr', 'ssr'])
     """
     images = jnp.asarray(images, jnp.float32)
-    targets = jnp.asarray(targets, jnp.int32)
+    targets = class_targets(targets)
     arrays, static = partition(model)
     check_inputs(arrays, static, images, targets)
     keys = image_keys(key, len(images))
@@ -120,4 +122,5 @@ FIDO = Method(
     presets=FIDO_PRESETS,
     needs=("descent",),
     order=10,
+    variants=lambda maps: {name: maps[name] for name in ("ssr", "sdr")},
 )

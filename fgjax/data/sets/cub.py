@@ -128,7 +128,7 @@ def _rows(path: Path) -> Iterator[tuple[str, int, str]]:
     """Yield where (for messages), id and the rest of each line `<id> <rest>`."""
     for where, line in lines(path, HOME):
         first, _, rest = line.partition(" ")
-        if not (first.isascii() and first.isdigit() and rest.strip()):
+        if not (first.isascii() and first.isdigit() and len(first) < 10 and rest.strip()):
             raise DataError(f"{where} should be a number, a space and a value")
         yield where, int(first), rest.strip()
 
@@ -157,9 +157,12 @@ def _zero_or_one(where: str, rest: str) -> bool:
 
 def _one_of(names: Collection[int], what: str) -> Callable[[str, str], int]:
     def parse(where: str, rest: str) -> int:
-        if not (rest.isascii() and rest.isdigit() and int(rest) in names):
+        digits = rest.isascii() and rest.isdigit() and len(rest) < 10
+        if not (digits and int(rest) in names):
             low, high = min(names), max(names)
-            raise DataError(f"{where}: {what} {rest} is out of range ({low} to {high} are named)")
+            raise DataError(
+                f"{where}: {what} {rest[:20]} is out of range ({low} to {high} are named)"
+            )
         return int(rest)
 
     return parse

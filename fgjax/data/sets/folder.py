@@ -1,7 +1,8 @@
 """Any folder of images, with or without class folders and masks."""
 
 import hashlib
-from collections import defaultdict
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,8 @@ from fgjax.data.pipeline import take
 from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record, Split
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff",
+                      ".gif", ".heic", ".heif"})  # fmt: skip
 
 
 class _File(NamedTuple):
@@ -37,11 +39,12 @@ class FolderSource:
     - images and no class folders: no labels, no classes, all of them "test".
     - `images/` with any of these, and nothing else or `masks/` and `cues/` beside it: then
       `images/` is read, with those masks unless others are given.
+    Or it is no folder but a single image.
 
-    Images are files ending in jpg, jpeg, png, webp, bmp, tif, tiff or gif, in any
-    case; hidden files and folders and all other files are ignored. Links to folders
-    are followed, each folder once. EXIF orientation is applied. Record names are the
-    paths below the folder that was read, with "/".
+    Images are files ending in jpg, jpeg, jfif, jpe, png, webp, bmp, tif, tiff, gif or, with
+    the extra `heif`, heic and heif, in any case; hidden files and folders are ignored, all
+    other files are counted (`left_out`). Links to folders are followed, each folder once. EXIF
+    orientation is applied. Record names are the paths below the folder that was read, with "/".
 
     Args:
       path: the folder.
@@ -55,6 +58,10 @@ class FolderSource:
         image trains. At 1 everything is test.
       seed: another seed, another split.
       limit: at most so many images of each split, spread evenly over the classes.
+
+    Attributes:
+      left_out: endings of visible files that are no images, and how many of each there are.
+      drawn_split: whether `test_share` says which images are "test", not the folders.
 
     Raises:
       DataError: the folder is missing, a file, unreadable or without images; images
@@ -80,10 +87,17 @@ class FolderSource:
         if not 0 <= test_share <= 1:
             raise ValueError(f"test_share must lie in [0, 1], not {test_share}")
         self.fit = Fit(size, crop)
+        self.left_out: Counter[str] = Counter()
+        self.drawn_split = False
+        path = Path(path)
         given = [None if folder is None else Path(folder) for folder in (masks, cues)]
-        self._root, self._masks, self._cues = _find_root(Path(path), *given)
-
-        files = _find_images(self._root, self._masks, self._cues)
+        if path.is_file() and path.suffix.lower() in SUFFIXES:
+            _check_masks(*given)
+            self._root, (self._masks, self._cues) = path.parent, given
+            files = [_File(path.name, None, None)]
+        else:
+            self._root, self._masks, self._cues = _find_root(path, *given)
+            files = _find_images(self._root, (self._masks, self._cues), self.left_out)
         if all(file.class_name is None for file in files):
             self.classes = ()
             records = [Record(file.name, None, file.split or "test") for file in files]
@@ -91,6 +105,7 @@ class FolderSource:
             _refuse_loose(self._root, files)
             self.classes = tuple(sorted({file.class_name for file in files if file.class_name}))
             label: dict[str | None, int] = {name: i for i, name in enumerate(self.classes)}
+            self.drawn_split = any(file.split is None for file in files)
             split = _hash_split(files, test_share, seed)
             records = [
                 Record(file.name, label[file.class_name], file.split or split[file.name])
@@ -129,6 +144,16 @@ def _mask_file(folder: Path, record: Record) -> Path:
     return (folder / record.name).with_suffix(".png")
 
 
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
+CUB_FILES = ("images.txt", "image_class_labels.txt")
+
+
+def _check_masks(masks: Path | None, cues: Path | None) -> None:
+    for given, what in ((masks, "masks"), (cues, "masks of cues")):
+        if given is not None and not given.is_dir():
+            raise DataError(f"{given}: no such folder of {what}")
+
+
 def _find_root(
     path: Path, masks: Path | None, cues: Path | None
 ) -> tuple[Path, Path | None, Path | None]:
@@ -137,10 +162,14 @@ def _find_root(
     if not path.exists():
         raise DataError(f"{path}: no such folder; {wanted}")
     if not path.is_dir():
-        raise DataError(f"{path}: is a file; {wanted}")
-    for given, what in ((masks, "masks"), (cues, "masks of cues")):
-        if given is not None and not given.is_dir():
-            raise DataError(f"{given}: no such folder of {what}")
+        unpack = " (an archive? unpack it first)" if path.suffix.lower() in ARCHIVES else ""
+        raise DataError(f"{path}: is a file, and no image{unpack}; {wanted}")
+    _check_masks(masks, cues)
+    if all((path / name).is_file() for name in CUB_FILES):
+        raise DataError(
+            f"{path}: is CUB-200-2011 as its authors ship it: config=fido_cub reads it, or "
+            "data.source=cub"
+        )
     folders, files = _entries(path)
     if "images" in folders and set(folders) <= {"images", "masks", "cues"} and not files:
         if masks is None and "masks" in folders:
@@ -151,9 +180,10 @@ def _find_root(
     return path, masks, cues
 
 
-def _find_images(root: Path, *masks: Path | None) -> list[_File]:
+def _find_images(root: Path, masks: tuple[Path | None, ...], left_out: Counter[str]) -> list[_File]:
+    """Return the image files of a folder; count the others in `left_out`."""
     seen = {_identity(folder) for folder in (root, *masks) if folder is not None}
-    names, loose = _entries(root)
+    names, loose = _entries(root, left_out)
     folders = [name for name in names if _identity(root / name) not in seen]
     files = [_File(name, None, None) for name in loose]
     if folders and set(folders) <= {"train", "val", "test"}:
@@ -161,45 +191,63 @@ def _find_images(root: Path, *masks: Path | None) -> list[_File]:
             # Beside a test folder, val trains: what is reported comes from test alone.
             is_test = name == "test" or (name == "val" and "test" not in folders)
             split: Split = "test" if is_test else "train"
-            class_folders, flat = _entries(root / name)
+            class_folders, flat = _entries(root / name, left_out)
             files += [_File(f"{name}/{image}", None, split) for image in flat]
             for class_name in class_folders:
                 path = f"{name}/{class_name}"
-                files += [_File(image, class_name, split) for image in _walk(root, path, {*seen})]
+                images = _walk(root, path, {*seen}, left_out)
+                files += [_File(image, class_name, split) for image in images]
     else:
         for class_name in folders:
-            files += [_File(image, class_name, None) for image in _walk(root, class_name, {*seen})]
+            images = _walk(root, class_name, {*seen}, left_out)
+            files += [_File(image, class_name, None) for image in images]
     if not files:
         raise DataError(
             f"{root}: holds no images; wanted: a folder of images or of class folders "
             f"with images ({' '.join(sorted(SUFFIXES))})"
+            + (f"; it holds {count_words(left_out)}" if left_out else "")
         )
     return sorted(files)
 
 
-def _walk(root: Path, folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
+def count_words(left_out: Counter[str]) -> str:
+    """Return "3 .cr2, 1 .txt": the most frequent endings first."""
+    some = left_out.most_common(5)
+    rest = left_out.total() - sum(count for _, count in some)
+    words = [f"{count} {ending or 'without an ending'}" for ending, count in some]
+    return ", ".join(words + ([f"{rest} others"] if rest else []))
+
+
+def _walk(
+    root: Path, folder: str, seen: set[tuple[int, int]], left_out: Counter[str]
+) -> Iterator[str]:
     """Yield names of all images below a folder, each real folder once: links may form loops."""
     identity = _identity(root / folder)
     if identity in seen:
         return
     seen.add(identity)
-    folders, images = _entries(root / folder)
+    folders, images = _entries(root / folder, left_out)
     for image in images:
         yield f"{folder}/{image}"
     for name in folders:
-        yield from _walk(root, f"{folder}/{name}", seen)
+        yield from _walk(root, f"{folder}/{name}", seen, left_out)
 
 
-def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Sorted names of the visible folders and of the visible image files in a folder."""
+def _entries(folder: Path, left_out: Counter[str] | None = None) -> tuple[list[str], list[str]]:
+    """Sorted names of the visible folders and of the visible image files in a folder; other
+    visible files are counted by their endings."""
     try:
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise DataError(f"{folder}: the folder may not be read ({error.strerror})") from error
     folders = [path.name for path in paths if path.is_dir()]
     images = [path.name for path in paths if path.suffix.lower() in SUFFIXES and not path.is_dir()]
+    if left_out is not None:
+        others = {path.name for path in paths} - {*folders, *images}
+        left_out.update(Path(name).suffix.lower() for name in sorted(others))
     for name in folders + images:
-        if not name.isprintable():  # bytes that are no Unicode come as lone surrogates
+        # Control characters, and bytes that are no Unicode, which come as lone surrogates.
+        if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name):
             raise DataError(f"{folder}: the name {name!a} has unprintable characters; rename it")
     return folders, images
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from fgjax.core.features import grid_of, with_grid
 from fgjax.devices.jit import program
 
 SMALLEST = 8.0
@@ -122,11 +123,12 @@ def percentile_boxes(
 def _by_cam(model, images, count, side):
     features = model.features(images)
 
-    def highest(features):
-        return model.head(features).astype(jnp.float32).max(1).sum()
+    def highest(grid):
+        return model.head(with_grid(features, grid)).astype(jnp.float32).max(1).sum()
 
-    weights = jax.grad(highest)(features).astype(jnp.float32).mean((1, 2))
-    cam = jnp.einsum("nhwk,nk->nhw", features.astype(jnp.float32), weights)
+    grid = grid_of(features)
+    weights = jax.grad(highest)(grid).astype(jnp.float32).mean((1, 2))
+    cam = jnp.einsum("nhwk,nk->nhw", grid.astype(jnp.float32), weights)
     return peak_boxes(cam, count, side, *images.shape[1:3])
 
 

@@ -22,7 +22,7 @@ from fgjax.devices.jit import program
 from fgjax.models.classifier import Classifier
 from fgjax.models.composed.two_stream import make_backbone
 from fgjax.models.networks.layers import Padding
-from fgjax.models.registry import Network, stands_alone
+from fgjax.models.registry import Network, has_last_map
 
 EPSILON = 1e-4
 """ε of the log similarity, the paper's."""
@@ -182,7 +182,7 @@ def project(model: Any, batches: Iterable[tuple[Array | np.ndarray, np.ndarray]]
 PROTOTYPES = Network(
     "prototypes",
     PrototypeNet,
-    fits=stands_alone,
+    fits=has_last_map,
     options={
         "backbone": "focus.backbone",
         "per_class": "focus.prototypes",

@@ -22,7 +22,7 @@ from fgjax.models.classifier import Classifier
 from fgjax.models.composed.patches import Patches, crop_patches, peak_boxes
 from fgjax.models.composed.recurrent_attention import ReadOut, Recurrence
 from fgjax.models.networks.layers import Padding
-from fgjax.models.registry import Network, choose, stands_alone
+from fgjax.models.registry import Network, choose, has_last_map
 
 
 def make_backbone(name: str, num_classes: int, padding: Padding, dtype: Any) -> nn.Module:
@@ -35,7 +35,7 @@ def make_backbone(name: str, num_classes: int, padding: Padding, dtype: Any) -> 
       ValueError: an unknown name, with the nearest known one.
     """
     try:
-        backbone = choose(name, stands_alone)
+        backbone = choose(name, has_last_map)
     except ValueError as error:
         raise ValueError(f"no stream is made of {name!r}: {error}") from None
     more = backbone.stream
@@ -260,7 +260,7 @@ class TwoStreamClassifier(Classifier):
 TWO_STREAM = Network(
     "two_stream",
     TwoStream,
-    fits=stands_alone,
+    fits=has_last_map,
     options={
         name: f"focus.{name}"
         for name in (

@@ -35,11 +35,20 @@ def pays(shape: tuple[int, ...]) -> bool:
 
 
 def convolve(
-    x: Float[Array, "n h w c"], kernel: Float[Array, "k l c d"], stride: int, edges: Edges
+    x: Float[Array, "n h w c"],
+    kernel: Float[Array, "k l b d"],
+    stride: int,
+    edges: Edges,
+    groups: int = 1,
 ) -> Float[Array, "n H W d"]:
-    """Return the convolution as XLA has it."""
+    """Return the convolution as XLA has it; of groups of channels, each sees `b` of them."""
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), edges, dimension_numbers=LAYOUT
+        x,
+        kernel,
+        (stride, stride),
+        edges,
+        dimension_numbers=LAYOUT,
+        feature_group_count=groups,
     )
 
 

@@ -122,12 +122,12 @@ def _names(depths: tuple[int, ...], norm: bool) -> Table:
             number += 3 if norm else 2
         number += 1
     return table + [
-        (r"classifier\.0\.(.*)", r"dense1/\1"),
-        (r"classifier\.3\.(.*)", r"dense2/\1"),
-        (r"classifier\.6\.(.*)", r"classifier/\1"),
         (r"pre_logits\.fc1\.(.*)", r"dense1/\1"),
         (r"pre_logits\.fc2\.(.*)", r"dense2/\1"),
         (r"head\.fc\.(.*)", r"classifier/\1"),
+        (r"classifier\.0\.(.*)", r"dense1/\1"),
+        (r"classifier\.3\.(.*)", r"dense2/\1"),
+        (r"classifier\.6\.(.*)", r"classifier/\1"),
     ]
 
 

@@ -1,9 +1,11 @@
 """Stage "compare": many methods on the same images and model, and one table of them.
 
-    run/compare/METHOD/maps.zarr       its maps
-    run/compare/METHOD/settings.json   what they were made with
-    run/compare/METHOD/calls.jsonl     seconds and memory of every call
-    run/compare/METHOD/scores.csv      a row per image
+    run/compare/METHOD/maps.zarr          its maps
+    run/compare/METHOD/settings.json      what they were made with
+    run/compare/METHOD/calls.jsonl        seconds and memory of every call
+    run/compare/METHOD/scores.csv         a row per image
+    run/compare/METHOD/scores_VARIANT.csv the same of another of its maps
+    run/compare/METHOD/measured_….json    what the scores were measured with
     run/compare.csv, compare.md, compare.html, compare.json
 
 Every image of every method is written as soon as it is done, so an interrupted comparison goes
@@ -13,6 +15,7 @@ on where it stopped, and another method can be added to a finished one.
 import dataclasses
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,34 +24,21 @@ import numpy as np
 
 from fgjax.attribution import METHODS
 from fgjax.attribution.registry import needs
-from fgjax.core.files import write_atomic
+from fgjax.core.files import as_written, write_atomic
 from fgjax.core.keys import image_key
 from fgjax.core.progress import progress, say
 from fgjax.core.tables import to_csv
 from fgjax.data.pipeline import load_examples, stack
 from fgjax.data.types import DataError
-from fgjax.devices.forward import compiled
 from fgjax.devices.memory import PeakMemory
-from fgjax.evaluation import (
-    box_mask,
-    cascading_randomisation,
-    deletion,
-    evaluate_maps,
-    insertion,
-    judge_parts,
-    max_sensitivity,
-    pointing_game,
-    random_maps,
-    road,
-    single_part_deletion,
-)
-from fgjax.evaluation.randomisation import layers_top_down
-from fgjax.options.schema import BASELINES, ConfigError
-from fgjax.runs.maps import MapStore, read_maps
-from fgjax.stages.compare.comparison import Comparison, passes, read_scores
+from fgjax.evaluation.faithfulness import target_probability
+from fgjax.options.schema import CONTROLS, ConfigError
+from fgjax.runs.arrange import arrange, write_names
+from fgjax.runs.maps import MapStore
+from fgjax.stages.compare.comparison import Comparison, RowOf, passes, read_scores
+from fgjax.stages.compare.measure import measure
 from fgjax.stages.compare.table import write_comparison
 from fgjax.stages.job import Job
-from fgjax.stages.part_discs import part_discs, part_names
 from fgjax.stages.stage import Stage
 
 
@@ -76,11 +66,15 @@ def compare_methods(job: Job) -> int:
     config, run = job.config, job.run
     comparison, failed = _prepare(job)
     run.set_failures("compare", failed)
-    steps = getattr(job.explained.model, "looks_again", False)
-    every = [m for m in METHODS if steps or "steps" not in needs(m)]
-    methods = config.compare.methods or (*every, *BASELINES)
-    refused = {}
-    for method in methods:
+    model = job.explained.model
+    lacks = {"steps"} if not getattr(model, "looks_again", False) else set()
+    lacks |= {"attention"} if not hasattr(model, "attend") else set()
+    every = [m for m in METHODS if not lacks & set(needs(m))]
+    methods = config.compare.methods or (*every, *CONTROLS)
+    refused: dict[str, str] = {}
+    for method in sorted(methods, key=lambda m: m in CONTROLS):  # "flipped" needs a method's maps
+        if method == "flipped":
+            comparison = _with_flipped(comparison, methods, refused)
         try:
             _explain(comparison, method)
         except (ValueError, TypeError) as error:
@@ -89,7 +83,8 @@ def compare_methods(job: Job) -> int:
             refused[method] = str(error).splitlines()[0]
             say(f"compare: {method} is left out: {refused[method]}")
             continue
-        _measure(comparison, method)
+        for row in (RowOf(method), *(RowOf(method, v) for v in comparison.variants(method))):
+            _measure(comparison, row)
     done = [method for method in methods if method not in refused]
     write_comparison(comparison, done, refused, run)
     earlier = run.stage("compare").get("seconds", 0.0)
@@ -101,6 +96,22 @@ def compare_methods(job: Job) -> int:
         failed=len(failed),
     )
     return len(failed)
+
+
+def _with_flipped(
+    comparison: Comparison, methods: tuple[str, ...], refused: dict[str, str]
+) -> Comparison:
+    """Return it with the method whose map the control turns around: that of the fewest passes, or
+    the one whose turned maps are there already."""
+    done = [m for m in methods if m not in CONTROLS and m not in refused]
+    if not done:
+        return comparison
+    settings = comparison.folder / "flipped" / "settings.json"
+    if settings.is_file():
+        earlier = json.loads(settings.read_text(encoding="utf-8"))["settings"]["of"]
+        return dataclasses.replace(comparison, flipped=earlier)
+    fewest = min(done, key=lambda m: sum(passes(comparison, m)))
+    return dataclasses.replace(comparison, flipped=fewest)
 
 
 def _prepare(job: Job) -> tuple[Comparison, dict[str, str]]:
@@ -124,10 +135,11 @@ def _prepare(job: Job) -> tuple[Comparison, dict[str, str]]:
     key = jax.random.fold_in(job.key, 5)
     keys = jnp.stack([image_key(key, record.name) for record in good])
     targets = np.array(targets, np.int32)
+    p_full = np.asarray(target_probability(jnp.asarray(logits), jnp.asarray(targets)))
     return (
         Comparison(
             config, job.source, explained, tuple(good), batch, images, targets, keys,
-            job.run.path / "compare",
+            job.run.path / "compare", p_full,
         ),
         failed,
     )  # fmt: skip
@@ -141,16 +153,25 @@ def _check_settings(comparison: Comparison, method: str) -> None:
         for name, value in (dataclasses.asdict(settings) if settings else {}).items()
         if name not in ("chunk_size", "images_per_step")
     }
-    now = {"images": [record.name for record in comparison.records], "settings": now}
+    if method == "flipped":
+        now["of"] = comparison.flipped
+    names = [record.name for record in comparison.records]
+    now = {"images": names, "settings": now}
     now = json.loads(json.dumps(now))  # as the file has it: no tuples
     path = comparison.folder / method / "settings.json"
+    maps = path.parent / "maps.zarr"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
+        write_names(maps, names)
         write_atomic(path, json.dumps(now, indent=1) + "\n")
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    if before["images"] != now["images"]:
-        raise ConfigError(f"{path.parent} holds maps of other images: give another run_dir=…")
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        _ = before["images"], before["settings"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(
+            f"{path}: cannot be read. Delete the folder {path.parent}, and its maps are made again"
+        ) from None
     keys = [k for k in now["settings"] if before["settings"].get(k) != now["settings"][k]]
     if keys:
         changes = ", ".join(
@@ -161,152 +182,83 @@ def _check_settings(comparison: Comparison, method: str) -> None:
             f"{path.parent} holds maps made with other settings: {changes}. Delete that folder, "
             "or give another run_dir=…"
         )
+    arrange(maps, names, before=before["images"])
+    if before["images"] != names:
+        write_atomic(path, json.dumps(now, indent=1) + "\n")
 
 
 def _explain(comparison: Comparison, method: str) -> None:
-    """Make the maps that are not there yet, an image at a time: that is what is timed."""
+    """Make the maps that are not there yet, a call at a time: that is what is timed."""
     _check_settings(comparison, method)
     folder = comparison.folder / method
     store = MapStore(folder / "maps.zarr", len(comparison.records))
-    pending = np.flatnonzero(store.targets() < 0)
+    store.forget(store.damaged().tolist())
+    pending = [int(place) for place in np.flatnonzero(store.targets() < 0)]
     first = True  # of this process: it compiles
     with progress(method, len(pending)) as counter:
-        for index in pending:
-            one = slice(index, index + 1)
-            maps, seconds, peak = _timed(comparison, method, one)
-            store.write(int(index), int(comparison.targets[index]), maps, {})
-            row = {"index": int(index), "seconds": seconds, "first": first, "peak_bytes": peak}
-            with (folder / "calls.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+        for places in comparison.calls(pending):
+            made, seconds, peak = _timed(comparison, method, places)
+            traces = {name: made.pop(name)[:, 0] for name in ("spread",) if name in made}
+            for i, place in enumerate(places):
+                store.write(
+                    place,
+                    int(comparison.targets[place]),
+                    {name: m[i] for name, m in made.items()},
+                    {name: t[i : i + 1] for name, t in traces.items()},
+                )
+                row = {"index": place, "seconds": seconds, "first": first, "peak_bytes": peak}
+                with (folder / "calls.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
             first = False
-            counter.advance()
+            counter.advance(len(places))
 
 
 def _timed(
-    comparison: Comparison, method: str, one: slice
+    comparison: Comparison, method: str, places: list[int]
 ) -> tuple[dict[str, np.ndarray], float, int | None]:
-    images, keys = comparison.images[one], comparison.keys[one]
+    """Return the maps of these images by name, seconds per image, and the peak of memory."""
+    filled = comparison.filled(places)
+    images, keys = comparison.images[filled], comparison.keys[filled]
+    targets, explain = jnp.asarray(comparison.targets[filled]), comparison.explain(method)
     with PeakMemory() as memory:
         began = time.perf_counter()
-        if method in BASELINES:
-            maps = {"heatmap": _baseline(method, images, keys)}
-        else:
-            explain = comparison.explain(method)
-            result = explain(
-                comparison.explained.model, images, jnp.asarray(comparison.targets[one]), keys
-            )
-            maps = {"heatmap": result.heatmap, **result.maps}
-        maps = {name: np.asarray(m)[0] for name, m in jax.block_until_ready(maps).items()}
+        made = jax.block_until_ready(explain(comparison.explained.model, images, targets, keys))
         seconds = time.perf_counter() - began
-    return maps, round(seconds, 5), memory.peak
+    maps = {name: np.asarray(values) for name, values in made.items()}
+    return maps, round(seconds / len(filled), 5), memory.peak
 
 
-def _baseline(kind: str, images: jax.Array, keys: jax.Array) -> jax.Array:
-    n, height, width = images.shape[:3]
-    if kind == "random":
-        return jnp.concatenate([random_maps(key, 1, height, width) for key in keys])
-    y, x = (jnp.arange(side, dtype=jnp.float32) + 0.5 - side / 2 for side in (height, width))
-    bell = jnp.exp(-(y[:, None] ** 2 + x[None] ** 2) / (2 * (min(height, width) / 4) ** 2))
-    return jnp.broadcast_to(bell, (n, height, width))
-
-
-def _measure(comparison: Comparison, method: str) -> None:
-    """Write the rows of scores.csv that are not there yet."""
-    path = comparison.folder / method / "scores.csv"
-    rows = read_scores(path)
+def _measure(comparison: Comparison, row: RowOf) -> None:
+    """Write the rows of a scores file that are not there yet, or were measured otherwise."""
+    path = comparison.scores_file(row)
+    names = [record.name for record in comparison.records]
+    rows = read_scores(path, names) if _measured_alike(comparison, path) else {}
     pending = [i for i in range(len(comparison.records)) if i not in rows]
-    with progress(f"{method}: measured", len(pending)) as counter:
-        for index in pending:
-            values = _measure_one(comparison, method, index)
-            rows[index] = {k: f"{v:.6g}" for k, v in values.items()}
+    with progress(f"{row.name}: measured", len(pending)) as counter:
+        for places in comparison.calls(pending):
+            for place, values in zip(places, measure(comparison, row, places), strict=True):
+                rows[place] = {k: f"{v:.6g}" for k, v in values.items()}
             columns = ["index", "name", *dict.fromkeys(k for row in rows.values() for k in row)]
             text = to_csv(
-                [{"index": i, "name": comparison.records[i].name, **rows[i]} for i in sorted(rows)],
+                [
+                    {"index": i, "name": as_written(comparison.records[i].name), **rows[i]}
+                    for i in sorted(rows)
+                ],
                 columns,
             )
             write_atomic(path, text)
-            counter.advance()
+            counter.advance(len(places))
 
 
-def _measure_one(comparison: Comparison, method: str, index: int) -> dict[str, float]:
-    """Return every number of one image's map."""
-    compare, one = comparison.config.compare, slice(index, index + 1)
-    batch, images, targets = (
-        comparison.batch,
-        comparison.images[one],
-        jnp.asarray(comparison.targets[one]),
-    )
-    heat = read_maps(comparison.folder / method / "maps.zarr", index)["heatmap"]
-    heat = jnp.asarray(heat.astype(np.float32))[None]
-    boxes, masks, cues = (jnp.asarray(a[one]) for a in (batch.boxes, batch.masks, batch.cues))
-    level = comparison.config.evaluate.threshold
-    values = evaluate_maps(heat, boxes=boxes, masks=masks, cues=cues, threshold=level)
-    radius, points = comparison.config.evaluate.landmarks, jnp.asarray(batch.landmarks[one])
-    discs = part_discs(comparison.source, points, boxes, *heat.shape[1:], radius)
-    if discs is not None:
-        values |= judge_parts(heat, discs, part_names(comparison.source))
-    truths = {"object": masks, "box": box_mask(boxes, *heat.shape[1:]), "cue": cues}
-    for name, truth in truths.items():
-        values[f"pointing_15px_{name}"] = pointing_game(heat, truth, protocol="argmax_15px")
-    model = compiled(comparison.explained.model)
-    values["insertion"] = insertion(model, images, targets, heat, steps=compare.steps)
-    values["deletion"] = deletion(
-        model, images, targets, heat, steps=compare.steps, baseline="mean"
-    )
-    if compare.road:
-        removed = road(model, images, targets, heat, key=comparison.keys[one])
-        values |= {f"road_{name}": value for name, value in removed._asdict().items()}
-    if hasattr(comparison.source, "without_parts"):
-        parts = comparison.source.without_parts(comparison.records[index])
-        without = jnp.asarray(parts.images.astype(np.float32) / 255)[None]
-        found = single_part_deletion(
-            model, images, targets, heat, without,
-            jnp.asarray(parts.masks)[None], jnp.asarray(parts.present)[None],
-        )  # fmt: skip
-        values["part_deletion"] = found.correlation
-    values |= _explained_again(comparison, method, index)
-    return {name: float(np.asarray(value)[0]) for name, value in values.items()}
-
-
-def _explained_again(comparison: Comparison, method: str, index: int) -> dict[str, jax.Array]:
-    """Return the numbers that need more maps of the method than the one it is judged by."""
-    compare, one = comparison.config.compare, slice(index, index + 1)
-    if method in BASELINES or sum(passes(comparison, method)) > compare.again:
-        return {}
-    images, targets, keys = (
-        comparison.images[one],
-        jnp.asarray(comparison.targets[one]),
-        comparison.keys[one],
-    )
-    explain = comparison.explain(method)
-
-    def heatmap(model, images, targets):
-        return explain(model, images, targets, keys).heatmap
-
-    model, values = comparison.explained.model, {}
-    if compare.sensitivity:
-        values["max_sensitivity"] = max_sensitivity(
-            heatmap, model, images, targets, key=keys, samples=compare.sensitivity
-        )
-    if index < compare.randomised:
-        layers = randomised_layers(model, images)
-        alike = cascading_randomisation(
-            heatmap,
-            model,
-            images,
-            targets,
-            key=jax.random.key(comparison.config.seed),
-            layers=layers,
-        )
-        # A map that is constant under random weights says nothing of them: it is not alike.
-        ranks = jnp.nan_to_num(alike.rank_correlation)
-        values["randomisation_rank_correlation"] = ranks.mean(0)
-        values["randomisation_ssim"] = alike.ssim.mean(0)
-    return values
-
-
-def randomised_layers(model: Any, images: jax.Array) -> tuple[str, ...]:
-    """Return the last layer, one in the middle and the first: down to where layers are
-    randomised."""
-    order = layers_top_down(model, images)
-    return tuple(dict.fromkeys((order[0], order[len(order) // 2], order[-1])))
+def _measured_alike(comparison: Comparison, path: Path) -> bool:
+    """Return whether the numbers that are there were measured with the settings of now."""
+    compare = comparison.config.compare
+    names = ("steps", "infills", "road", "sensitivity", "randomised", "again")
+    now: dict[str, Any] = {name: getattr(compare, name) for name in names}
+    now["threshold"] = comparison.config.evaluate.threshold
+    text = json.dumps(now, indent=1) + "\n"
+    told = path.with_name("measured_" + path.stem + ".json")
+    if told.is_file() and told.read_text(encoding="utf-8") == text:
+        return True
+    write_atomic(told, text)
+    return False

@@ -3,24 +3,31 @@
 import csv
 import io
 import json
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import rich.box
 import rich.table
+from jaxtyping import Float
 
+from fgjax.attribution.common.infill import INFILLS
 from fgjax.core.files import write_atomic
 from fgjax.core.progress import console, say
 from fgjax.core.tables import finite
 from fgjax.evaluation import Summary, summarise
+from fgjax.evaluation.blank import blank_sentence, count_reasons, why_blank
+from fgjax.evaluation.faithfulness import curve_protocol
 from fgjax.evaluation.landmark_targets import is_of_a_part, part_is_better, part_protocols
 from fgjax.evaluation.localization import POINTING_PROTOCOLS
 from fgjax.evaluation.summary import BETTER, model_protocols, protocols
-from fgjax.options.schema import BASELINES
+from fgjax.options.schema import CONTROLS
 from fgjax.report.comparison import Column, Picture, Row, Table, write_comparison_page
 from fgjax.runs.folder import RunFolder
-from fgjax.runs.maps import read_maps
-from fgjax.stages.compare.comparison import Comparison, passes, read_scores
+from fgjax.runs.maps import read_maps, read_traces
+from fgjax.stages.compare.comparison import Comparison, RowOf, passes, read_scores
+from fgjax.stages.compare.ranks import ALIKE, Ranking, rank
 from fgjax.stages.part_discs import part_names
 
 SHOWN = {
@@ -37,14 +44,25 @@ SHOWN = {
     "energy_in_part_head": "energy in head",
     "iou_best": "IoU, best level",
     "insertion": "insertion",
+    **{f"insertion_{name}": f"insertion, {name}" for name in INFILLS},
     "deletion": "deletion",
+    **{f"deletion_{name}": f"deletion, {name}" for name in INFILLS},
+    "dimmed_drop": "dimmed drop",
     "road_gap": "ROAD gap",
     "part_deletion": "part deletion ρ",
     "max_sensitivity": "max-sensitivity",
-    "randomisation_rank_correlation": "randomised ρ",
+    "randomisation_rank_correlation": "randomised ρ, absolute",
+    "randomisation_undefined": "undefined",
+    "blank": "blank",
     "gini": "Gini",
 }
 """The metrics of the table, and their heads; what no method has a value of is left out."""
+
+COUNTED = ("blank", "randomisation_undefined")
+"""Metrics that are left out where they are 0 for every method."""
+
+SEEN = {"blur": ("blur", "blurs"), "mean": ("mean",)}
+"""Baseline of a curve -> infills that are such pictures, where they have other names."""
 
 INSTEAD = {
     "pointing_box": "pointing_object",
@@ -53,10 +71,11 @@ INSTEAD = {
 }
 """A box is looked at where there is no mask."""
 
-Scores = dict[str, dict[str, Summary]]
+ValuesOf = dict[str, dict[str, Float[np.ndarray, "n"]]]
+"""Row -> metric -> a value per image, NaN where there is none."""
 
 
-def sentences(comparison: Comparison) -> dict[str, str]:
+def sentences(comparison: Comparison, methods: list[str]) -> dict[str, str]:
     """Return how each number was measured."""
     compare, level = comparison.config.compare, comparison.config.evaluate.threshold
     found = protocols(threshold=level) | model_protocols(
@@ -68,118 +87,222 @@ def sentences(comparison: Comparison) -> dict[str, str]:
         found[f"pointing_15px_{name}"] = (
             f"pointing game, 1 or 0: {POINTING_PROTOCOLS['argmax_15px']} (truth: {truth})"
         )
+    how = {"insertion": "put into", "deletion": "replaced by"}
+    for name in compare.infills:
+        for curve, words in how.items():
+            measured = curve_protocol(compare.steps, f"the infill {name}")
+            found[f"{curve}_{name}"] = f"{words} an infill: {measured}"
+    for curve, baseline in {"insertion": "blur", "deletion": "mean"}.items():
+        for metric, name in {
+            curve: baseline,
+            **{f"{curve}_{n}": n for n in compare.infills},
+        }.items():
+            found[metric] += _tuned(comparison, methods, name)
+    found["randomisation_undefined"] = (
+        "share of the randomised networks for which the rank correlation is undefined, because the "
+        "map or theirs is constant"
+    )
     return found
+
+
+def _tuned(comparison: Comparison, methods: list[str], baseline: str) -> str:
+    """Return which methods optimise their maps on such a picture: for them it is no test."""
+    pictures, found = SEEN.get(baseline, (baseline,)), []
+    for method in methods:
+        settings = comparison.settings(method)
+        used = {getattr(settings, "infill", None), *getattr(settings, "infill_also", ())}
+        if hasattr(settings, "learning_rate") and used & set(pictures):
+            found.append(method)
+    return f"; in-sample for {' and '.join(found)}, optimised on such a picture" if found else ""
 
 
 def better(metric: str) -> bool | None:
     """Return whether higher is better."""
     if is_of_a_part(metric):
         return part_is_better(metric)
+    if metric in COUNTED:
+        return None
+    for curve, higher in (("insertion", True), ("deletion", False)):
+        if metric.startswith(curve):
+            return higher
     return True if metric.startswith("pointing_15px") else BETTER[metric]
 
 
-def collect(comparison: Comparison, methods: list[str]) -> Scores:
-    """Return method -> metric -> mean with its interval over the images."""
-    scores: Scores = {}
-    for method in methods:
-        rows = read_scores(comparison.folder / method / "scores.csv")
-        names = dict.fromkeys(name for row in rows.values() for name in row)
-        scores[method] = {
-            name: summarise(np.array([float(row.get(name, "nan")) for row in rows.values()]))
+def collect(comparison: Comparison, rows: list[RowOf]) -> ValuesOf:
+    """Return row -> metric -> a value per image."""
+    names_of = [record.name for record in comparison.records]
+    count, values = len(names_of), {}
+    for row in rows:
+        scores = read_scores(comparison.scores_file(row), names_of)
+        names = dict.fromkeys(name for own in scores.values() for name in own)
+        values[row.name] = {
+            name: np.array([float(scores.get(i, {}).get(name, "nan")) for i in range(count)])
             for name in names
         }
-    return scores
+    return values
 
 
-def shown_metrics(scores: Scores) -> list[str]:
-    """Return the metrics of `SHOWN` that some method has a value of."""
+def shown_metrics(values: Mapping[str, Mapping[str, Float[np.ndarray, "n"]]]) -> list[str]:
+    """Return the metrics of `SHOWN` that some row has a value of."""
 
     def has(metric):
-        return any(np.isfinite(_mean(values, metric)) for values in scores.values())
+        rows = {k: v for k, v in values.items() if metric not in COUNTED or k not in CONTROLS}
+        found = [own[metric] for own in rows.values() if metric in own]
+        some = any(np.isfinite(own).any() for own in found)
+        return some and (metric not in COUNTED or any(np.nansum(own) > 0 for own in found))
 
     return [m for m in SHOWN if has(m) and not (m in INSTEAD and has(INSTEAD[m]))]
 
 
-def mean_ranks(scores: Scores) -> dict[str, float]:
-    """Return each method's mean place, 1 the best, over the shown metrics that have a direction and
-    that all ranked methods have; maps that know nothing of the image take no place."""
-    ranked = [method for method in scores if method not in BASELINES]
-    places: dict[str, list[float]] = {method: [] for method in ranked}
-    for metric in shown_metrics(scores):
-        if better(metric) is None:
-            continue
-        means = np.array([_mean(scores[m], metric) for m in ranked])
-        if len(means) == 0 or np.isnan(means).any():
-            continue
-        worth = means if better(metric) else -means
-        for method, own in zip(ranked, worth, strict=True):  # ties share their places' mean
-            place = 1 + (worth > own).sum() + ((worth == own).sum() - 1) / 2
-            places[method].append(float(place))
-    return {m: float(np.mean(p)) if p else float("nan") for m, p in places.items()}
+class Found(NamedTuple):
+    """All that the table and the files say.
+
+    Attributes:
+      rows: of the table, methods with their variants and then controls.
+      values: of every row.
+      ranking: see `ranks`.
+      about: metric -> how it was measured.
+      costs: method -> passes, seconds, memory.
+      blank: method -> how many of its maps are blank, and why.
+    """
+
+    rows: list[RowOf]
+    values: ValuesOf
+    ranking: Ranking
+    about: dict[str, str]
+    costs: dict[str, dict[str, Any]]
+    blank: dict[str, dict[str, Any]]
 
 
-def _mean(scores: dict[str, Summary], metric: str) -> float:
-    return scores[metric].mean if metric in scores else float("nan")
+def find(comparison: Comparison, methods: list[str]) -> Found:
+    """Return what the finished methods' numbers say."""
+    rows = [
+        row
+        for method in methods
+        for row in (RowOf(method), *(RowOf(method, v) for v in comparison.variants(method)))
+    ]
+    values = collect(comparison, rows)
+    ranking = rank(
+        values,
+        [m for m in methods if m not in CONTROLS],
+        [m for m in methods if m in CONTROLS],
+        shown_metrics(values),
+        better,
+        {row.name: row.method for row in rows if row.variant},
+    )
+    worst = float("inf")
+    order = {m: worst if np.isnan(r := ranking.rank.get(m, np.nan)) else r for m in methods}
+    rows.sort(key=lambda row: (row.is_control, order[row.method], methods.index(row.method)))
+    return Found(
+        rows,
+        values,
+        ranking,
+        sentences(comparison, methods),
+        {method: cost(comparison, method) for method in methods},
+        {method: blank_maps(comparison, method) for method in methods if method not in CONTROLS},
+    )
+
+
+def blank_maps(comparison: Comparison, method: str) -> dict[str, Any]:
+    """Return how many of a method's maps are blank, and why."""
+    folder = comparison.folder / method / "maps.zarr"
+    spreads = read_traces(folder).get("spread")
+    reasons = [
+        why_blank(
+            read_maps(folder, i)["heatmap"], None if spreads is None else float(spreads[i, 0])
+        )
+        for i in range(len(comparison.records))
+    ]
+    return count_reasons(reasons)
 
 
 def cost(comparison: Comparison, method: str) -> dict[str, Any]:
     """Return passes, seconds per image without compiling, seconds to compile, and peak memory."""
     forward, backward = passes(comparison, method)
     path = comparison.folder / method / "calls.jsonl"
-    calls = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    calls = _read_calls(path)
     later = [call["seconds"] for call in calls if not call["first"]]
     first = [call["seconds"] for call in calls if call["first"]]
-    seconds = float(np.median(later or first))
+    seconds = float(np.median(later or first or [np.nan]))
     peaks = [call["peak_bytes"] for call in calls if call["peak_bytes"]]
     return {
         "forward_passes": forward,
         "backward_passes": backward,
         "seconds_per_image": seconds,
-        "compile_seconds": max(0.0, first[0] - seconds) if later else None,
+        "compile_seconds": max(0.0, first[0] - seconds) if later and first else None,
         "peak_bytes": max(peaks) if peaks else None,
     }
+
+
+def _read_calls(path: Path) -> list[dict[str, Any]]:
+    """Return the calls that were timed. A line that a kill cut off does not count."""
+    calls = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            call = json.loads(line)
+            calls.append({k: call[k] for k in ("seconds", "first", "peak_bytes")})
+        except (ValueError, KeyError, TypeError):
+            continue
+    return calls
 
 
 def write_comparison(
     comparison: Comparison, methods: list[str], refused: dict[str, str], run: RunFolder
 ) -> None:
-    """Write compare.csv, compare.md, compare.json and compare.html, and prints the table."""
-    scores = collect(comparison, methods)
-    ranks = mean_ranks(scores)
-    costs = {method: cost(comparison, method) for method in methods}
-    about = sentences(comparison)
-    write_atomic(run.path / "compare.csv", _long_csv(scores, about))
-    table = make_table(comparison, scores, ranks, costs, about)
+    """Write compare.csv, compare.md, compare.json and compare.html, and print the table."""
+    found = find(comparison, methods)
+    summaries = {
+        row: {name: summarise(own) for name, own in values.items()}
+        for row, values in found.values.items()
+    }
+    write_atomic(run.path / "compare.csv", _long_csv(summaries, found.about))
+    table = make_table(comparison, found, summaries)
     write_atomic(run.path / "compare.md", to_markdown(table))
     facts = {
-        method: {
-            "mean_rank": ranks.get(method),
-            **costs[method],
+        row.name: {
+            "mean_rank": finite(found.ranking.rank.get(row.name)),
+            **({"of": row.method} if row.variant else found.costs[row.method]),
+            **({"blank": found.blank[row.name]} if row.name in found.blank else {}),
             "metrics": {
                 name: {"mean": finite(s.mean), "interval_95": [finite(s.low), finite(s.high)],
-                       "images": s.n_defined, "protocol": about[name]}
-                for name, s in scores[method].items()
+                       "images": s.n_defined, "protocol": found.about[name]}
+                for name, s in summaries[row.name].items()
             },
         }
-        for method in methods
+        for row in found.rows
     }  # fmt: skip
-    whole = {"images": len(comparison.records), "left_out": refused, "methods": facts}
+    whole = {
+        "images": len(comparison.records),
+        "left_out": refused,
+        "flipped": comparison.flipped,
+        "ranked": {
+            "questions": found.ranking.questions,
+            "not_ranked": found.ranking.unranked,
+            "images": found.ranking.images,
+        },
+        "methods": facts,
+    }
     write_atomic(run.path / "compare.json", json.dumps(whole, indent=1) + "\n")
     shown = comparison.config.compare.gallery
     pictures = [
-        _picture(comparison, methods, i) for i in range(min(shown, len(comparison.records)))
+        _picture(comparison, found.rows, i) for i in range(min(shown, len(comparison.records)))
     ]
     write_comparison_page(run.path / "compare.html", table, pictures)
     _print(table)
+    for method, about in found.blank.items():
+        if about["blank"]:
+            say(f"compare: {method}: {blank_sentence(about)}")
+    for metric, why in found.ranking.unranked.items():
+        say(f"compare: {SHOWN[metric]} ranks nothing: {why}")
     say(f"comparison: {run.path / 'compare.html'}")
 
 
-def _long_csv(scores: Scores, about: dict[str, str]) -> str:
+def _long_csv(summaries: dict[str, dict[str, Summary]], about: dict[str, str]) -> str:
     """Return a row per method and metric: for spreadsheets and data frames."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["method", "metric", "mean", "low_95", "high_95", "images", "protocol"])
-    for method, values in scores.items():
+    for method, values in summaries.items():
         for name, s in values.items():
             numbers = [f"{v:.6g}" if np.isfinite(v) else "" for v in (s.mean, s.low, s.high)]
             writer.writerow([method, name, *numbers, s.n_defined, about[name]])
@@ -187,34 +310,64 @@ def _long_csv(scores: Scores, about: dict[str, str]) -> str:
 
 
 def make_table(
-    comparison: Comparison,
-    scores: Scores,
-    ranks: dict[str, float],
-    costs: dict[str, Any],
-    about: dict[str, str],
+    comparison: Comparison, found: Found, summaries: dict[str, dict[str, Summary]]
 ) -> Table:
-    """Return the methods in the order of their mean rank, what knows nothing of the image last."""
-    shown = shown_metrics(scores)
-    columns = [Column(m, SHOWN[m], better(m), about[m]) for m in shown]
-    order = sorted(scores, key=lambda m: (m in BASELINES, ranks.get(m, np.inf)))
+    """Return the methods in the order of their mean rank, each with its variants, the controls
+    last."""
+    shown, ranking = shown_metrics(found.values), found.ranking
+    columns = [
+        Column(m, SHOWN[m], better(m), found.about[m], ranking.unranked.get(m, "")) for m in shown
+    ]
     rows = []
-    for method in order:
-        values = [scores[method].get(m) for m in shown]
-        cells = [None if v is None or np.isnan(v.mean) else (v.mean, v.low, v.high) for v in values]
-        rows.append(Row(method, ranks.get(method), tuple(cells), costs[method]))
+    for row in found.rows:
+        own = [summaries[row.name].get(m) for m in shown]
+        cells = [
+            None if v is None or np.isnan(v.mean) else (v.mean, v.low, v.high, v.n_defined)
+            for v in own
+        ]
+        place = ranking.rank.get(row.name)
+        rows.append(Row(row.name, place, tuple(cells), found.costs[row.method], row.variant))
     images = len(comparison.records)
-    title = f"{len(rows)} methods on {images} images"
-    return Table(title, tuple(columns), tuple(rows), images)
+    count = sum(not row.is_control for row in found.rows if not row.variant)
+    title = f"{count} methods on {images} images"
+    return Table(title, tuple(columns), tuple(rows), images, tuple(_notes(comparison, found)))
 
 
-def _picture(comparison: Comparison, methods: list[str], index: int) -> Picture:
-    batch = comparison.batch
-    maps = {
-        method: read_maps(comparison.folder / method / "maps.zarr", index)["heatmap"].astype(
-            np.float32
+def _notes(comparison: Comparison, found: Found) -> list[str]:
+    """Return how the ranks came about, a sentence each."""
+    ranking = found.ranking
+    heads = [" = ".join(SHOWN[m] for m in group) for group in ranking.questions]
+    notes = [
+        "Mean rank: the mean place over " + ("; ".join(heads) if heads else "no column") + ". "
+        f"Columns joined by = order the methods alike (Spearman's ρ of their places at least "
+        f"{ALIKE}) and count once. Methods are ranked over the images on which all of them have a "
+        "value; a cell over fewer images than all says how many."
+    ]
+    notes += [f"{SHOWN[m]} ranks nothing: {why}." for m, why in ranking.unranked.items()]
+    if any(row.is_control for row in found.rows):
+        notes.append(
+            "The last rows are controls: maps that know nothing of the image"
+            + (f", and 1 - the map of {comparison.flipped} (flipped)" if comparison.flipped else "")
+            + ". A column in which one of them beats the median method ranks nothing."
         )
-        for method in methods
-    }
+    else:
+        notes.append(
+            "No control is among the rows: whether a column can be gamed was not looked at."
+        )
+    if any(row.variant for row in found.rows):
+        notes.append(
+            "METHOD: NAME is another map of the same run; its rank is the place it would have in "
+            "its method's stead, over the columns it has a value in."
+        )
+    for method, about in found.blank.items():
+        if about["blank"]:
+            notes.append(f"{method}: {blank_sentence(about)}.")
+    return notes
+
+
+def _picture(comparison: Comparison, rows: list[RowOf], index: int) -> Picture:
+    batch = comparison.batch
+    maps = {row.name: comparison.heat(row, [index])[0] for row in rows}
     truth = batch.masks[index] if batch.has_mask[index] else None
     cue = batch.cues[index] if batch.has_cue[index] else None
     box = None if np.isnan(batch.boxes[index]).any() else batch.boxes[index]
@@ -224,24 +377,32 @@ def _picture(comparison: Comparison, methods: list[str], index: int) -> Picture:
 
 def to_markdown(table: Table) -> str:
     """Return the table, its best values in bold, and below it how each column was measured."""
-    arrows = {True: " ↑", False: " ↓", None: ""}
-    heads = ["method", "mean rank", *(c.head + arrows[c.higher] for c in table.columns),
-             "passes", "s / image", "peak GiB"]  # fmt: skip
+    heads = ["method", "mean rank", *map(_head, table.columns), "passes", "s / image", "peak GiB"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     best = table.best()
     for row in table.rows:
         cells = []
         for column, cell in zip(table.columns, row.cells, strict=True):
             text = "–" if cell is None else f"{cell[0]:.3f} ({cell[1]:.2f} to {cell[2]:.2f})"
+            text += f" n = {cell[3]}" if cell is not None and cell[3] < table.images else ""
             cells.append(f"**{text}**" if row.method in best.get(column.name, ()) else text)
         rank = "–" if row.rank is None or np.isnan(row.rank) else f"{row.rank:.1f}"
-        lines.append("| " + " | ".join([row.method, rank, *cells, *cost_cells(row.cost)]) + " |")
+        costs = ["", "", ""] if row.variant else cost_cells(row.cost)
+        lines.append("| " + " | ".join([row.method, rank, *cells, *costs]) + " |")
     lines += ["", f"{table.images} images; means with 95 % bootstrap intervals over the images. "
-              "Mean rank: over the columns with an arrow that every method has a value in. "
-              "Passes: forward, ↔ forward and back. Seconds: median over the images, an image at "
-              "a time, without compiling.", ""]  # fmt: skip
+              "(↑), (↓): a column that ranks nothing. Passes: forward, ↔ forward and back. Seconds:"
+              " median over the images, without compiling.", ""]  # fmt: skip
+    lines += [*(f"{note}\n" for note in table.notes)]
     lines += [f"- {c.head}: {c.protocol}" for c in table.columns]
     return "\n".join(lines) + "\n"
+
+
+def _head(column: Column) -> str:
+    """Return a column's head with the arrow of what is better, in brackets where it ranks
+    nothing."""
+    arrow = {True: "↑", False: "↓", None: ""}[column.higher]
+    arrow = f"({arrow})" if column.unranked and arrow else arrow
+    return f"{column.head} {arrow}".rstrip()
 
 
 def cost_cells(cost: dict[str, Any]) -> list[str]:
@@ -262,14 +423,12 @@ def _print(table: Table) -> None:
     first = next((n for n in ("cue", "object", "box") if f"energy_in_{n}" in heads), None)
     chosen = [f"pointing_{first}", f"energy_in_{first}", "insertion", "deletion", "road_gap"]
     shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    arrows = {True: " ↑", False: " ↓", None: ""}
     columns = [heads[name] for name in chosen if name in heads]
     shown.add_column("", no_wrap=True)
     for head in ("rank", *(table.columns[i] for i in columns), "s/image"):
-        text = head if isinstance(head, str) else head.head + arrows[head.higher]
-        shown.add_column(text, justify="right")
+        shown.add_column(head if isinstance(head, str) else _head(head), justify="right")
     for row in table.rows:
         rank = "–" if row.rank is None or np.isnan(row.rank) else f"{row.rank:.1f}"
         cells = ["–" if row.cells[i] is None else f"{row.cells[i][0]:.3f}" for i in columns]
-        shown.add_row(row.method, rank, *cells, cost_cells(row.cost)[1])
+        shown.add_row(row.method, rank, *cells, "" if row.variant else cost_cells(row.cost)[1])
     console.print(shown, soft_wrap=False)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, Key
 from fgjax.attribution.common.infill import INFILLS, make_infill
 from fgjax.core.batching import fill_up
 from fgjax.core.keys import image_key
+from fgjax.core.scores import predicted
 from fgjax.data.patch_table import PatchTable
 from fgjax.data.pipeline import Batch, stack
 from fgjax.data.types import Example
@@ -86,7 +87,7 @@ def judge_chunk(
     boxes = None
     if patches is not None:
         boxes = boxes_of(job, patches, names, [example for _, example in filled])
-    own["predicted"] = job.explained.predict(np.asarray(images), boxes).argmax(1)
+    own["predicted"] = predicted(job.explained.predict(np.asarray(images), boxes))
     own["target"] = chosen
     return {kind: {k: np.asarray(v) for k, v in values.items()} for kind, values in out.items()}
 

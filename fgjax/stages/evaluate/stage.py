@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from fgjax.core.files import write_atomic
+from fgjax.core.files import as_written, write_atomic
 from fgjax.core.progress import progress, say
 from fgjax.core.tables import read_csv, to_csv
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError, Example
+from fgjax.evaluation.blank import count_reasons, why_blank
 from fgjax.options.schema import ConfigError
 from fgjax.runs.folder import RunFolder
-from fgjax.runs.maps import MapStore, read_traces
+from fgjax.runs.maps import MapStore, read_maps, read_traces
 from fgjax.stages.evaluate.judge import BATCH, judge_chunk
 from fgjax.stages.evaluate.summary import ChunkTables, print_metrics, summary
 from fgjax.stages.focus.patches import known_patches
@@ -23,6 +24,9 @@ from fgjax.stages.part_discs import part_names
 from fgjax.stages.stage import Stage
 
 COLUMNS = ["index", "name", "label", "target", "predicted", "correct"]
+
+RULES = 2
+"""Grows when the same maps get other numbers, so that those of before are made again."""
 
 
 class Evaluate(Stage):
@@ -59,12 +63,30 @@ def current_metrics(job: Job) -> dict[str, Any] | None:
         raise ConfigError(f"{job.run.path}: nothing is explained yet: stages must include explain")
     done = int((MapStore(store, len(job.records)).targets() >= 0).sum())
     about = job.run.stage("evaluate")
-    if about | {"images": done} | asdict(job.config.evaluate) != about:
+    if about | {"images": done, "rules": RULES} | asdict(job.config.evaluate) != about:
         return None
+    return _whole_metrics(job)
+
+
+def _whole_metrics(job: Job) -> dict[str, Any] | None:
+    """Return what metrics.json holds; None where it, or results.csv, is not what was written."""
     try:
-        return json.loads((job.run.path / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        held = json.loads((job.run.path / "metrics.json").read_text(encoding="utf-8"))
+        rows, metrics = read_results(job.run), held["metrics"]
+        names = [record.name for record in job.records]
+        facts = {"mean", "interval_95", "defined", "images", "better", "baselines", "protocol"}
+        whole = (
+            {"images", "evaluated", "accuracy", "accuracy_images"} <= held.keys()
+            and len(rows) == held["evaluated"]
+            and all(facts <= about.keys() for about in metrics.values())
+            and all(row["name"] == as_written(names[int(row["index"])]) for row in rows)
+        )
+        for row in rows:
+            for metric in metrics:
+                float(row[metric])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return None
+    return held if whole else None
 
 
 def evaluate_maps_of(job: Job) -> dict[str, Any]:
@@ -77,6 +99,7 @@ def evaluate_maps_of(job: Job) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     tables: ChunkTables = {}
     failed: dict[str, str] = {}
+    reasons: list[str | None] = []
     chunk: list[tuple[int, Example]] = []
     wanted = [job.records[i] for i in done]
     loaded = load_examples(job.source, wanted, workers=config.data.workers)
@@ -91,6 +114,7 @@ def evaluate_maps_of(job: Job) -> dict[str, Any]:
             if len(chunk) == BATCH or (place == len(done) - 1 and chunk):
                 names = [job.records[i].name for i, _ in chunk]
                 part = judge_chunk(job, chunk, names, targets, patches)
+                reasons += [_why_blank(job, traces, index) for index, _ in chunk]
                 for i, (index, example) in enumerate(chunk):
                     own = {k: float(v[i]) for k, v in part["map"].items()}
                     own |= _last_steps(traces, index)
@@ -105,13 +129,15 @@ def evaluate_maps_of(job: Job) -> dict[str, Any]:
                 counter.advance(len(chunk))
                 chunk = []
     run.set_failures("evaluate", failed)
-    metrics = summary(config, tables, rows, len(job.records), part_names(job.source))
+    parts = part_names(job.source)
+    metrics = summary(config, tables, rows, len(job.records), count_reasons(reasons), parts)
     write_atomic(run.path / "results.csv", to_csv(rows, [*COLUMNS, *metrics["metrics"]]))
     write_atomic(run.path / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     run.finish(
         "evaluate",
         seconds=round(time.monotonic() - began, 1),
         images=len(rows),
+        rules=RULES,
         **asdict(config.evaluate),
     )
     return metrics
@@ -128,6 +154,12 @@ def _last_steps(traces: dict[str, np.ndarray], index: int, steps: int = 3) -> di
         for name in ("p_kept", "p_deleted")
         if name in traces
     }
+
+
+def _why_blank(job: Job, traces: dict[str, np.ndarray], index: int) -> str | None:
+    heat = read_maps(job.run.path / "maps.zarr", index)["heatmap"]
+    spread = float(traces["spread"][index, 0]) if "spread" in traces else None
+    return why_blank(heat, spread)
 
 
 def _row(job: Job, index: int, example: Example, own: dict[str, float]) -> dict[str, Any]:

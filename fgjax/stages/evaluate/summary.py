@@ -16,6 +16,7 @@ from fgjax.evaluation import (
     protocols,
     summarise,
 )
+from fgjax.evaluation.blank import blank_sentence
 from fgjax.evaluation.landmark_targets import is_of_a_part, part_is_better, part_protocols
 from fgjax.options.schema import Config
 
@@ -28,6 +29,7 @@ BETTER = (
     | hard_masks.BETTER
     | {"p_kept_sampled": True, "p_deleted_sampled": False}
     | dict.fromkeys(("smallest_kept", "smallest_deleted"), False)
+    | dict.fromkeys(("smallest_kept_patches", "smallest_deleted_patches"), False)
     | dict.fromkeys(("smallest_kept_p", "smallest_deleted_p"), None)
     | {f"iou_{truth}_{mask}": True for truth in TRUTHS for mask in MASKS}
     | {f"tv_{mask}": None for mask in MASKS}
@@ -42,9 +44,9 @@ HEADS = {"centre_box": "centre", "constant": "all", "whole_object": "object"}
 SHORT = ("iou_cue", "in_cue", "pointing_cue", "iou_mask", "in_object", "iou_box", "in_box", "area",
          "p_full", "p_kept", "p_deleted", "area_ssr", "area_sdr", "p_kept_bernoulli",
          "p_deleted_bernoulli", "p_kept_road", "p_deleted_road", "p_kept_shuffled",
-         "p_deleted_shuffled", "smallest_kept", "smallest_deleted", "insertion", "deletion",
-         "road_gap", "pointing_part_head", "energy_in_part_head", "pointing_part_any",
-         "energy_in_part_any")  # fmt: skip
+         "p_deleted_shuffled", "smallest_kept", "smallest_deleted", "smallest_kept_patches",
+         "smallest_deleted_patches", "insertion", "deletion", "road_gap", "pointing_part_head",
+         "energy_in_part_head", "pointing_part_any", "energy_in_part_any")  # fmt: skip
 
 
 def summary(
@@ -52,6 +54,7 @@ def summary(
     tables: ChunkTables,
     rows: list[dict[str, Any]],
     images: int,
+    blank: dict[str, Any],
     parts: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Return what metrics.json holds.
@@ -60,6 +63,7 @@ def summary(
       tables: kind of map -> metric -> a value per image.
       rows: of results.csv.
       images: how many there were to be explained.
+      blank: how many maps say nothing, and why, see `fgjax.evaluation.blank`.
       parts: the names of the data's landmarks.
     """
     settings = config.made_with
@@ -105,6 +109,7 @@ def summary(
         "evaluated": len(rows),
         "accuracy": float(np.mean(right)) if right else None,
         "accuracy_images": len(right),
+        "blank": blank,
         "explain": _made_by(config),
         "baselines": "boxes and random maps have the area of the mask that they stand beside: of "
         "the SSR where something is kept, of the SDR where it is deleted, else of the map",
@@ -153,6 +158,8 @@ def _protocols(
     said["smallest_deleted"] = (
         f"smallest share of the SDR's ranking whose replacement leaves at most 0.1 p_full, {asked}"
     )
+    for name in ("smallest_kept", "smallest_deleted"):
+        said[f"{name}_patches"] = f"{said[name]}; infill: {hard_masks.OTHERS['patches']}"
     said["smallest_kept_p"] = "class probability with only that region shown"
     said["smallest_deleted_p"] = "class probability with that region replaced"
     return said
@@ -177,6 +184,8 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     if metrics["accuracy"] is not None:
         right, of = metrics["accuracy"], metrics["accuracy_images"]
         say(f"classifier: right on {right:.1%} of the {of} explained images whose class it knows")
+    if said := blank_sentence(metrics.get("blank", {})):
+        say(f"evaluate: {said}")
     console.print(table, soft_wrap=False)
     if "p_kept" in shown:
         say(

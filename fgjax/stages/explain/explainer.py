@@ -79,8 +79,8 @@ class Explainer:
         self._mesh = make_mesh(config.parallel)
         self._settings = config.explain.settings
         wants = needs(config.explain.method)
-        # Inside a pmap a method would not find the ReLUs that it rewrites.
-        way = "jit" if "relus" in wants else config.parallel
+        # Inside a pmap a method would not find the ReLUs that it rewrites, nor a model its layers.
+        way = "jit" if {"relus", "attention", "rules"} & set(wants) else config.parallel
         # A method that takes a step for all images at once has them split, not its calls alone.
         stepwise = hasattr(self._settings, "images_per_step")
         self._split = self._mesh.devices.size > 1 and stepwise and way != "pmap"

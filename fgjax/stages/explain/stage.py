@@ -10,7 +10,9 @@ from fgjax.core.batching import in_chunks
 from fgjax.core.progress import progress, say
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError
+from fgjax.evaluation.blank import blank_sentence, count_reasons, why_blank
 from fgjax.processes.waiting import join_maps
+from fgjax.runs.arrange import read_names, write_names
 from fgjax.runs.maps import MapStore, read_traces
 from fgjax.stages.explain.explainer import Answer, Explainer, Item
 from fgjax.stages.explain.infills import check_infills
@@ -38,14 +40,31 @@ class Explain(Stage):
         """Explain what has no maps yet; the first process waits for the others' images."""
         folder = job.run.path / "maps.zarr"
         total = len(job.records)
-        if folder.is_dir() and (MapStore(folder, total).targets() >= 0).all():
-            if job.share.leads:
-                say(f"explain: all {total} images are done")
-            return 0
+        if (folder / "target").is_dir():
+            store = MapStore(folder, total)
+            _take_back_damaged(job, store)
+            if (store.targets() >= 0).all():
+                if job.share.leads:
+                    say(f"explain: all {total} images are done")
+                job.run.set_failures("explain", {})
+                return 0
         failed = take_made_maps(job) if job.config.maps else explain_images(job)
         if job.share.leads and job.share.processes > 1:
             failed += join_maps(job.run, job.share, job.records)
         return failed
+
+
+def _take_back_damaged(job: Job, store: MapStore) -> None:
+    """Images whose maps are damaged or gone are done again, each by the process it belongs to."""
+    own = set(job.share.places(store.images).tolist())
+    damaged = [int(place) for place in store.damaged() if int(place) in own]
+    if not damaged:
+        return
+    store.forget(damaged)
+    for stage in ("evaluate", "report"):
+        job.run.forget(stage)
+    first = job.records[damaged[0]].name
+    say(f"explain: the maps of {len(damaged)} images are damaged ({first}, …): they are done again")
 
 
 def explain_images(job: Job) -> int:
@@ -60,7 +79,10 @@ def explain_images(job: Job) -> int:
       ConfigError: the method does not fit the classifier, or one image not the memory.
     """
     _ = job.explained  # what is wrong with the model leaves no empty store behind
-    store = MapStore(job.run.path / "maps.zarr", len(job.records))
+    maps = job.run.path / "maps.zarr"
+    if read_names(maps) is None:
+        write_names(maps, [record.name for record in job.records])
+    store = MapStore(maps, len(job.records))
     own = job.share.places(len(job.records))
     pending = own[store.targets()[own] < 0]
     failed: dict[str, str] = _explain(job, store, pending) if len(pending) else {}
@@ -79,6 +101,7 @@ def _explain(job: Job, store: MapStore, pending: np.ndarray) -> dict[str, str]:
         + (f", in {explain.precision}" if explain.precision != "f32" else "")
     )
     began, failed, unreadable = time.monotonic(), {}, {}
+    reasons: list[str | None] = []
     earlier = job.run.stage("explain").get("seconds", 0.0)
     patches = known_patches(job)
     explainer = Explainer(job, METHODS[explain.method], names, patches, len(pending))
@@ -106,6 +129,10 @@ def _explain(job: Job, store: MapStore, pending: np.ndarray) -> dict[str, str]:
                     "the model returned NaN or infinity for this image or a masked copy of it"
                 )
                 continue
+            spread = traces.get("spread")
+            reasons.append(
+                why_blank(maps["heatmap"][i], None if spread is None else float(spread[i, 0]))
+            )
             store.write(
                 place,
                 int(answer.targets[i]),
@@ -122,6 +149,8 @@ def _explain(job: Job, store: MapStore, pending: np.ndarray) -> dict[str, str]:
     saved = {} if running is None else {"steps_saved": round(1 - float(running[done].mean()), 4)}
     if saved:
         say(f"explain: images stopped early; {saved['steps_saved']:.0%} of the steps were saved")
+    if said := blank_sentence(count_reasons(reasons)):
+        say(f"explain: {said}")
     job.run.finish(
         "explain",
         seconds=round(earlier + time.monotonic() - began, 1),

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from fgjax.core.scores import predicted
 from fgjax.core.tables import finite
 from fgjax.data.types import Source
 from fgjax.evaluation import summarise
@@ -75,7 +76,7 @@ def _accuracy(explained, test) -> dict[str, Any] | None:
     known = [own for own in test if own.label is not None and _output(explained, own) is not None]
     if not known:
         return None
-    right = [float(own.logits.argmax() == _output(explained, own)) for own in known]
+    right = [float(predicted(own.logits) == _output(explained, own)) for own in known]
     labels = np.array([own.label for own in known])
     by_class = [np.mean(np.array(right)[labels == c]) for c in np.unique(labels)]
     about = _summary(right, "share of test images whose highest output is the label's")

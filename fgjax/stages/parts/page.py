@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from fgjax.core.scores import predicted
 from fgjax.data.pipeline import load_examples, take
 from fgjax.data.types import DataError, Source
 from fgjax.devices.jit import program
@@ -93,7 +94,7 @@ def _pictures(config, source, explained, test):
         yield PartPicture(
             name=own.name,
             label="" if own.label is None else source.classes[own.label],
-            predicted=explained.output_name(int(own.logits.argmax())),
+            predicted=explained.output_name(int(predicted(own.logits))),
             image=example.image,
             assignment=assignment,
             attribution=attribution,

@@ -18,6 +18,7 @@ import numpy as np
 
 from fgjax.core.files import write_atomic
 from fgjax.core.progress import progress, say
+from fgjax.core.scores import predicted
 from fgjax.core.tables import to_csv
 from fgjax.data.pipeline import load_examples
 from fgjax.data.sets.celeba import ALL_ATTRIBUTES
@@ -47,8 +48,11 @@ class Parts(Stage):
         config, run = job.config, job.run
         done = run.stage("parts")
         if (run.path / "parts.html").is_file() and done | _about(config) == done:
-            say(_line(json.loads((run.path / "parts.json").read_text(encoding="utf-8"))))
-            return done["failed"]
+            try:
+                say(_line(json.loads((run.path / "parts.json").read_text(encoding="utf-8"))))
+                return done.get("failed", 0)
+            except (OSError, ValueError, KeyError, TypeError):
+                pass  # damaged: it is made again
         return judge_parts(job)
 
 
@@ -135,7 +139,7 @@ def _row(own: PartLook, source: Source, explained: Explained) -> dict[str, Any]:
     row = {
         "name": own.name,
         "label": "" if own.label is None else source.classes[own.label],
-        "predicted": explained.output_name(int(own.logits.argmax())),
+        "predicted": explained.output_name(int(predicted(own.logits))),
         "points_in_box": "" if np.isnan(own.points_in_box) else int(own.points_in_box),
     }
     attention = own.attention if own.attention.ndim == 1 else own.attention.mean(0)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fgjax.core.progress import say
-from fgjax.data.pipeline import epoch_order
+from fgjax.data.pipeline import balanced_order, epoch_order
 from fgjax.devices.collectives import leads, own_part
 from fgjax.devices.mesh import own_rows, replicate, shard
 from fgjax.options.schema import ConfigError
@@ -76,7 +76,11 @@ def _batches(
 ) -> Iterator[tuple[Inputs, np.ndarray]]:
     """Yield the batches of an epoch, of each this process's rows, with proxies in place."""
     places, batch, own = training.training, training.batch, rows.stop - rows.start
-    order = places[epoch_order(training.job.config.seed, epoch, len(places))]
+    seed, labels = training.job.config.seed, training.images.labels
+    if training.job.config.train.sampling == "balanced":
+        order = places[balanced_order(seed, epoch, labels[places])]
+    else:
+        order = places[epoch_order(seed, epoch, len(places))]
     order = order[: training.steps * batch].reshape(training.steps, batch)[:, rows].reshape(-1)
     for number, (inputs, labels) in enumerate(training.images.batches(order, own)):
         yield proxies.put(inputs, order[number * own :][: len(labels)]), labels

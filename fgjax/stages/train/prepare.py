@@ -134,6 +134,10 @@ def split_validation(
 
 def _check_proxies(config: Config, images: TrainingImages) -> None:
     """Raise ConfigError where mixing or proxies want what these images do not have."""
+    if images.labels.ndim > 1 and config.train.sampling == "balanced":
+        raise ConfigError(
+            "train.sampling=balanced: images with several attributes are of no one class"
+        )
     if images.labels.ndim > 1 and (config.train.mix, config.proxy.method) != ("none", "none"):
         raise ConfigError(
             "train.mix and proxy.method want one class an image, and these images have several "

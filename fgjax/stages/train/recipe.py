@@ -39,6 +39,8 @@ def make_recipe(config: Config, model: Classifier, steps: int) -> Recipe:
         adam_eps=settings.adam_eps,
         momentum=settings.momentum,
         rates=rates,
+        layer_decay=settings.layer_decay,
+        clip=settings.clip,
     )
     augment = Augmentation(
         size=config.data.size,

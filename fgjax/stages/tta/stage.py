@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from fgjax.core.batching import fill_up
-from fgjax.core.files import write_atomic
+from fgjax.core.files import as_written, write_atomic
 from fgjax.core.keys import image_key
 from fgjax.core.progress import progress, say
 from fgjax.core.tables import to_csv
@@ -346,8 +346,8 @@ def _results(mean, alone, box, record, explained) -> dict[str, str]:
 
 
 def _name(record: Record) -> str:
-    """Return the record's name as it stands in a file: what is no UTF-8 is escaped."""
-    return record.name.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Return the record's name as it stands in a file."""
+    return as_written(record.name)
 
 
 def _read_rows(run: RunFolder) -> Rows:

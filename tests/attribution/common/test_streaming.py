@@ -127,6 +127,37 @@ def test_a_model_is_asked_once(forget, monkeypatch):
     assert [a[2] for a in asked] == [False, True, True]
 
 
+def test_a_wider_network_behind_the_same_function_is_asked_again(forget, monkeypatch):
+    """`static` is the same of both; a chunk of the narrow one would not fit the wide one."""
+    images = np.zeros((1, 16, 16, 3), np.float32)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    stats = {"bytes_limit": 2**26, "bytes_in_use": 0}
+    device = SimpleNamespace(memory_stats=lambda: stats)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    narrow, wide = (parts(16, classes=classes) for classes in (4, 100_000))
+    assert narrow[1] == wide[1]
+    few, many = (choose_chunk(*p, images, backward=False) for p in (wide, narrow))
+    assert few < many == LARGEST_CHUNK
+    assert choose_chunk(*wide, images, backward=False) == few
+
+
+def test_memory_that_is_gone_is_not_planned_with(forget, monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(streaming, "bytes_per_image", lambda *a: asked.append(a) or 1000)
+    images = np.zeros((1, 8, 8, 3), np.float32)
+
+    def with_free(free):
+        monkeypatch.setattr(streaming, "free_bytes", lambda device: free)
+        return choose_chunk(*parts(8), images, backward=False)
+
+    assert with_free(512_000) == 256 and len(asked) == 1
+    # About as much: the programs that are compiled serve on.
+    assert with_free(300_000) == with_free(900_000) == 256 and len(asked) == 1
+    assert with_free(100_000) == 32 and len(asked) == 2
+    assert with_free(512_000) == 256 and len(asked) == 3
+
+
 @pytest.mark.parametrize("backward", [False, True])
 def test_on_an_accelerator_half_of_what_is_free_is_filled(forget, monkeypatch, backward):
     """The account is XLA's own, so any backend's serves; only the device is made up."""

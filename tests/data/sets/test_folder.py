@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from fgjax.data.pipeline import fingerprint, load_examples
-from fgjax.data.sets.folder import FolderSource
+from fgjax.data.sets.folder import FolderSource, count_words
 from fgjax.data.types import DataError
 
 
@@ -45,6 +45,8 @@ def test_class_folders(tmp_path):
 def test_what_is_no_image_is_ignored(tmp_path):
     for suffix in ("jpg", "JPEG", "png", "webp", "bmp", "tif", "TIFF", "gif"):
         picture(tmp_path / "cat" / f"a.{suffix}")
+    for suffix in ("jfif", "jpe"):
+        (tmp_path / "cat" / f"a.{suffix}").write_bytes((tmp_path / "cat" / "a.jpg").read_bytes())
     for name in (".hidden.png", "notes.txt", "a.xml", "Thumbs.db"):
         (tmp_path / "cat" / name).touch()
     picture(tmp_path / ".thumbnails/a.png")
@@ -52,7 +54,7 @@ def test_what_is_no_image_is_ignored(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "README.md").touch()
     source = FolderSource(tmp_path)
-    assert source.classes == ("cat",) and len(source.records) == 8
+    assert source.classes == ("cat",) and len(source.records) == 10
     assert all(not isinstance(e, DataError) for _, e in load_examples(source, source.records))
 
 
@@ -259,9 +261,48 @@ def test_missing_file_and_empty(tmp_path):
         FolderSource(tmp_path / "none")
     with pytest.raises(DataError, match=r"holds no images; wanted: a folder of"):
         FolderSource(tmp_path)
-    picture(tmp_path / "a.png")
-    with pytest.raises(DataError, match=r"a.png: is a file; wanted: a folder of"):
-        FolderSource(tmp_path / "a.png")
+    (tmp_path / "a.zip").write_text("x")
+    with pytest.raises(DataError, match=r"a.zip: is a file, and no image \(an archive.*wanted"):
+        FolderSource(tmp_path / "a.zip")
+
+
+def test_a_single_photo(tmp_path):
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / name)
+    source = FolderSource(tmp_path / "a.png", size=32)
+    assert [(r.name, r.label, r.split) for r in source.records] == [("a.png", None, "test")]
+    assert source.classes == () and source.load(source.records[0]).image.shape == (32, 32, 3)
+
+
+def test_what_is_left_out_is_counted(tmp_path):
+    classes(tmp_path, cat=2)
+    for name in ("cat/a.CR2", "cat/b.cr2", "cat/notes.txt", "README", "cat/.hidden"):
+        (tmp_path / name).write_text("x")
+    left_out = FolderSource(tmp_path).left_out
+    assert left_out == {".cr2": 2, ".txt": 1, "": 1}
+    assert count_words(left_out) == "2 .cr2, 1 without an ending, 1 .txt"
+
+
+@pytest.mark.parametrize("name", ["a\u00a0b", "\u3000", "👩‍🔬 in the field", "école", "حمامة"])
+def test_names_in_any_script(tmp_path, name):
+    classes(tmp_path, **{name: 1})
+    assert FolderSource(tmp_path, test_share=1.0).classes == (name,)
+
+
+def test_whose_split_it_is(tmp_path):
+    classes(tmp_path / "a", cat=2)
+    classes(tmp_path / "b" / "train", cat=2)
+    classes(tmp_path / "b" / "test", cat=2)
+    assert FolderSource(tmp_path / "a").drawn_split
+    assert not FolderSource(tmp_path / "b").drawn_split
+
+
+def test_cub_is_told_apart(tmp_path):
+    classes(tmp_path / "images", cat=2)
+    for name in ("images.txt", "image_class_labels.txt"):
+        (tmp_path / name).write_text("1 1")
+    with pytest.raises(DataError, match="config=fido_cub"):
+        FolderSource(tmp_path)
 
 
 def test_images_beside_class_folders(tmp_path):
