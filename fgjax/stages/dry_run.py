@@ -26,6 +26,7 @@ OF_THE_MAP, OF_BASELINES, OF_REGIONS = 49, 4 * 3, 2 * 35
 """Forward passes per image in the evaluation: see `judge_hard`; the image whole, kept and deleted,
 for at most four baselines; and about what the smallest regions take under two infills."""
 OF_ROAD = 18
+"""Forward passes that ROAD's shares take."""
 FEW = 4
 """Images that are looked at to time a forward pass."""
 BACKWARD, TRAINING = 2.3, 3.3
