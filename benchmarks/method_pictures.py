@@ -31,7 +31,12 @@ CELL = 144
 """Side of a picture, in pixels."""
 CUE = (120, 240, 90)
 
-SETTINGS = {"rise": {"masks": 2000}, "lime": {"samples": 500}, "mask_perturbation": {"steps": 150}}
+SETTINGS = {
+    "rise": {"masks": 2000},
+    "lime": {"samples": 500},
+    "kernel_shap": {"samples": 500},
+    "mask_perturbation": {"steps": 150},
+}
 """What is not a method's default."""
 NETWORKS = {"region_attention": "parts_species", "step_cam": "focus_species"}
 """Method -> the run whose network it shows; the others show that of `fido_demo`."""

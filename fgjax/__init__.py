@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     from fgjax.attribution.fido.concrete import concrete_dropout, simplified_concrete_dropout
     from fgjax.attribution.fido.config import FidoConfig
     from fgjax.attribution.fido.method import FIDO_PRESETS, fido, fido_preset
+    from fgjax.attribution.finer_cam import FinerCamConfig, finer_cam
     from fgjax.attribution.glas import GlasConfig, glas, glas_volume
     from fgjax.attribution.gradients import (
         GradientConfig,
@@ -47,6 +48,9 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
         deconvnet,
         guided_backprop,
     )
+    from fgjax.attribution.hires_cam import HiresCamConfig, hires_cam
+    from fgjax.attribution.kernel_shap import KernelShapConfig, kernel_shap
+    from fgjax.attribution.layer_cam import LayerCamConfig, layer_cam
     from fgjax.attribution.lime import LimeConfig, lime
     from fgjax.attribution.lrp import LrpConfig, lrp
     from fgjax.attribution.mask_perturbation import MaskPerturbationConfig, mask_perturbation
@@ -58,9 +62,10 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     from fgjax.attribution.rise import RiseConfig, rise
     from fgjax.attribution.score_cam import ScoreCamConfig, score_cam
     from fgjax.attribution.step_cam import StepCamConfig, step_cam
+    from fgjax.attribution.xrai import XraiConfig, xrai
     from fgjax.core.scores import log_odds
     from fgjax.devices.compiler import compiler_options
-    from fgjax.evaluation import deletion, insertion, iou, pointing_game, total_variation
+    from fgjax.evaluation import deletion, evaluate, insertion, iou, pointing_game, total_variation
     from fgjax.evaluation.landmarks import landmark_error
     from fgjax.evaluation.smallest_regions import smallest_regions
     from fgjax.models.classifier import Classifier, create_model
@@ -89,9 +94,13 @@ _NAMES = {
     "fgjax.attribution.fido.concrete": "concrete_dropout simplified_concrete_dropout",
     "fgjax.attribution.fido.config": "FidoConfig",
     "fgjax.attribution.fido.method": "fido FIDO_PRESETS fido_preset",
+    "fgjax.attribution.finer_cam": "FinerCamConfig finer_cam",
     "fgjax.attribution.glas": "GlasConfig glas glas_volume",
     "fgjax.attribution.gradients": "GradientConfig SmoothGradientConfig gradient smooth_gradient",
     "fgjax.attribution.guided": "DeconvnetConfig GuidedBackpropConfig deconvnet guided_backprop",
+    "fgjax.attribution.hires_cam": "HiresCamConfig hires_cam",
+    "fgjax.attribution.kernel_shap": "KernelShapConfig kernel_shap",
+    "fgjax.attribution.layer_cam": "LayerCamConfig layer_cam",
     "fgjax.attribution.lime": "LimeConfig lime",
     "fgjax.attribution.lrp": "LrpConfig lrp",
     "fgjax.attribution.mask_perturbation": "MaskPerturbationConfig mask_perturbation",
@@ -103,9 +112,10 @@ _NAMES = {
     "fgjax.attribution.rise": "RiseConfig rise",
     "fgjax.attribution.score_cam": "ScoreCamConfig score_cam",
     "fgjax.attribution.step_cam": "StepCamConfig step_cam",
+    "fgjax.attribution.xrai": "XraiConfig xrai",
     "fgjax.core.scores": "log_odds",
     "fgjax.devices.compiler": "compiler_options",
-    "fgjax.evaluation": "deletion insertion iou pointing_game total_variation",
+    "fgjax.evaluation": "deletion evaluate insertion iou pointing_game total_variation",
     "fgjax.evaluation.landmarks": "landmark_error",
     "fgjax.evaluation.smallest_regions": "smallest_regions",
     "fgjax.models.classifier": "Classifier create_model",
@@ -141,13 +151,17 @@ __all__ = [
     "Classifier",
     "DeconvnetConfig",
     "FidoConfig",
+    "FinerCamConfig",
     "GlasConfig",
     "GradCamConfig",
     "GradCamPlusPlusConfig",
     "GradientConfig",
     "GuidedBackpropConfig",
     "GuidedGradCamConfig",
+    "HiresCamConfig",
     "IntegratedGradientsConfig",
+    "KernelShapConfig",
+    "LayerCamConfig",
     "LimeConfig",
     "LrpConfig",
     "MaskPerturbationConfig",
@@ -158,6 +172,7 @@ __all__ = [
     "ScoreCamConfig",
     "SmoothGradientConfig",
     "StepCamConfig",
+    "XraiConfig",
     "attention_relevance",
     "attention_rollout",
     "compiler_options",
@@ -166,9 +181,11 @@ __all__ = [
     "create_model",
     "deconvnet",
     "deletion",
+    "evaluate",
     "extract_patches",
     "fido",
     "fido_preset",
+    "finer_cam",
     "glas",
     "glas_volume",
     "grad_cam",
@@ -177,10 +194,13 @@ __all__ = [
     "group_pixels",
     "guided_backprop",
     "guided_grad_cam",
+    "hires_cam",
     "insertion",
     "integrated_gradients",
     "iou",
+    "kernel_shap",
     "landmark_error",
+    "layer_cam",
     "lime",
     "load_classifier",
     "load_maps",
@@ -205,6 +225,7 @@ __all__ = [
     "soft_attention",
     "step_cam",
     "total_variation",
+    "xrai",
 ]
 
 

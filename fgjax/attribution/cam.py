@@ -21,6 +21,7 @@ References:
   Wang et al., Score-CAM, 2020.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args
@@ -140,16 +141,28 @@ def feature_gradient(
       ValueError: a model without `features` and `head`; inputs that do not fit the model.
     """
     prepared = prepare_features(model, images, targets, "feature_gradient")
-    return _feature_gradient(prepared, score, chunk_size)
+    return prepared_gradient(prepared, score, chunk_size)
 
 
-def _feature_gradient(prepared, score, chunk_size):
+def prepared_gradient(
+    prepared: Prepared,
+    score: str,
+    chunk_size: int | None,
+    head_gradient: Callable[..., Array] | None = None,
+) -> tuple[Float[Array, "n H W K"], Float[Array, "n H W K"]]:
+    """Return `feature_gradient` for what is prepared.
+
+    Args:
+      head_gradient: `(arrays, static, features, targets, score) -> n H W K`; None: that of the
+        target's score.
+    """
     arrays, static, images, targets = prepared
     size = chunk_for(prepared, chunk_size, len(images), backward=False)
+    ask = head_gradient or _head_gradient
     parts = []
     for index, keep in chunks(len(images), size):
         features = jax.tree.map(_wide, last_features(arrays, static, images[index]))
-        gradient = _head_gradient(arrays, static, features, targets[index], score)
+        gradient = ask(arrays, static, features, targets[index], score)
         parts.append((grid_of(features)[: keep.sum()], gradient[: keep.sum()]))
     features, gradients = zip(*parts, strict=True)
     return jnp.concatenate(features), jnp.concatenate(gradients)
@@ -176,8 +189,17 @@ def class_activation(
 ) -> Attribution:
     """Compute Eq. 2 of Grad-CAM: the weighted channels, rectified, then enlarged; 0 for an image
     whose weights are `silent`, made of scores that say nothing."""
+    return enlarged(_weigh(features, weights), images, silent)
+
+
+def enlarged(
+    coarse: Float[Array, "n H W"],
+    images: Float[Array | np.ndarray, "n h w c"],
+    silent: Bool[Array, "n"] | None = None,
+) -> Attribution:
+    """Return a map of the feature map's size, rectified, enlarged and scaled; "signed" is not.
+    The map is 0 for an image that is `silent`."""
     height, width = images.shape[1:3]
-    coarse = _weigh(features, weights)
     return Attribution(
         positive_part(enlarge(jnp.maximum(coarse, 0), height, width), silent),
         {"signed": enlarge(coarse, height, width)},
@@ -226,7 +248,7 @@ def grad_cam(
         outside the model's classes, or images outside [0, 1].
     """
     prepared = prepare_features(model, images, targets, "grad_cam")
-    features, gradient = _feature_gradient(prepared, config.score, config.chunk_size)
+    features, gradient = prepared_gradient(prepared, config.score, config.chunk_size)
     return class_activation(features, gradient.mean((1, 2)), prepared.images)
 
 
@@ -265,7 +287,7 @@ def grad_cam_plus_plus(
       as in `grad_cam`.
     """
     prepared = prepare_features(model, images, targets, "grad_cam_plus_plus")
-    features, gradient = _feature_gradient(prepared, config.score, config.chunk_size)
+    features, gradient = prepared_gradient(prepared, config.score, config.chunk_size)
     return class_activation(features, _plus_plus_weights(features, gradient), prepared.images)
 
 
@@ -297,7 +319,7 @@ def guided_grad_cam(
       ValueError: as in `grad_cam` and `guided_backprop`.
     """
     prepared = prepare_features(model, images, targets, "guided_grad_cam")
-    features, gradient = _feature_gradient(prepared, config.score, config.chunk_size)
+    features, gradient = prepared_gradient(prepared, config.score, config.chunk_size)
     coarse = jnp.maximum(_weigh(features, gradient.mean((1, 2))), 0)
     guided = rectified_gradient(
         model, images, targets, "guided", score=config.score, chunk_size=config.chunk_size

@@ -170,6 +170,10 @@ class Fit:
         """Return the mask, resized to the nearest pixel and cropped."""
         return self._resize(mask.astype(np.uint8), Image.Resampling.NEAREST).astype(bool)
 
+    def map(self, values: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "H W"]:
+        """Return a map of any range, resized by an antialiased linear filter and cropped."""
+        return self._resize(values.astype(np.float32), Image.Resampling.BILINEAR)
+
     def box(
         self, box: Float[np.ndarray, "4"], shape: tuple[int, int]
     ) -> Float[np.ndarray, "4"] | None:

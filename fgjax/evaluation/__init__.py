@@ -28,6 +28,9 @@ from fgjax.evaluation.faithfulness import (
     insertion,
     kept_and_deleted,
 )
+from fgjax.evaluation.importance import SCALES, to_importance
+from fgjax.evaluation.judge import evaluate
+from fgjax.evaluation.landmark_targets import judge_parts, landmark_discs, part_protocols
 from fgjax.evaluation.localization import (
     area,
     box_iou,
@@ -47,6 +50,7 @@ from fgjax.evaluation.localization import (
 )
 from fgjax.evaluation.order import pixel_ranks, rank_correlation
 from fgjax.evaluation.parts import PartDeletion, parts_protocol, single_part_deletion
+from fgjax.evaluation.random_logit import RandomLogit, random_logit, random_logit_protocol
 from fgjax.evaluation.randomisation import (
     Randomised,
     cascading_randomisation,
@@ -75,9 +79,11 @@ __all__ = [
     "GINI_PROTOCOL",
     "KeptAndDeleted",
     "PartDeletion",
+    "RandomLogit",
     "Randomised",
     "Region",
     "Road",
+    "SCALES",
     "SmallestRegions",
     "Summary",
     "area",
@@ -97,6 +103,7 @@ __all__ = [
     "difference_interval",
     "dimmed_drop",
     "energy_inside",
+    "evaluate",
     "evaluate_faithfulness",
     "evaluate_maps",
     "false_detection_rate",
@@ -107,11 +114,14 @@ __all__ = [
     "iou",
     "iou_at_levels",
     "is_small",
+    "judge_parts",
     "kept_and_deleted",
+    "landmark_discs",
     "layers_top_down",
     "map_boxes",
     "max_sensitivity",
     "model_protocols",
+    "part_protocols",
     "parts_protocol",
     "pixel_ranks",
     "point_of",
@@ -119,6 +129,8 @@ __all__ = [
     "protocols",
     "random_box_of_area",
     "random_boxes",
+    "random_logit",
+    "random_logit_protocol",
     "random_maps",
     "randomisation_protocol",
     "randomise",
@@ -134,6 +146,7 @@ __all__ = [
     "structural_similarity",
     "summarise",
     "threshold",
+    "to_importance",
     "top_share",
     "total_variation",
     "whole_object",

@@ -338,8 +338,9 @@ def resolve(words: list[str]) -> tuple[str, Config, dict[str, Any]]:
     plain["run_dir"] = plain["run_dir"] or f"runs/{name}"
     plain["run_dir"] = _home(plain["run_dir"])
     for option in (name for name, about in OPTIONS.items() if about.path):
-        group, _, last = option.partition(".")
-        plain[group][last] = _home(plain[group][last])
+        *groups, last = option.split(".")
+        held = plain[groups[0]] if groups else plain
+        held[last] = _home(held[last])
     return name, _build(plain), plain
 
 

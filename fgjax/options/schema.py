@@ -85,6 +85,12 @@ class DataConfig:
         "it: MegaDetector's JSON, or a CSV as tta.boxes has it.",
         path=True,
     )
+    cues: str | None = option(
+        None,
+        "folder of masks of the part that tells the class, for a folder source; as data.masks.",
+        path=True,
+        free=True,
+    )
     size: int = option(224, "side of the square images the model sees, in pixels.", within=PIXELS)
     crop: float = option(
         0.875,
@@ -180,6 +186,18 @@ class EvaluateConfig:
         True,
         "whether the smallest regions that suffice and that destroy are found, under the method's "
         "infill and under patches of the image (about 70 forward passes an image).",
+    )
+    curves: int = option(
+        0,
+        "steps of insertion and deletion, measured with ROAD (2 passes a step, and 18); 0: not "
+        "measured.",
+        within=NOT_NEGATIVE,
+    )
+    landmarks: float = option(
+        0.0,
+        "for data with landmarks: whether maps point at each part, and their energy in it, a disc "
+        "of this share of the longer side of the box (0.1 is usual); 0: not measured.",
+        within=NOT_NEGATIVE,
     )
 
 
@@ -404,6 +422,17 @@ class Config:
         names=lambda: STAGES,
         free=True,
     )
+    maps: str | None = option(
+        None,
+        "maps made elsewhere, judged instead of explaining: a folder with a .npy or .png file for "
+        "every image, under its name, or one .npy file of all maps in the images' order.",
+        path=True,
+    )
+    maps_scale: Literal["keep", "positive", "absolute", "unit"] = option(
+        "keep",
+        "how such a map becomes importance in [0, 1]: keep (it is), positive (its positive part), "
+        "absolute, each over the map's maximum, or unit (from its minimum to its maximum).",
+    )
     dry_run: bool = option(
         False,
         "only say what would be done, and about how long it takes.",
@@ -429,6 +458,11 @@ class Config:
     focus: FocusConfig = field(default_factory=FocusConfig)
     devices: DevicesConfig = option(DevicesConfig, "how fast a run is.", free=True)
     distributed: DistributedConfig = option(DistributedConfig, "no map depends on it.", free=True)
+
+    @property
+    def made_with(self) -> Any:
+        """The settings of the method that makes the maps; None of maps made elsewhere."""
+        return None if self.maps else self.explain.settings
 
 
 def options_of(group: Any, prefix: str = "") -> Iterator[tuple[str, Option]]:

@@ -74,10 +74,17 @@ def _read(path: Path, index: int | slice = slice(None)) -> np.ndarray:
 
 
 class MapStore:
-    """The maps of one run, written an image at a time, in any order, by any process."""
+    """The maps of one run, written an image at a time, in any order, by any process.
 
-    def __init__(self, folder: Path, images: int):
-        self.folder, self.images = Path(folder), images
+    Args:
+      folder: the `maps.zarr`.
+      images: how many there are.
+      dtype: of the maps that are written: "float16", or "float32" for maps made elsewhere, which
+        are judged as they are.
+    """
+
+    def __init__(self, folder: Path, images: int, dtype: str = "float16"):
+        self.folder, self.images, self._dtype = Path(folder), images, dtype
         self._arrays: dict[str, ts.TensorStore] = {}
         self._target = _open(self.folder / "target", (images,), "int32", -1)
 
@@ -124,7 +131,7 @@ class MapStore:
     ) -> None:
         """Write one image's maps (`h w`) and traces (`steps`), and marks it as done."""
         writes = [
-            self._array(name, m.shape, "float16")[index].write(m.astype(np.float16))
+            self._array(name, m.shape, self._dtype)[index].write(m.astype(self._dtype))
             for name, m in maps.items()
         ]
         writes += [
@@ -156,6 +163,7 @@ def read_traces(folder: Path) -> dict[str, np.ndarray]:
 
 def load_maps(run_dir: str | Path) -> dict[str, np.ndarray]:
     """Return all maps of a run, `n h w` float16, by name: "heatmap" and what else the method made.
+    (Maps made elsewhere are float32.)
 
     Rows are in the order of results.csv's `index` column; images without maps are NaN.
 

@@ -229,7 +229,8 @@ def model_fingerprint(config: Config) -> str:
         config.data.boxes,
     )
     infills = sorted(Path(config.explain.infills).rglob("*")) if config.explain.infills else []
-    for path in (*files, *checkpoint, *infills):
+    maps = [Path(config.maps), *sorted(Path(config.maps).rglob("*"))] if config.maps else []
+    for path in (*files, *checkpoint, *infills, *maps):
         if path is not None and Path(path).is_file():
             with Path(path).open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -26,6 +26,7 @@ OF_THE_MAP, OF_BASELINES, OF_REGIONS = 49, 4 * 3, 2 * 35
 """Forward passes per image in the evaluation: see `judge_hard`; the image whole, kept and deleted,
 for at most four baselines; and about what the smallest regions take under two infills."""
 OF_ROAD = 18
+"""Forward passes that ROAD's shares take."""
 FEW = 4
 """Images that are looked at to time a forward pass."""
 BACKWARD, TRAINING = 2.3, 3.3
@@ -67,7 +68,11 @@ def dry_run(job: Job) -> None:
         count = sum(r.split == "test" and r.label is not None for r in source.records)
         total += count * forward
         say(f"  test: {count} images, a forward pass each, about {_time(count * forward)}")
-    if "explain" in config.stages:
+    if "explain" in config.stages and config.maps:
+        say(f"  explain: the maps of {config.maps} for {len(records)} images, the first of them:")
+        for record in records[:3]:
+            say(f"    {record.name}")
+    elif "explain" in config.stages:
         passes = count_passes(
             config.explain.method,
             config.explain.settings,
@@ -87,6 +92,8 @@ def dry_run(job: Job) -> None:
         )
     if "evaluate" in config.stages:
         judging = OF_THE_MAP + OF_BASELINES + 1 + OF_REGIONS * config.evaluate.regions
+        if config.evaluate.curves:
+            judging += 2 * (config.evaluate.curves + 1) + OF_ROAD
         seconds = len(records) * judging * forward
         total += seconds
         say(

@@ -20,7 +20,7 @@ from fgjax.report.page import Cutout, Entry, Failure, Metric, Page, write_page
 from fgjax.runs.folder import RunFolder
 from fgjax.runs.maps import read_maps, read_traces
 from fgjax.stages.evaluate.stage import COLUMNS, current_metrics, read_results
-from fgjax.stages.evaluate.summary import BETTER
+from fgjax.stages.evaluate.summary import better
 from fgjax.stages.job import Job
 from fgjax.stages.stage import Stage
 
@@ -76,7 +76,7 @@ def write_report(job: Job, metrics: dict[str, Any]) -> None:
     figures = _entries(job, rows[: config.report.figures])
     write_figures(run.path / "figures", figures, threshold=config.evaluate.threshold)
     page = Page(
-        title=f"{job.name}: {config.explain.method}"
+        title=f"{job.name}: {f'maps of {config.maps}' if config.maps else config.explain.method}"
         + (f" against {config.explain.against}" if config.explain.against else ""),
         summary=_headline(metrics),
         facts=_facts(run),
@@ -133,7 +133,7 @@ def _metric(name: str, value: dict[str, Any]) -> Metric:
         defined=value["defined"],
         images=value["images"],
         baselines={kind.replace("_", " "): mean for kind, mean in value["baselines"].items()},
-        higher_is_better=BETTER[name],
+        higher_is_better=better(name),
     )
 
 

@@ -34,6 +34,8 @@ SETTINGS = {
     "smooth_gradient": dict(samples=6, chunk_size=3),
     "integrated_gradients": dict(steps=4, chunk_size=2),
     "score_cam": dict(channels=2, chunk_size=1),
+    "kernel_shap": dict(samples=12, segments=4, chunk_size=6),
+    "xrai": dict(steps=2, scales=(100.0,), chunk_size=2),
 }
 
 

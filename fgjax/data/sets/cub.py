@@ -25,6 +25,9 @@ HOME = (
 
 T = TypeVar("T")
 
+HEAD = ("beak", "crown", "forehead", "left eye", "nape", "right eye", "throat")
+"""Those of the 15 parts that are of the head."""
+
 
 class CubSource:
     """Birds with official split, boxes, 15 landmarks, and masks where they are there.
@@ -50,6 +53,8 @@ class CubSource:
 
     classes: tuple[str, ...]
     landmark_names: tuple[str, ...]
+    landmark_groups: dict[str, tuple[str, ...]]
+    """Landmarks that are also looked at together."""
     records: tuple[Record, ...]
 
     def __init__(
@@ -75,6 +80,8 @@ class CubSource:
 
         self.classes = tuple(class_names.values())
         self.landmark_names = tuple(part_names.values())
+        head = tuple(name for name in HEAD if name in self.landmark_names)
+        self.landmark_groups = {"head": head} if head else {}
         landmarks = _read_landmarks(root / "parts" / "part_locs.txt", names, part_names)
         position = {class_id: i for i, class_id in enumerate(class_names)}
         self.records = take(

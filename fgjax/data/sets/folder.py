@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Bool
+
 from fgjax.data.images import Fit, read_image, read_mask
 from fgjax.data.pipeline import take
 from fgjax.data.registry import DataSet
@@ -34,7 +37,7 @@ class FolderSource:
     - `train/` and `test/` (or `val/`), each with class folders: the split is theirs.
       Where both `test/` and `val/` are there, `val/` counts as train.
     - images and no class folders: no labels, no classes, all of them "test".
-    - `images/` with any of these, and nothing else or `masks/` beside it: then
+    - `images/` with any of these, and nothing else or `masks/` and `cues/` beside it: then
       `images/` is read, with those masks unless others are given.
     Or it is no folder but a single image.
 
@@ -48,6 +51,8 @@ class FolderSource:
       size, crop: how images are fitted, see `fgjax.data.images.Fit`.
       masks: a folder of object masks, `<masks>/<image path without suffix>.png`, of
         the image's (oriented) size; an image without one is not annotated.
+      cues: a folder of masks of the part that tells the class, named and read as `masks`;
+        an image without one has no known cue.
       test_share: share of each class that becomes "test". Below 1 a class with two
         images or more keeps at least one in train, and above 0 one in test; a single
         image trains. At 1 everything is test.
@@ -77,20 +82,22 @@ class FolderSource:
         test_share: float = 0.5,
         seed: int = 0,
         limit: int | None = None,
+        cues: str | Path | None = None,
     ):
         if not 0 <= test_share <= 1:
             raise ValueError(f"test_share must lie in [0, 1], not {test_share}")
         self.fit = Fit(size, crop)
         self.left_out: Counter[str] = Counter()
         self.drawn_split = False
-        path, masks = Path(path), None if masks is None else Path(masks)
+        path = Path(path)
+        given = [None if folder is None else Path(folder) for folder in (masks, cues)]
         if path.is_file() and path.suffix.lower() in SUFFIXES:
-            _check_masks(masks)
-            self._root, self._masks = path.parent, masks
+            _check_masks(*given)
+            self._root, (self._masks, self._cues) = path.parent, given
             files = [_File(path.name, None, None)]
         else:
-            self._root, self._masks = _find_root(path, masks)
-            files = _find_images(self._root, self._masks, self.left_out)
+            self._root, self._masks, self._cues = _find_root(path, *given)
+            files = _find_images(self._root, (self._masks, self._cues), self.left_out)
         if all(file.class_name is None for file in files):
             self.classes = ()
             records = [Record(file.name, None, file.split or "test") for file in files]
@@ -104,11 +111,12 @@ class FolderSource:
                 Record(file.name, label[file.class_name], file.split or split[file.name])
                 for file in files
             ]
-        if self._masks is not None and not any(self._mask_file(r).is_file() for r in records):
-            raise DataError(
-                f"{self._masks}: no mask fits an image; the mask of {records[0].name} "
-                f"would be {self._mask_file(records[0])}"
-            )
+        for folder in (self._masks, self._cues):
+            if folder and not any(_mask_file(folder, r).is_file() for r in records):
+                raise DataError(
+                    f"{folder}: no mask fits an image; the mask of {records[0].name} "
+                    f"would be {_mask_file(folder, records[0])}"
+                )
         self.records = take(records, limit)
 
     def file(self, record: Record) -> Path:
@@ -116,51 +124,65 @@ class FolderSource:
         return self._root / record.name
 
     def load(self, record: Record) -> Example:
-        """Decode and fits one image, and its mask where there is one."""
+        """Decode and fits one image, and its masks where there are some."""
         image = read_image(self.file(record), orient=True)
-        shape, mask = image.shape[:2], None
-        if self._masks is not None and (mask_file := self._mask_file(record)).exists():
-            mask = self.fit.mask(read_mask(mask_file, shape))
-        return Example(image=self.fit.image(image), label=record.label, mask=mask, shape=shape)
+        shape = image.shape[:2]
+        mask, cue = (self._mask(folder, record, shape) for folder in (self._masks, self._cues))
+        return Example(
+            image=self.fit.image(image), label=record.label, mask=mask, cue=cue, shape=shape
+        )
 
-    def _mask_file(self, record: Record) -> Path:
-        assert self._masks is not None
-        return (self._masks / record.name).with_suffix(".png")
+    def _mask(
+        self, folder: Path | None, record: Record, shape: tuple[int, int]
+    ) -> Bool[np.ndarray, "h w"] | None:
+        if folder is None or not (file := _mask_file(folder, record)).exists():
+            return None
+        return self.fit.mask(read_mask(file, shape))
+
+
+def _mask_file(folder: Path, record: Record) -> Path:
+    return (folder / record.name).with_suffix(".png")
 
 
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".rar", ".7z")
 CUB_FILES = ("images.txt", "image_class_labels.txt")
 
 
-def _check_masks(masks: Path | None) -> None:
-    if masks is not None and not masks.is_dir():
-        raise DataError(f"{masks}: no such folder of masks")
+def _check_masks(masks: Path | None, cues: Path | None) -> None:
+    for given, what in ((masks, "masks"), (cues, "masks of cues")):
+        if given is not None and not given.is_dir():
+            raise DataError(f"{given}: no such folder of {what}")
 
 
-def _find_root(path: Path, masks: Path | None) -> tuple[Path, Path | None]:
+def _find_root(
+    path: Path, masks: Path | None, cues: Path | None
+) -> tuple[Path, Path | None, Path | None]:
+    """Return the folder of the images, that of their masks, and that of masks of cues."""
     wanted = "wanted: a folder of images or of class folders with images"
     if not path.exists():
         raise DataError(f"{path}: no such folder; {wanted}")
     if not path.is_dir():
         unpack = " (an archive? unpack it first)" if path.suffix.lower() in ARCHIVES else ""
         raise DataError(f"{path}: is a file, and no image{unpack}; {wanted}")
-    _check_masks(masks)
+    _check_masks(masks, cues)
     if all((path / name).is_file() for name in CUB_FILES):
         raise DataError(
             f"{path}: is CUB-200-2011 as its authors ship it: config=fido_cub reads it, or "
             "data.source=cub"
         )
     folders, files = _entries(path)
-    if "images" in folders and set(folders) <= {"images", "masks"} and not files:
+    if "images" in folders and set(folders) <= {"images", "masks", "cues"} and not files:
         if masks is None and "masks" in folders:
             masks = path / "masks"
-        return path / "images", masks
-    return path, masks
+        if cues is None and "cues" in folders:
+            cues = path / "cues"
+        return path / "images", masks, cues
+    return path, masks, cues
 
 
-def _find_images(root: Path, masks: Path | None, left_out: Counter[str]) -> list[_File]:
+def _find_images(root: Path, masks: tuple[Path | None, ...], left_out: Counter[str]) -> list[_File]:
     """Return the image files of a folder; count the others in `left_out`."""
-    seen = {_identity(folder) for folder in (root, masks) if folder is not None}
+    seen = {_identity(folder) for folder in (root, *masks) if folder is not None}
     names, loose = _entries(root, left_out)
     folders = [name for name in names if _identity(root / name) not in seen]
     files = [_File(name, None, None) for name in loose]
@@ -264,6 +286,11 @@ FOLDER = DataSet(
     "folder",
     FolderSource,
     "wanted: a folder of class folders of images, or a flat one of images",
-    options={"masks": "data.masks", "test_share": "data.test_share", "seed": "seed"},
+    options={
+        "masks": "data.masks",
+        "cues": "data.cues",
+        "test_share": "data.test_share",
+        "seed": "seed",
+    },
     order=20,
 )

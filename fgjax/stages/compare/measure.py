@@ -17,6 +17,7 @@ from fgjax.evaluation import (
     dimmed_drop,
     evaluate_maps,
     insertion,
+    judge_parts,
     max_sensitivity,
     pointing_game,
     road,
@@ -25,6 +26,7 @@ from fgjax.evaluation import (
 from fgjax.evaluation.parts import part_drops
 from fgjax.evaluation.randomisation import layers_top_down
 from fgjax.stages.compare.comparison import Comparison, RowOf, passes
+from fgjax.stages.part_discs import part_discs, part_names
 
 Values = dict[str, Float[np.ndarray, "n"]]
 
@@ -54,6 +56,10 @@ def _where(comparison: Comparison, places: np.ndarray, heat: Array) -> dict[str,
     batch, level = comparison.batch, comparison.config.evaluate.threshold
     boxes, masks, cues = (jnp.asarray(a[places]) for a in (batch.boxes, batch.masks, batch.cues))
     values = evaluate_maps(heat, boxes=boxes, masks=masks, cues=cues, threshold=level)
+    radius, points = comparison.config.evaluate.landmarks, jnp.asarray(batch.landmarks[places])
+    discs = part_discs(comparison.source, points, boxes, *heat.shape[1:], radius)
+    if discs is not None:
+        values |= judge_parts(heat, discs, part_names(comparison.source))
     truths = {"object": masks, "box": box_mask(boxes, *heat.shape[1:]), "cue": cues}
     for name, truth in truths.items():
         values[f"pointing_15px_{name}"] = pointing_game(heat, truth, protocol="argmax_15px")

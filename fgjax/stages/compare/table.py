@@ -19,6 +19,7 @@ from fgjax.core.tables import finite
 from fgjax.evaluation import Summary, summarise
 from fgjax.evaluation.blank import blank_sentence, count_reasons, why_blank
 from fgjax.evaluation.faithfulness import curve_protocol
+from fgjax.evaluation.landmark_targets import is_of_a_part, part_is_better, part_protocols
 from fgjax.evaluation.localization import POINTING_PROTOCOLS
 from fgjax.evaluation.summary import BETTER, model_protocols, protocols
 from fgjax.options.schema import CONTROLS
@@ -27,6 +28,7 @@ from fgjax.runs.folder import RunFolder
 from fgjax.runs.maps import read_maps, read_traces
 from fgjax.stages.compare.comparison import Comparison, RowOf, passes, read_scores
 from fgjax.stages.compare.ranks import ALIKE, Ranking, rank
+from fgjax.stages.part_discs import part_names
 
 SHOWN = {
     "pointing_cue": "points at cue",
@@ -38,6 +40,8 @@ SHOWN = {
     "pointing_box": "points at box",
     "pointing_15px_box": "points, 15 px",
     "energy_in_box": "energy in box",
+    "pointing_part_head": "points at head",
+    "energy_in_part_head": "energy in head",
     "iou_best": "IoU, best level",
     "insertion": "insertion",
     **{f"insertion_{name}": f"insertion, {name}" for name in INFILLS},
@@ -77,6 +81,7 @@ def sentences(comparison: Comparison, methods: list[str]) -> dict[str, str]:
     found = protocols(threshold=level) | model_protocols(
         steps=compare.steps, samples=max(1, compare.sensitivity)
     )
+    found |= part_protocols(part_names(comparison.source), comparison.config.evaluate.landmarks)
     for name in ("object", "box", "cue"):
         truth = {"object": "object mask", "box": "annotated box", "cue": "cue"}[name]
         found[f"pointing_15px_{name}"] = (
@@ -113,6 +118,8 @@ def _tuned(comparison: Comparison, methods: list[str], baseline: str) -> str:
 
 def better(metric: str) -> bool | None:
     """Return whether higher is better."""
+    if is_of_a_part(metric):
+        return part_is_better(metric)
     if metric in COUNTED:
         return None
     for curve, higher in (("insertion", True), ("deletion", False)):

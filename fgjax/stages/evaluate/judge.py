@@ -5,39 +5,39 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Bool, Float, Int, Key
 
 from fgjax.attribution.common.infill import INFILLS, make_infill
-from fgjax.attribution.common.types import Attribution
 from fgjax.core.batching import fill_up
-from fgjax.core.filters import total_variation
 from fgjax.core.keys import image_key
 from fgjax.core.scores import predicted
 from fgjax.data.patch_table import PatchTable
-from fgjax.data.pipeline import stack
+from fgjax.data.pipeline import Batch, stack
 from fgjax.data.types import Example
 from fgjax.devices.forward import compiled
 from fgjax.evaluation import (
     area,
     center_box_of_area,
     constant,
-    evaluate_maps,
     random_maps,
-    smallest_regions,
     threshold,
     top_share,
     whole_object,
 )
-from fgjax.evaluation.hard_masks import judge_cut, judge_hard
+from fgjax.evaluation.hard_masks import judge_cut
+from fgjax.evaluation.judge import (
+    BATCH,
+    BLUR_SIGMA,
+    JUDGING,
+    Truth,
+    judge,
+    judge_place,
+)
 from fgjax.runs.maps import read_maps
 from fgjax.stages.explain.infills import read_infills
 from fgjax.stages.focus.patches import boxes_of
 from fgjax.stages.job import Job
-
-BLUR_SIGMA = 11.6
-"""Of the infill that judges maps of methods without one, in pixels of a 224 px image."""
-BATCH = 8
-"""Images that are judged at a time."""
+from fgjax.stages.part_discs import part_discs, part_names
 
 
 def judge_chunk(
@@ -58,38 +58,32 @@ def judge_chunk(
     batch = stack([example for _, example in filled])
     images = jnp.asarray(batch.images.astype(np.float32) / 255)
     maps = stored_maps(job, [i for i, _ in filled])
-    truth = {"boxes": batch.boxes, "masks": batch.masks, "cues": batch.cues}
-    truth = {name: jnp.asarray(values) for name, values in truth.items()}
+    truth = known_of(job, batch)
     chosen = jnp.asarray(targets[[i for i, _ in filled]])
     names = names + names[-1:] * (BATCH - len(names))
-    keys = jnp.stack([image_key(jax.random.fold_in(job.key, 4), n) for n in names])
-    level, settings = job.config.evaluate.threshold, job.config.explain.settings
-    sigma = getattr(settings, "blur_sigma", BLUR_SIGMA)
+    keys = jnp.stack([image_key(jax.random.fold_in(job.key, JUDGING), n) for n in names])
+    about, settings = job.config.evaluate, job.config.made_with
+    level, sigma = about.threshold, getattr(settings, "blur_sigma", BLUR_SIGMA)
     infill = _infill(settings, images, keys, sigma)
     if job.config.explain.infills is not None:
         infill = jnp.asarray(read_infills(job, names, images.shape))
-    objects = truth["masks"] if batch.has_mask.any() else None
+    objects = truth.masks if batch.has_mask.any() else None
     kinds = {name: _kinds(m, keys, level, objects) for name, m in maps.items()}
     where, kept, deleted = kinds["heatmap"], kinds["ssr"], kinds["sdr"]
-    ask = compiled(job.explained.model), images, chosen
-    out: dict[str, dict[str, Any]] = {}
+    model = job.explained.model
+    out: dict[str, dict[str, Any]] = {
+        "map": judge(
+            model, images, chosen, maps, keys, truth, infill,
+            threshold=level, blur_sigma=sigma, regions=about.regions, curves=about.curves,
+        )
+    }  # fmt: skip
     for kind in where:
-        # The overlap at nine levels is for tables of many methods; here one threshold is meant.
-        values = evaluate_maps(where[kind], **truth, threshold=level)
-        out[kind] = {k: v for k, v in values.items() if not k.startswith("iou_at_")}
         if kind != "map":
-            out[kind] |= judge_cut(*ask, kept[kind], deleted[kind], infill, threshold=level)
+            out[kind] = judge_place(where[kind], truth, level)
+            out[kind] |= judge_cut(
+                compiled(model), images, chosen, kept[kind], deleted[kind], infill, threshold=level
+            )
     own = out["map"]
-    own |= judge_hard(
-        *ask, maps["ssr"], maps["sdr"], infill, keys, threshold=level, blur_sigma=sigma
-    )
-    if maps["ssr"] is not maps["heatmap"]:
-        own |= _each_mask(maps, truth, level)
-    if job.config.evaluate.regions:
-        own |= _regions(job.explained.model, images, chosen, maps, infill)
-        shuffled = make_infill("patches", images, keys)
-        other = _regions(job.explained.model, images, chosen, maps, shuffled)
-        own |= {f"{name}_patches": other[name] for name in ("smallest_kept", "smallest_deleted")}
     boxes = None
     if patches is not None:
         boxes = boxes_of(job, patches, names, [example for _, example in filled])
@@ -98,7 +92,16 @@ def judge_chunk(
     return {kind: {k: np.asarray(v) for k, v in values.items()} for kind, values in out.items()}
 
 
-def stored_maps(job: Job, places: list[int]) -> dict[str, Float[Array, "n h w"]]:
+def known_of(job: Job, batch: Batch) -> Truth:
+    """Return what is known of some images; the discs of their landmarks where those are asked
+    for."""
+    boxes, masks, cues = (jnp.asarray(a) for a in (batch.boxes, batch.masks, batch.cues))
+    landmarks, radius = jnp.asarray(batch.landmarks), job.config.evaluate.landmarks
+    discs = part_discs(job.source, landmarks, boxes, *batch.images.shape[1:3], radius)
+    return Truth(boxes, masks, cues, discs, part_names(job.source))
+
+
+def stored_maps(job: Job, places: list[int]) -> dict[str, Float[jax.Array, "n h w"]]:
     """Return the heat maps of some images, and their SSR and SDR; of a method that has neither,
     both are the heat map itself."""
     found = [read_maps(job.run.path / "maps.zarr", place) for place in places]
@@ -109,11 +112,11 @@ def stored_maps(job: Job, places: list[int]) -> dict[str, Float[Array, "n h w"]]
 
 
 def _kinds(
-    maps: Float[Array, "n h w"],
-    keys: Key[Array, "n"],
+    maps: Float[jax.Array, "n h w"],
+    keys: Key[jax.Array, "n"],
     level: float,
-    objects: Float[Array, "n h w"] | Bool[Array, "n h w"] | None,
-) -> dict[str, Float[Array, "n h w"]]:
+    objects: Float[jax.Array, "n h w"] | Bool[jax.Array, "n h w"] | None,
+) -> dict[str, Float[jax.Array, "n h w"]]:
     """Return the maps, and some that know nothing of the image: boxes, noise of the same area."""
     n, height, width = maps.shape
     areas = area(threshold(maps, level))
@@ -125,36 +128,6 @@ def _kinds(
         "constant": constant(n, height, width),
     }
     return kinds if objects is None else kinds | {"whole_object": whole_object(objects)}
-
-
-def _each_mask(
-    maps: dict[str, Float[Array, "n h w"]], truth: dict[str, Array], level: float
-) -> dict[str, Array]:
-    """Overlaps and total variation of FIDO's three masks, each by itself."""
-    found: dict[str, Array] = {}
-    for name, title in (("ssr", "ssr"), ("sdr", "sdr"), ("heatmap", "joint")):
-        values = evaluate_maps(maps[name], **truth, threshold=level)
-        found |= {f"{k}_{title}": values[k] for k in ("iou_cue", "iou_mask", "iou_box")}
-        found[f"tv_{title}"] = total_variation(maps[name])
-    return found
-
-
-def _regions(
-    model: Any,
-    images: Float[Array, "n h w 3"],
-    targets: Int[Array, "n"],
-    maps: dict[str, Float[Array, "n h w"]],
-    infill: Float[Array, "n h w 3"],
-) -> dict[str, Array]:
-    """Return areas (NaN where there is none) and p of the smallest regions that do it."""
-    result = Attribution(maps["heatmap"], {"ssr": maps["ssr"], "sdr": maps["sdr"]})
-    found = smallest_regions(model, images, targets, result, infill=infill)
-    return {
-        "smallest_kept": found.kept.area,
-        "smallest_kept_p": found.kept.p,
-        "smallest_deleted": found.destroyed.area,
-        "smallest_deleted_p": found.destroyed.p,
-    }
 
 
 def _infill(settings: Any, images: jax.Array, keys: jax.Array, sigma: float) -> jax.Array:

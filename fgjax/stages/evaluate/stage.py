@@ -20,6 +20,7 @@ from fgjax.stages.evaluate.judge import BATCH, judge_chunk
 from fgjax.stages.evaluate.summary import ChunkTables, print_metrics, summary
 from fgjax.stages.focus.patches import known_patches
 from fgjax.stages.job import Job
+from fgjax.stages.part_discs import part_names
 from fgjax.stages.stage import Stage
 
 COLUMNS = ["index", "name", "label", "target", "predicted", "correct"]
@@ -128,7 +129,8 @@ def evaluate_maps_of(job: Job) -> dict[str, Any]:
                 counter.advance(len(chunk))
                 chunk = []
     run.set_failures("evaluate", failed)
-    metrics = summary(config, tables, rows, len(job.records), count_reasons(reasons))
+    parts = part_names(job.source)
+    metrics = summary(config, tables, rows, len(job.records), count_reasons(reasons), parts)
     write_atomic(run.path / "results.csv", to_csv(rows, [*COLUMNS, *metrics["metrics"]]))
     write_atomic(run.path / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     run.finish(

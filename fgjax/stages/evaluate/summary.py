@@ -9,8 +9,15 @@ import rich.table
 from fgjax import evaluation
 from fgjax.core.progress import console, say
 from fgjax.core.tables import finite
-from fgjax.evaluation import difference_interval, hard_masks, protocols, summarise
+from fgjax.evaluation import (
+    difference_interval,
+    hard_masks,
+    model_protocols,
+    protocols,
+    summarise,
+)
 from fgjax.evaluation.blank import blank_sentence
+from fgjax.evaluation.landmark_targets import is_of_a_part, part_is_better, part_protocols
 from fgjax.options.schema import Config
 
 TRUTHS, MASKS = ("cue", "mask", "box"), ("ssr", "sdr", "joint")
@@ -38,7 +45,8 @@ SHORT = ("iou_cue", "in_cue", "pointing_cue", "iou_mask", "in_object", "iou_box"
          "p_full", "p_kept", "p_deleted", "area_ssr", "area_sdr", "p_kept_bernoulli",
          "p_deleted_bernoulli", "p_kept_road", "p_deleted_road", "p_kept_shuffled",
          "p_deleted_shuffled", "smallest_kept", "smallest_deleted", "smallest_kept_patches",
-         "smallest_deleted_patches")  # fmt: skip
+         "smallest_deleted_patches", "insertion", "deletion", "road_gap", "pointing_part_head",
+         "energy_in_part_head", "pointing_part_any", "energy_in_part_any")  # fmt: skip
 
 
 def summary(
@@ -47,6 +55,7 @@ def summary(
     rows: list[dict[str, Any]],
     images: int,
     blank: dict[str, Any],
+    parts: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Return what metrics.json holds.
 
@@ -55,11 +64,12 @@ def summary(
       rows: of results.csv.
       images: how many there were to be explained.
       blank: how many maps say nothing, and why, see `fgjax.evaluation.blank`.
+      parts: the names of the data's landmarks.
     """
-    settings = config.explain.settings
+    settings = config.made_with
     infill = str(config.explain.infills or getattr(settings, "infill", "blur"))
     also = getattr(settings, "infill_also", ())
-    sentences = _protocols(config.evaluate.threshold, infill, also) | {
+    sentences = _protocols(config, infill, also, parts) | {
         "p_kept_sampled": "class probability with only the SSR kept, over the masks sampled in "
         "the last 3 steps",
         "p_deleted_sampled": "class probability with the SDR replaced, over the masks sampled in "
@@ -89,7 +99,7 @@ def summary(
             "interval_95": [finite(mean.low), finite(mean.high)],
             "defined": mean.n_defined,
             "images": mean.n,
-            "better": {True: "higher", False: "lower", None: ""}[BETTER[name]],
+            "better": {True: "higher", False: "lower", None: ""}[better(name)],
             "baselines": baselines,
             "minus_baseline_95": beyond,
         }
@@ -100,12 +110,7 @@ def summary(
         "accuracy": float(np.mean(right)) if right else None,
         "accuracy_images": len(right),
         "blank": blank,
-        "explain": {
-            "method": config.explain.method,
-            "preset": config.explain.preset,
-            "precision": config.explain.precision,
-            "against": config.explain.against,
-        },
+        "explain": _made_by(config),
         "baselines": "boxes and random maps have the area of the mask that they stand beside: of "
         "the SSR where something is kept, of the SDR where it is deleted, else of the map",
         "metrics": {name: metrics[name] for name in order},
@@ -117,9 +122,31 @@ def _mean(values: list[float]) -> float | None:
     return float(defined.mean()) if len(defined) else None
 
 
-def _protocols(threshold: float, infill: str, also: tuple[str, ...]) -> dict[str, str]:
+def _made_by(config: Config) -> dict[str, Any]:
+    """Return what the maps are of."""
+    if config.maps:
+        return {"maps": config.maps, "scale": config.maps_scale}
+    return {
+        "method": config.explain.method,
+        "preset": config.explain.preset,
+        "precision": config.explain.precision,
+        "against": config.explain.against,
+    }
+
+
+def better(metric: str) -> bool | None:
+    """Return whether higher is better; None: neither is, by itself."""
+    return part_is_better(metric) if is_of_a_part(metric) else BETTER[metric]
+
+
+def _protocols(
+    config: Config, infill: str, also: tuple[str, ...], parts: tuple[str, ...]
+) -> dict[str, str]:
     """Return how each number was measured."""
+    threshold = config.evaluate.threshold
     said = protocols(threshold=threshold) | hard_masks.protocols(threshold, infill, also)
+    said |= model_protocols(steps=config.evaluate.curves)
+    said |= part_protocols(parts, config.evaluate.landmarks)
     for mask in MASKS:
         said |= {f"iou_{truth}_{mask}": f"{said[f'iou_{truth}']}; of the {mask} mask"
                  for truth in TRUTHS}  # fmt: skip

@@ -16,6 +16,7 @@ from fgjax.runs.arrange import read_names, write_names
 from fgjax.runs.maps import MapStore, read_traces
 from fgjax.stages.explain.explainer import Answer, Explainer, Item
 from fgjax.stages.explain.infills import check_infills
+from fgjax.stages.explain.made_maps import check_made_maps, take_made_maps
 from fgjax.stages.explain.map_writer import MapWriter
 from fgjax.stages.focus.patches import known_patches
 from fgjax.stages.job import Job
@@ -23,7 +24,8 @@ from fgjax.stages.stage import Stage
 
 
 class Explain(Stage):
-    """Make a heat map of every test image; each process those of its share."""
+    """Make a heat map of every test image, or take those made elsewhere; each process those of its
+    share."""
 
     name = "explain"
     shared = True
@@ -32,6 +34,7 @@ class Explain(Stage):
         """Tell that there is nothing to explain, or that infills are missing."""
         _ = job.records
         check_infills(job)
+        check_made_maps(job)
 
     def run(self, job: Job) -> int:
         """Explain what has no maps yet; the first process waits for the others' images."""
@@ -45,7 +48,7 @@ class Explain(Stage):
                     say(f"explain: all {total} images are done")
                 job.run.set_failures("explain", {})
                 return 0
-        failed = explain_images(job)
+        failed = take_made_maps(job) if job.config.maps else explain_images(job)
         if job.share.leads and job.share.processes > 1:
             failed += join_maps(job.run, job.share, job.records)
         return failed

@@ -45,6 +45,7 @@ def test_reads_the_index(cub):
     source = CubSource(cub, size=32, crop=1.0)
     assert source.classes == ("001.Auk", "002.Crow")
     assert source.landmark_names == ("left eye", "tail")
+    assert source.landmark_groups == {"head": ("left eye",)}
     assert [(r.name, r.label, r.split) for r in source.records] == [
         ("001.Auk/a b.jpg", 0, "train"),
         ("001.Auk/b.jpg", 0, "test"),

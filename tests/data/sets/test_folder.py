@@ -215,6 +215,34 @@ def test_masks_that_fit_nothing(tmp_path):
         FolderSource(tmp_path, masks=tmp_path / "nowhere")
 
 
+def test_cues_are_read_as_masks_are(tmp_path):
+    classes(tmp_path / "images", cat=2)
+    mask(tmp_path / "masks/cat/000.png", columns=30)
+    mask(tmp_path / "cues/cat/000.png", columns=20)
+    mask(tmp_path / "better/cat/001.png", columns=40)
+    source = FolderSource(tmp_path / "images", size=30, crop=1.0, cues=tmp_path / "cues")
+    # 40 × 30 loses 5 columns on either side.
+    wanted = np.tile(np.arange(30) < 15, (30, 1))
+    np.testing.assert_array_equal(source.load(source.records[0]).cue, wanted)
+    assert source.load(source.records[0]).mask is None
+    assert source.load(source.records[1]).cue is None
+    given = FolderSource(tmp_path / "images", cues=tmp_path / "better")
+    assert given.load(given.records[0]).cue is None and given.load(given.records[1]).cue.all()
+    with pytest.raises(DataError, match=r"no mask fits .* would be .*cat/cat/000\.png"):
+        FolderSource(tmp_path / "images", cues=tmp_path / "masks" / "cat")
+    with pytest.raises(DataError, match=r"nowhere: no such folder of masks of cues"):
+        FolderSource(tmp_path / "images", cues=tmp_path / "nowhere")
+
+
+def test_images_beside_masks_and_cues(tmp_path):
+    classes(tmp_path / "images", cat=1)
+    for folder, columns in (("masks", 40), ("cues", 20)):
+        mask(tmp_path / folder / "cat/000.png", columns=columns)
+    source = FolderSource(tmp_path)
+    example = source.load(source.records[0])
+    assert source.classes == ("cat",) and example.mask.all() and 0.3 < example.cue.mean() < 0.7
+
+
 def test_a_mask_of_another_size_fails_alone(tmp_path):
     classes(tmp_path / "images", cat=2)
     mask(tmp_path / "masks/cat/000.png", size=(20, 20))
