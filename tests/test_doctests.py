@@ -14,9 +14,10 @@ MORE = ["fgjax.core.batching"]
 """Modules with examples, besides those of the exported names."""
 
 BARE = {
-    "Attribution", "Classifier", "extract_patches", "fido_preset", "glas_volume", "grad_cam",
+    "Attribution", "Classifier", "attention_relevance", "attention_rollout",
+    "extract_patches", "fido_preset", "glas_volume", "grad_cam",
     "grad_cam_plus_plus", "guided_grad_cam", "landmark_error", "load_classifier", "load_maps",
-    "load_pretrained", "region_attention", "score_cam", "step_cam",
+    "load_pretrained", "lrp", "region_attention", "save_pretrained", "score_cam", "step_cam",
 }  # fmt: skip
 """Exported names without an example: they want files, or networks with features or parts."""
 

@@ -51,11 +51,8 @@ def check_images(images: Float[Array, "n h w c"]) -> None:
     if not (low >= -1e-3 and high <= 1 + 1e-3):
         raise ValueError(
             f"images must be RGB in [0, 1]; these span {low:.3g} to {high:.3g}. "
-            + (
-                "Divide them by 255"
-                if low >= 0 and 2 < high <= 255
-                else "Normalisation belongs to the model"
-            )
+            "Normalisation belongs to the model"
+            + (". Divide them by 255" if low >= 0 and 2 < high <= 255 else "")
         )
 
 
