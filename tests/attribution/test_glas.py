@@ -246,7 +246,7 @@ def test_images_of_a_score_function_are_checked_too(weights, images, untyped):
     model, config = Partial(linear, jnp.asarray(weights)), replace(CONFIG, score=word)
     with pytest.raises(ValueError, match="span 0.*Divide them by 255"):
         glas(model, images * 255, TARGETS, config=config)
-    with pytest.raises(ValueError, match="n h w c; got shape"):
+    with pytest.raises(ValueError, match="Of one image: images\\[None\\]"):
         glas(model, images[0], TARGETS, config=config)
 
 

@@ -505,7 +505,7 @@ def test_a_target_outside_the_models_classes(key, images, target):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda x: x * 255, "span 0.* to 2.*Normalisation belongs to the model"),
+        (lambda x: x * 255, "span 0.* to 2.*Divide them by 255"),
         (lambda x: x - 0.5, "in \\[0, 1\\]"),
         (lambda x: x.at[0, 0, 0, 0].set(jnp.nan), "span nan"),
         (lambda x: x[:0], "n > 0"),
