@@ -7,7 +7,12 @@ import numpy as np
 
 from fgjax.stages.part_discs import part_discs, part_names
 
-PLAIN = dict(classes=(), records=(), load=None, landmark_names=("beak", "tail", "crown"))
+PLAIN = dict(
+    classes=(),
+    records=(),
+    load=lambda record: None,
+    landmark_names=("beak", "tail", "crown"),
+)
 BIRD = SimpleNamespace(**PLAIN, landmark_groups={"head": ("beak", "crown")})
 POINTS = jnp.asarray([[[3, 3, 1], [20, 20, 1], [9, 3, 1]]], jnp.float32)
 BOXES = jnp.asarray([[0, 0, 20, 10]], jnp.float32)

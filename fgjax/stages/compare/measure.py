@@ -57,7 +57,8 @@ def _where(comparison: Comparison, places: np.ndarray, heat: Array) -> dict[str,
     boxes, masks, cues = (jnp.asarray(a[places]) for a in (batch.boxes, batch.masks, batch.cues))
     values = evaluate_maps(heat, boxes=boxes, masks=masks, cues=cues, threshold=level)
     radius, points = comparison.config.evaluate.landmarks, jnp.asarray(batch.landmarks[places])
-    discs = part_discs(comparison.source, points, boxes, *heat.shape[1:], radius)
+    height, width = heat.shape[1:]
+    discs = part_discs(comparison.source, points, boxes, height, width, radius)
     if discs is not None:
         values |= judge_parts(heat, discs, part_names(comparison.source))
     truths = {"object": masks, "box": box_mask(boxes, *heat.shape[1:]), "cue": cues}
