@@ -4,7 +4,7 @@ Reference:
   Kapishnikov, Bolukbasi, Viégas, Terry, XRAI: Better Attributions Through Regions, ICCV 2019.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from fgjax.core.extras import extra
 from fgjax.core.filters import REFERENCE_SIDE
 from fgjax.core.option import option
 
-POOLS = {"max": np.max, "sum": np.sum}
+POOLS: dict[str, Callable] = {"max": np.max, "sum": np.sum}
 """How a pixel's channels become one number."""
 
 

@@ -228,17 +228,18 @@ def evaluate(
         x, y = jnp.asarray(images[at]), jnp.asarray(targets[at])
         heat = {name: jnp.asarray(given[name][at]) for name in found}
         three = {name: heat.get(name, heat["heatmap"]) for name in ("heatmap", "ssr", "sdr")}
-        known = (None if v is None else jnp.asarray(v[at]) for v in truth[:4])
-        about = Truth(*known, parts=truth.parts)
+        known: list[Any] = [None if v is None else jnp.asarray(v[at]) for v in truth[:4]]
+        about = Truth(known[0], known[1], known[2], known[3], truth.parts)
+        filling: Any
         if not isinstance(infill, str) and not callable(infill) and np.ndim(infill) == 4:
             filling = make_infill(np.asarray(infill)[at], x, keys[at])
         else:
             filling = make_infill(infill, x, keys[at], blur_sigma=BLUR_SIGMA)
-        values = judge(
+        found_here: Any = judge(
             model, x, y, three, keys[at], about, filling,
             threshold=threshold, regions=regions, curves=steps,
         )  # fmt: skip
-        parts.append({k: np.asarray(v)[:count] for k, v in values.items()})
+        parts.append({k: np.asarray(v)[:count] for k, v in found_here.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

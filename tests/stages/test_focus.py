@@ -117,7 +117,7 @@ def test_patches_of_a_file(whole, tmp_path, capsys):
     write_patches(tmp_path / "mine.csv", {name: row for name in names})
     shutil.copytree(whole / "checkpoint", tmp_path / "run" / "checkpoint")
     assert main(words) == 2
-    assert "focus.file, explain.infill or maps have changed" in capsys.readouterr().err
+    assert "explain.infill or maps have changed" in capsys.readouterr().err
 
 
 WRONG = {
