@@ -371,7 +371,7 @@ def _place_texts(placed: Placed, texts: str | Path, source: Any) -> tuple[str, .
 
 def _fitting(
     placed: Placed, surplus: list[str], shapes: dict[str, Any], source: Any, name: str
-) -> dict[str, Array]:
+) -> dict[str, Array | np.ndarray]:
     """Return the variables, once each is there, fits and is finite.
 
     Raises:

@@ -7,6 +7,7 @@ import pytest
 
 import fgjax
 from eight import on_eight_devices
+from fgjax.attribution.registry import needs
 from fgjax.devices.mesh import make_mesh, spread
 
 
@@ -66,7 +67,7 @@ def test_every_method_gives_the_same_maps():
         targets = jnp.asarray([0, 3, 4])
         result = {}
         for name in CONFIGS:
-            if name in ("region_attention", "step_cam"):  # of networks of their own
+            if {"regions", "steps", "attention"} & set(needs(name)):  # of networks of their own
                 continue
             config = CONFIGS[name](**settings.get(name, {}))
             found = []
@@ -85,7 +86,8 @@ def test_every_method_gives_the_same_maps():
             ]
             result[name] = [max(apart), float(np.ptp(found[0][0]))]
     """)
-    assert set(result) == set(fgjax.METHODS) - {"region_attention", "step_cam"}
+    own = {"regions", "steps", "attention"}
+    assert set(result) == {m for m in fgjax.METHODS if not own & set(needs(m))}
     for name, (apart, contrast) in result.items():
         assert apart < 1e-3 and contrast > 0.03, name
 

@@ -28,7 +28,12 @@ SETTINGS = dict(
     mask_perturbation=dict(steps=10, l1=0.0),
     integrated_gradients=dict(steps=5),
 )
-OTHERS = ("step_cam", "region_attention")  # of networks of their own
+OTHERS = (
+    "step_cam",
+    "region_attention",
+    "attention_rollout",
+    "attention_relevance",
+)  # of networks of their own
 SOME = ("guided_backprop",)
 METHODS = [
     m if m in SOME else pytest.param(m, marks=pytest.mark.slow) for m in CONFIGS if m not in OTHERS

@@ -192,7 +192,8 @@ def test_fine_tuning_starts_from_the_weights(tiny, tmp_path, untrained, capsys):
     other = tmp_path / "other.safetensors"
     tensors = {"x": np.zeros(3, np.float32)}
     save_file(tensors, other)
-    assert main([*words, f"model.pretrained={other}", named, *slow]) == 2
+    again = (f"model.pretrained={other}", named, *slow, "train.batch_norm=fixed")
+    assert main([*words, *again]) == 2
     assert "model.pretrained" in capsys.readouterr().err
 
 
