@@ -28,8 +28,8 @@ CHANGED = {
     "data_fingerprint": "the images of data.path, or which of them are explained "
     "(data.test_share),",
     "training_fingerprint": "the images that the classifier is trained on, or the data set,",
-    "model_fingerprint": "model.weights, model.labels, model.checkpoint, focus.file, data.boxes, "
-    "explain.infill or maps",
+    "model_fingerprint": "model.weights, model.pretrained, model.labels, model.checkpoint, "
+    "focus.file, data.boxes, explain.infill or maps",
 }
 """What to say of a fingerprint in run.json that is not that of now."""
 CURE = {
