@@ -6,7 +6,8 @@ import numpy as np
 from torch_resnet import torch
 
 import fgjax
-from fgjax.attribution.lime import draw_shown, superpixels
+from fgjax.attribution.common.superpixels import superpixels
+from fgjax.attribution.lime import draw_shown
 from fgjax.core.keys import image_keys
 from torch_methods.case import Case, Setup, our_call, probability, to_torch
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from fgjax.attribution.common.infill import Infill, check_infill, make_infill
+from fgjax.attribution.common.infill import Infill
 from fgjax.attribution.common.perturbation import (
     Score,
     ask,
@@ -24,8 +24,8 @@ from fgjax.attribution.common.perturbation import (
     spread_of,
 )
 from fgjax.attribution.common.settings import with_config
+from fgjax.attribution.common.superpixels import check_hidden, cut_up
 from fgjax.attribution.common.types import Attribution
-from fgjax.attribution.lime import segment_means, superpixels
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.floor import is_flat
 from fgjax.core.keys import image_keys
@@ -68,8 +68,7 @@ class KernelShapConfig:
             )
         if not self.compactness > 0:
             raise ValueError(f"compactness={self.compactness}: must be above 0")
-        if not (isinstance(self.infill, str) and self.infill == "segment_mean"):
-            check_infill(self.infill)
+        check_hidden(self.infill)
         check_score(self.score)
 
 
@@ -193,13 +192,9 @@ def kernel_shap(
     """
     question = ask(model, images, targets, config.score)
     keys = image_keys(key, len(question.images))
-    pixels = np.asarray(question.images)
-    labels = np.stack([superpixels(x, config.segments, config.compactness) for x in pixels])
-    if isinstance(config.infill, str) and config.infill == "segment_mean":
-        means = [segment_means(x, own) for x, own in zip(pixels, labels, strict=True)]
-        infill = jnp.asarray(np.stack(means))
-    else:
-        infill = make_infill(config.infill, question.images, keys)
+    labels, infill = cut_up(
+        question.images, keys, config.segments, config.compactness, config.infill
+    )
     sets = [
         coalitions(mine, int(own.max()) + 1, config.samples)
         for mine, own in zip(keys, labels, strict=True)

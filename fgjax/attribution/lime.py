@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from fgjax.attribution.common.infill import Infill, check_infill, make_infill
+from fgjax.attribution.common.infill import Infill
 from fgjax.attribution.common.perturbation import (
     Score,
     ask,
@@ -24,9 +24,9 @@ from fgjax.attribution.common.perturbation import (
 )
 from fgjax.attribution.common.presets import preset
 from fgjax.attribution.common.settings import with_config
+from fgjax.attribution.common.superpixels import check_hidden, cut_up
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
-from fgjax.core.extras import extra
 from fgjax.core.floor import is_flat
 from fgjax.core.keys import image_keys
 from fgjax.core.option import option
@@ -65,8 +65,7 @@ class LimeConfig:
         for name in ("compactness", "kernel_width", "ridge"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be above 0")
-        if not (isinstance(self.infill, str) and self.infill == "segment_mean"):
-            check_infill(self.infill)
+        check_hidden(self.infill)
         check_score(self.score)
 
 
@@ -86,35 +85,6 @@ def lime_preset(name: str, **changes: Any) -> LimeConfig:
       ValueError: no such preset, or no such setting.
     """
     return preset(LimeConfig, LIME_PRESETS, name, changes)
-
-
-def superpixels(
-    image: Float[np.ndarray, "h w c"], segments: int, compactness: float = 10.0
-) -> Int[np.ndarray, "h w"]:
-    """SLIC superpixels numbered 0, 1, …; about `segments` of them."""
-    with extra("lime", "LIME's superpixels"):
-        from skimage.segmentation import slic  # slow to import, and of use only here
-
-    labels = slic(
-        image.astype(np.float64),
-        n_segments=segments,
-        compactness=compactness,
-        sigma=1.0,
-        start_label=0,
-        channel_axis=-1,
-        convert2lab=image.shape[-1] == 3,
-    )
-    return np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int32)
-
-
-def segment_means(
-    image: Float[np.ndarray, "h w c"], labels: Int[np.ndarray, "h w"]
-) -> Float[np.ndarray, "h w c"]:
-    """Return every pixel at the mean colour of its superpixel."""
-    flat, pixels = labels.ravel(), image.reshape(-1, image.shape[-1])
-    sums = [np.bincount(flat, weights=channel) for channel in pixels.T]
-    means = np.stack(sums, axis=1) / np.bincount(flat)[:, None]
-    return means[labels].astype(np.float32)
 
 
 def draw_shown(
@@ -214,13 +184,9 @@ def lime(
     """
     question = ask(model, images, targets, config.score)
     keys = image_keys(key, len(question.images))
-    pixels = np.asarray(question.images)
-    labels = np.stack([superpixels(x, config.segments, config.compactness) for x in pixels])
-    if isinstance(config.infill, str) and config.infill == "segment_mean":
-        means = [segment_means(x, own) for x, own in zip(pixels, labels, strict=True)]
-        infill = jnp.asarray(np.stack(means))
-    else:
-        infill = make_infill(config.infill, question.images, keys)
+    labels, infill = cut_up(
+        question.images, keys, config.segments, config.compactness, config.infill
+    )
     # Room for twice as many as wished for, so that one program serves images of any number.
     slots = jnp.arange(max(2 * config.segments, int(labels.max()) + 1))
     scores = perturbed_scores(

@@ -9,9 +9,14 @@ def write_atomic(path: Path, text: str) -> Path:
 
     A file name that is no UTF-8 reaches us with surrogates in it: they are shown as \\udc..
     """
+    return write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a file whole or not at all; what was there stays until the new one is whole."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
+        draft.write_bytes(content)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

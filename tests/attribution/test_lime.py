@@ -12,6 +12,7 @@ from jax.tree_util import Partial
 from scipy.optimize import minimize
 
 from fgjax.attribution.common.perturbation import _scores
+from fgjax.attribution.common.superpixels import segment_means, superpixels
 from fgjax.attribution.lime import (
     LIME_PRESETS,
     LimeConfig,
@@ -19,8 +20,6 @@ from fgjax.attribution.lime import (
     fit,
     lime,
     lime_preset,
-    segment_means,
-    superpixels,
 )
 from toys import linear
 

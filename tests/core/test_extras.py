@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fgjax
-from fgjax.attribution.lime import superpixels
+from fgjax.attribution.common.superpixels import superpixels
 from fgjax.core.extras import MissingExtraError, extra
 from fgjax.models.pretrained import find_weights
 

@@ -1,6 +1,5 @@
 """What every attribution method returns."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,8 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-FILE = "attribution.npz"
-"""Where `Attribution.save` keeps the numbers."""
+from fgjax.core.saved_maps import read_saved, save_maps
 
 
 @jax.tree_util.register_dataclass
@@ -40,26 +38,10 @@ class Attribution:
         Raises:
           OSError: the folder or a file cannot be written.
         """
-        from PIL import Image
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        arrays = {"heatmap": np.asarray(self.heatmap)}
-        arrays |= {f"maps/{name}": np.asarray(value) for name, value in self.maps.items()}
-        arrays |= {f"traces/{name}": np.asarray(value) for name, value in self.traces.items()}
-        draft = folder / f".{os.getpid()}.{FILE}"
-        try:
-            np.savez_compressed(draft, **arrays)  # type: ignore[arg-type]
-            os.replace(draft, folder / FILE)
-        finally:
-            draft.unlink(missing_ok=True)
-        for name, values in arrays.items():
-            if name.startswith("traces/") or values.min() < -1e-3 or values.max() > 1 + 1e-3:
-                continue
-            for i, value in enumerate(values):
-                grey = np.rint(255 * np.clip(value.astype(np.float32), 0, 1)).astype(np.uint8)
-                Image.fromarray(grey).save(folder / f"{name.split('/')[-1]}_{i:04d}.png")
-        return folder
+        arrays = {"heatmap": self.heatmap}
+        arrays |= {f"maps/{name}": value for name, value in self.maps.items()}
+        arrays |= {f"traces/{name}": value for name, value in self.traces.items()}
+        return save_maps(Path(folder), {name: np.asarray(value) for name, value in arrays.items()})
 
     @classmethod
     def load(cls, folder: str | Path) -> "Attribution":
@@ -68,15 +50,8 @@ class Attribution:
         Raises:
           ValueError: the folder holds no attribution, or a damaged one.
         """
-        file = Path(folder) / FILE
-        try:
-            with np.load(file) as stored:
-                arrays = {name: jax.numpy.asarray(stored[name]) for name in stored.files}
-            heatmap = arrays.pop("heatmap")
-        except FileNotFoundError:
-            raise ValueError(f"{folder}: no {FILE} here: did result.save write to it?") from None
-        except Exception as error:  # zip and NumPy raise anything on damaged files
-            raise ValueError(f"{file}: cannot be read ({error}); explain and save again") from error
+        arrays = {name: jax.numpy.asarray(value) for name, value in read_saved(folder).items()}
+        heatmap = arrays.pop("heatmap")
         groups: dict[str, dict[str, Array]] = {"maps": {}, "traces": {}}
         for name, value in arrays.items():
             group, _, own = name.partition("/")
