@@ -4,8 +4,6 @@ Nothing is pickled, and nothing is skipped in silence: missing, surplus and miss
 tensors are all named in one error.
 """
 
-import json
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,10 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jaxtyping import Array, Key
-from safetensors import SafetensorError, safe_open
 
-from fgjax.core.extras import extra
-from fgjax.core.sniff import sniff_file
 from fgjax.core.spelling import did_you_mean
 from fgjax.models.classifier import (
     Classifier,
@@ -31,15 +26,10 @@ from fgjax.models.classifier import (
     variable_shapes,
 )
 from fgjax.models.names import Table, rename
-from fgjax.models.registry import IMAGENET_MEAN, IMAGENET_STD, NETWORKS, Network
+from fgjax.models.registry import NETWORKS
+from fgjax.models.stated import normalisation, read_metadata, stated_classes, stated_options
 from fgjax.models.texts import read_texts
-
-_CONVERT = (
-    ". It is not opened, since reading it may run code. Where you trust it: python -c "
-    "\"import torch, safetensors.torch as s; s.save_file(torch.load('FILE', weights_only=True), "
-    "'FILE.safetensors')\""
-)
-Color = tuple[float, float, float]
+from fgjax.models.weight_files import find_weights, read_safetensors
 
 
 def _architectures() -> dict[str, str]:
@@ -107,94 +97,6 @@ def _as_ours(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return tensor.reshape(shape) if strip(tensor.shape) == strip(shape) else tensor
 
 
-def find_weights(source: str | Path) -> tuple[Path, dict[str, Any]]:
-    """Return a local safetensors file for `source`, and what the hub says of it.
-
-    Args:
-      source: a file (a `config.json` of timm's beside it counts), or a Hugging Face hub id
-        `owner/name` whose `model.safetensors` (and `config.json`, where there is one) is fetched,
-        or taken from the hub's cache.
-
-    Raises:
-      ValueError: there is no such file, or the hub cannot be reached or has no such model.
-    """
-    path = Path(source)
-    if path.is_file():
-        return path, _beside(path)
-    if path.is_dir():
-        raise ValueError(f"{source}: is a folder; give the .safetensors file in it")
-    if not re.fullmatch(r"[A-Za-z0-9][\w-]*/[\w.-]+", str(source)) or path.suffix == ".safetensors":
-        raise ValueError(f"{source}: no such file")
-    return _from_hub(str(source))
-
-
-def _beside(path: Path) -> dict[str, Any]:
-    """Return what a config.json of timm's beside a file says; nothing where there is none."""
-    try:
-        held = json.loads(path.with_name("config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return held if isinstance(held, dict) and "pretrained_cfg" in held else {}
-
-
-def _from_hub(name: str) -> tuple[Path, dict[str, Any]]:
-    with extra("hub", f"{name}: a model of the Hugging Face hub"):  # slow to import
-        from huggingface_hub import (
-            get_hf_file_metadata,
-            hf_hub_download,
-            hf_hub_url,
-            try_to_load_from_cache,
-        )
-        from huggingface_hub.errors import HfHubHTTPError
-
-    weights = try_to_load_from_cache(name, "model.safetensors")
-    if not isinstance(weights, str):
-        try:
-            # Asked first because a download without a network is tried for half a minute.
-            get_hf_file_metadata(hf_hub_url(name, "model.safetensors"), timeout=5)
-            weights = hf_hub_download(name, "model.safetensors")
-        except (HfHubHTTPError, ValueError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{name}: not to be had from the hub: {first}") from None
-        except Exception as error:  # whatever the HTTP library of this version raises
-            raise ValueError(
-                f"{name}: no such file, and the Hugging Face hub cannot be reached from here "
-                f"({type(error).__name__}). Fetch its model.safetensors elsewhere and give the file"
-            ) from None
-    about = try_to_load_from_cache(name, "config.json")
-    try:
-        about = about if isinstance(about, str) else hf_hub_download(name, "config.json")
-        return Path(weights), json.loads(Path(about).read_text("utf-8"))
-    except Exception:  # a model without one, or no network any more: the weights are enough
-        return Path(weights), {}
-
-
-def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return all tensors of a safetensors file, as float32, and its metadata.
-
-    Raises:
-      ValueError: no such file, or not a safetensors file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        if what := sniff_file(path):
-            raise ValueError(f"{path}: {what}{_CONVERT if 'PyTorch' in what else ''}") from None
-        raise ValueError(
-            f"{path}: not a readable safetensors file ({error}). "
-            "Other formats are not opened: convert with safetensors.torch.save_file"
-        ) from None
-    return {
-        name: tensor.astype(np.float32) if jnp.issubdtype(tensor.dtype, jnp.floating) else tensor
-        for name, tensor in tensors.items()
-    }, metadata
-
-
 def _listing(title: str, names: list[str]) -> list[str]:
     if not names:
         return []
@@ -249,7 +151,7 @@ def load_pretrained(
     """
     path, about = find_weights(source)
     tensors, metadata = read_safetensors(path)
-    about = {"pretrained_cfg": {}} | about | _stated(metadata)
+    about = {"pretrained_cfg": {}} | about | read_metadata(metadata)
     if not isinstance(about["pretrained_cfg"], dict):
         about["pretrained_cfg"] = {}
     stated = str(about.get("architecture") or about["pretrained_cfg"].get("architecture") or "")
@@ -269,7 +171,7 @@ def load_pretrained(
     if fresh:
         placed = {p: found for p, found in placed.items() if not p.startswith(f"{HEAD}/")}
     shapes = {path: tensor.shape for path, (_, tensor) in placed.items()}
-    given = {**_stated_options(metadata), **entry.reads(shapes), **options}
+    given = {**stated_options(metadata), **entry.reads(shapes), **options}
     told = str(about.get("padding") or ("same" if stated.startswith("tf_") else ""))
     told = told or ("symmetric" if about["pretrained_cfg"] or "padding" in given else "")
     assumed = [] if padding or told else ["padding=symmetric"]
@@ -294,13 +196,13 @@ def load_pretrained(
             f"{num_classes}"
         )
         variables |= _fresh_head(network, jax.random.key(0) if key is None else key)
-    normal, unsaid = _normalisation(entry, about, mean, std)
+    normal, unsaid = normalisation(entry, about, mean, std)
     if assumed := unsaid + assumed:
         note(
             f"{source} does not say how it wants its images; assumed: {', '.join(assumed)}. If "
             "its classes come out wrong: model.mean, model.std, model.padding=same"
         )
-    classes = classes or _stated_classes(metadata, network.num_classes)
+    classes = classes or stated_classes(metadata, network.num_classes)
     side = metadata.get("size", "")
     size = size or (int(side) if side.isdigit() else native_size(network))
     check_size(network, size, name)
@@ -399,26 +301,6 @@ def _fitting(
     return {path: jnp.asarray(placed[path][1]) for path in shapes}
 
 
-def _stated_options(metadata: dict[str, str]) -> dict[str, Any]:
-    """Return what `save_pretrained` wrote of how the network is made."""
-    try:
-        found = json.loads(metadata.get("options", "{}"))
-    except json.JSONDecodeError:
-        found = {}
-    found = found if isinstance(found, dict) else {}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
-
-
-def _stated_classes(metadata: dict[str, str], count: int) -> tuple[str, ...]:
-    """Return the names of the outputs that `save_pretrained` wrote, where there are as many."""
-    try:
-        found = json.loads(metadata.get("classes", "[]"))
-    except json.JSONDecodeError:
-        return ()
-    names = tuple(map(str, found)) if isinstance(found, list) else ()
-    return names if len(names) == count else ()
-
-
 def _say_resampled(network: nn.Module, size: int, source: Any, say: Callable[[str], None]) -> None:
     """Tell, once, that positions were learned for images of another size."""
     grid, patch = getattr(network, "grid", 0), getattr(network, "patch", 1)
@@ -436,71 +318,3 @@ def _fresh_head(network: nn.Module, key: Key[Array, ""]) -> dict[str, Array]:
         "params/classifier/kernel": nn.initializers.lecun_normal()(key, kernel, jnp.float32),
         "params/classifier/bias": jnp.zeros(kernel[1], jnp.float32),
     }
-
-
-def _stated(metadata: dict[str, str]) -> dict[str, Any]:
-    """Return what a file's metadata says, timm's `pretrained_cfg` as a dict."""
-    about: dict[str, Any] = dict(metadata)
-    for word in ("pretrained_cfg", "config"):
-        try:
-            about[word] = json.loads(metadata[word])
-        except (KeyError, ValueError):
-            about.pop(word, None)
-    for word in ("mean", "std"):
-        if about.pop(word, None) and (numbers := _numbers(metadata[word])):
-            about[word] = numbers
-    whole = about.pop("config", None)
-    return whole | about if isinstance(whole, dict) else about
-
-
-def _normalisation(
-    network: Network, about: dict[str, Any], mean: Sequence[float], std: Sequence[float]
-) -> tuple[tuple[Color, Color], list[str]]:
-    """Return mean and deviation per channel: what is given, then what the file or the hub says,
-    then the custom; and what nobody said."""
-    own, said = (_color("mean", mean), _color("std", std)), _said_normalisation(about)
-    usual = "ImageNet's " if (network.mean, network.std) == (IMAGENET_MEAN, IMAGENET_STD) else ""
-    pairs = [("mean", own[0], network.mean), ("std", own[1], network.std)]
-    unsaid = [f"{usual}{k}={_listed(v)}" for k, given, v in pairs if given is None]
-    of_mean, of_std = said or (network.mean, network.std)
-    return (own[0] or of_mean, own[1] or of_std), [] if said else unsaid
-
-
-def _said_normalisation(about: dict[str, Any]) -> tuple[Color, Color] | None:
-    half = (0.5, 0.5, 0.5)
-    if "0.5)/0.5" in str(about.get("input", "")):
-        return half, half
-    for known in (about, about["pretrained_cfg"], about.get("preprocess_cfg") or {}):
-        try:
-            mean, std = (_color(word, known[word]) for word in ("mean", "std"))
-        except (KeyError, TypeError, ValueError):
-            continue
-        if mean and std:
-            return mean, std
-    return None
-
-
-def _color(word: str, values: Sequence[float]) -> Color | None:
-    """Return three numbers; None of none.
-
-    Raises:
-      ValueError: they are not three finite numbers, or a deviation is not above 0.
-    """
-    if not len(values):
-        return None
-    found = tuple(float(value) for value in values)
-    if len(found) != 3 or not np.isfinite(found).all() or (word == "std" and min(found) <= 0):
-        raise ValueError(f"{word}={_listed(found)}: wants three numbers in [0, 1], as of RGB")
-    return found
-
-
-def _listed(values: Sequence[float]) -> str:
-    return ",".join(f"{value:g}" for value in values)
-
-
-def _numbers(text: str) -> list[float]:
-    """Return the numbers of "0.5, 0.5, 0.5" or "[0.5, 0.5, 0.5]"."""
-    try:
-        return [float(word) for word in text.strip("[]() ").replace(",", " ").split()]
-    except ValueError:
-        return []

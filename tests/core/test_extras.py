@@ -9,7 +9,7 @@ import pytest
 import fgjax
 from fgjax.attribution.common.superpixels import superpixels
 from fgjax.core.extras import MissingExtraError, extra
-from fgjax.models.pretrained import find_weights
+from fgjax.models.weight_files import find_weights
 
 EXTRAS = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))[
     "project"
