@@ -19,7 +19,7 @@ from fgjax.core.progress import progress, say
 from fgjax.options.help import describe
 from fgjax.options.resolve import list_configs
 from fgjax.run import main
-from fgjax.stages.evaluate.summary import print_metrics
+from fgjax.stages.evaluate.summary import SHORT, print_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -178,6 +178,20 @@ def test_the_short_table_shows_means_intervals_and_baselines(capsys):
     assert area == ["area", "12", "0.050", "–", "1"]
     assert "50.0%" in lines[0]
     assert not any("cue" in line or "energy" in line for line in lines)  # undefined; not short
+
+
+def test_every_number_of_the_short_table_fits_into_80_columns(capsys):
+    every = ("centre_box", "random", "constant", "whole_object")
+    own = metric(0.2534) | {"interval_95": [0.1234, 0.3456], "baselines": dict.fromkeys(every, 0.5)}
+    print_metrics(
+        {
+            "accuracy": None,
+            "accuracy_images": 0,
+            "metrics": dict.fromkeys(SHORT, own | {"defined": 16}),
+        }
+    )
+    said = capsys.readouterr().out
+    assert "…" not in said and said.count("0.123..0.346") == len(SHORT)
 
 
 def test_a_table_without_numbers(capsys):
