@@ -35,6 +35,7 @@ from fgjax.attribution.glas import (
     silent,
 )
 from fgjax.attribution.registry import Maps, Method, Passes
+from fgjax.core.floor import FLOOR
 from fgjax.core.option import option
 
 
@@ -172,7 +173,8 @@ def after_rounds(maps: Maps) -> dict[str, Any]:
         axes = tuple(range(total.ndim - 2, total.ndim))
         high = total.max(axes, keepdims=True)
         low = total.min(axes, keepdims=True)
-        found[f"round_{i}"] = (total - low) / np.where(high > low, high - low, 1)
+        says = high - low > FLOOR * np.maximum(abs(high), abs(low))
+        found[f"round_{i}"] = np.where(says, (total - low) / np.where(says, high - low, 1), 0)
     return found
 
 

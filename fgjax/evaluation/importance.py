@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
+from fgjax.core.floor import is_flat
 from fgjax.core.spelling import did_you_mean
 
 SCALES = {
@@ -19,8 +20,8 @@ def to_importance(
 ) -> Float[np.ndarray, "n h w"]:
     """Return maps as importance in [0, 1], each scaled by itself as `SCALES` says.
 
-    A map that has nothing to scale (nowhere positive, zero, constant) becomes zero; one with a NaN
-    or an infinity NaN everywhere.
+    A map that has nothing to scale (nowhere positive; or the same everywhere but for rounding, see
+    `fgjax.core.floor`) becomes zero; one with a NaN or an infinity NaN everywhere.
 
     Raises:
       ValueError: an unknown scale; "keep", and a map that leaves [0, 1].
@@ -52,4 +53,6 @@ def to_importance(
         made = np.abs(maps) / np.where(most > 0, most, 1)
     else:
         made = (maps - low) / np.where(high > low, high - low, 1)
+    if scale != "keep":
+        made = np.where(np.asarray(is_flat(maps))[:, None, None], 0, made)
     return np.where(finite, made, np.nan).astype(np.float32)

@@ -35,3 +35,11 @@ def test_nothing_to_scale_is_zero_and_nan_stays_with_its_map(scale):
     maps[1, 0, 0], maps[2, 1, 1] = np.nan, 1
     found = to_importance(maps, scale)
     assert (found[0] == 0).all() and np.isnan(found[1]).all() and found[2].max() == 1
+
+
+@pytest.mark.parametrize("scale", ["positive", "absolute", "unit"])
+def test_rounding_is_no_importance(scale):
+    """What is the same everywhere but for its last bit must not become a confident map."""
+    noise = np.random.default_rng(0).integers(0, 2, (1, 6, 6)) * 6e-8
+    found = to_importance((0.5 + noise).astype(np.float32), scale)
+    assert (found == 0).all()
