@@ -9,6 +9,7 @@ asks a model many questions about one image keeps all devices busy, and need not
 """
 
 import inspect
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -16,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
 
 Parallel = Literal["auto", "none", "jit", "pmap"]
 
@@ -118,23 +118,31 @@ class Spread:
 
     def __call__(self, images: Any) -> Any:
         """Return what the model returns for the images."""
-        return self._split("__call__", images)
+        return self._split("__call__", (images,))
 
     def __getattr__(self, name: str) -> Any:
         # `features` and the like, where the model has them: they take a batch, too.
         model = object.__getattribute__(self, "model")
         found = getattr(model, name)
         method = inspect.ismethod(found) or callable(getattr(type(model), name, None))
-        return (lambda batch: self._split(name, batch)) if method else found
+        return partial(self._ask, name) if method else found
 
-    def _split(self, method: str, batch: Array) -> Any:
-        """Return the rows that are missing for equally long parts are zeros, and cut off again."""
-        count, parts = len(batch), self.spread_over
+    def _ask(self, method: str, *batch: Any, **options: Any) -> Any:
+        """Return what a method makes of a batch; of no batch it makes another model (`with_rules`),
+        whose calls are split as well."""
+        if batch:
+            return self._split(method, batch)
+        return self.replace(model=getattr(self.model, method)(**options))
+
+    def _split(self, method: str, batch: tuple[Any, ...]) -> Any:
+        """Return what a method makes of arrays with a row per image. The rows that are missing for
+        equally long parts are zeros, and cut off again."""
+        count, parts = len(jax.tree.leaves(batch)[0]), self.spread_over
         missing = -count % parts
-        batch = jnp.pad(batch, ((0, missing), *((0, 0),) * (batch.ndim - 1)))
-        call = lambda model, rows: getattr(model, method)(rows)
+        batch = jax.tree.map(lambda a: jnp.pad(a, ((0, missing), *((0, 0),) * (a.ndim - 1))), batch)
+        call = lambda model, rows: getattr(model, method)(*rows)
         if self.pmap:
-            rows = batch.reshape(parts, -1, *batch.shape[1:])
+            rows = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), batch)
             each = jax.pmap(call, in_axes=(None, 0), devices=list(self.mesh.devices))
             out = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), each(self.model, rows))
         else:
