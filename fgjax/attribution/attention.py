@@ -93,7 +93,7 @@ def _prepare(model: Any, images: Any, targets: Any, method: str) -> Prepared:
 @program("explain", static_argnames=("static", "fuse"))
 def _rollout(arrays, static, images, fuse):
     attended = combine(arrays, static).attend(images)
-    carried = jnp.broadcast_to(attended.readout[None], (len(images), len(attended.readout)))
+    carried = attended.readout
     for weights in reversed(attended.weights):
         heads = getattr(weights.astype(jnp.float32), fuse)(1)
         heads = heads / heads.sum(-1, keepdims=True)  # the maxima and minima of rows sum to else
@@ -117,7 +117,7 @@ def _relevance(arrays, static, images, targets, score):
         return values.sum(), (values, attended)
 
     gradients, (values, attended) = jax.grad(total, has_aux=True)(taps)
-    carried = jnp.broadcast_to(attended.readout[None], (len(images), len(attended.readout)))
+    carried = attended.readout
     for weights, gradient in zip(reversed(attended.weights), reversed(gradients), strict=True):
         positive = jnp.maximum(weights * gradient, 0).astype(jnp.float32).mean(1)
         carried = carried + _through(carried, positive)

@@ -41,7 +41,7 @@ class Looks:
             weights = weights if taps is None else weights + taps[i]
             x = x + (weights @ x[:, None]).mean(1)
             made.append(weights)
-        readout = jnp.zeros(CELLS + 1).at[0].set(1)
+        readout = jnp.zeros((len(x), CELLS + 1)).at[:, 0].set(1)
         return Attended(x[:, 0] @ self.head_weights, made, readout)
 
     def __call__(self, images):

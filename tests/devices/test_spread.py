@@ -107,3 +107,25 @@ def test_what_else_a_model_has_is_there(way):
     np.testing.assert_allclose(many.head(found), logits, atol=1e-5)
     assert many.size == 32 and not hasattr(many, "no_such_thing")
     assert many.network is model.network  # a part that can be called is no method of the model
+
+
+@pytest.mark.slow
+def test_a_transformer_gives_the_same_maps():
+    """Its attention is asked for with what is added to it: two batches in one call."""
+    result = on_eight_devices("""
+        import fgjax
+        from fgjax.devices.mesh import spread
+
+        model = fgjax.create_model(
+            "vit_tiny_patch16_224", 5, size=32, width=24, depth=2, heads=3
+        )
+        images = jnp.asarray(np.random.default_rng(0).random((3, 32, 32, 3)), jnp.float32)
+        targets, result = jnp.asarray([0, 3, 4]), {}
+        for name in ("attention_rollout", "attention_relevance"):
+            result[name] = [
+                float(jnp.abs(fgjax.METHODS[name](spread(model, make_mesh("auto"), way), images,
+                targets).heatmap - fgjax.METHODS[name](model, images, targets).heatmap).max())
+                for way in ("jit", "pmap")
+            ]
+    """)
+    assert max(max(apart) for apart in result.values()) < 1e-4, result

@@ -248,7 +248,7 @@ class VisionTransformer(nn.Module):
             readout[0] = 1
         else:
             readout[self.others :] = 1 / (grid[0] * grid[1])
-        return Attended(logits, weights, jnp.asarray(readout))
+        return Attended(logits, weights, jnp.tile(readout, (len(x), 1)))
 
     def __call__(self, x: Float[Array, "n h w 3"], train: bool = False) -> Float[Array, "n k"]:
         return self.head(self.features(x, train), train)
