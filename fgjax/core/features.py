@@ -31,7 +31,7 @@ class Attended(NamedTuple):
       weights: of every block, from the first: how much each token (a row) takes of each other,
         for each head; rows sum to 1.
       readout: how much of each token the classifier reads: a class token alone, or every cell of
-        the grid alike; the same for every image. Tokens beside the grid come first, then the grid
+        the grid alike. Tokens beside the grid come first, then the grid
         row by row.
     """
 

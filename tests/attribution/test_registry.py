@@ -58,7 +58,7 @@ class Counting:
         cells = self.features(images).reshape(len(images), -1, 2)
         weights = jax.nn.softmax(cells @ cells.swapaxes(1, 2))[:, None]
         logits = (weights[:, 0] @ cells).mean(1) @ self.head_weights
-        return Attended(logits, [weights], jnp.full(cells.shape[1], 1 / cells.shape[1]))
+        return Attended(logits, [weights], jnp.full(cells.shape[:2], 1 / cells.shape[1]))
 
     def with_rules(self, **_):
         return self
