@@ -1,17 +1,32 @@
 """Any folder of images, with or without class folders and masks."""
 
 import hashlib
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from fgjax.core.progress import say
 from fgjax.data.images import Fit, read_image, read_mask
+from fgjax.data.labels import class_key
 from fgjax.data.pipeline import take
 from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record, Split
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+
+
+SPLIT_NAMES = {
+    "train": ("train", "training", "trn"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "tst"),
+}
+"""What folders of a split are called, in any case."""
+
+UNUSABLE = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode categories that no table and no line of text can show: control characters, bytes that
+are no Unicode (they come as lone surrogates), line ends."""
 
 
 class _File(NamedTuple):
@@ -20,6 +35,7 @@ class _File(NamedTuple):
     name: str
     class_name: str | None
     split: Split | None
+    validation: bool = False
 
 
 class FolderSource:
@@ -30,7 +46,10 @@ class FolderSource:
       depth. A folder without images is no class. Each class is split by a hash of
       its file names.
     - `train/` and `test/` (or `val/`), each with class folders: the split is theirs.
-      Where both `test/` and `val/` are there, `val/` counts as train.
+      Where both `test/` and `val/` are there, `val/` belongs to train and is marked as
+      validation. Other names for them are known, in any case: `SPLIT_NAMES`. Their
+      images may lie one folder deeper, in `train/images/`.
+    - one folder that holds such a split, and nothing else: then that is read.
     - images and no class folders: no labels, no classes, all of them "test".
     - `images/` with any of these, and nothing else or `masks/` beside it: then
       `images/` is read, with those masks unless others are given.
@@ -38,7 +57,9 @@ class FolderSource:
     Images are files ending in jpg, jpeg, png, webp, bmp, tif, tiff or gif, in any
     case; hidden files and folders and all other files are ignored. Links to folders
     are followed, each folder once. EXIF orientation is applied. Record names are the
-    paths below the folder that was read, with "/".
+    paths below the folder that was read, with "/". Class folders whose names differ only
+    in case, or in how Unicode composes them, are one class, called as in train. An image
+    whose name has control characters fails alone.
 
     Args:
       path: the folder.
@@ -53,8 +74,8 @@ class FolderSource:
 
     Raises:
       DataError: the folder is missing, a file, unreadable or without images; images
-        lie beside class folders; a file name is not Unicode; the mask folder is
-        missing or fits no image.
+        lie beside class folders, or class folders beside those of a split; the name of
+        a folder is not Unicode; the mask folder is missing or fits no image.
     """
 
     classes: tuple[str, ...]
@@ -76,17 +97,25 @@ class FolderSource:
         self.fit = Fit(size, crop)
         self._root, self._masks = _find_root(Path(path), None if masks is None else Path(masks))
 
-        files = _find_images(self._root, self._masks)
+        files, self._refused = _printable(self._root, _find_images(self._root, self._masks))
         if all(file.class_name is None for file in files):
             self.classes = ()
-            records = [Record(file.name, None, file.split or "test") for file in files]
+            records = [
+                Record(file.name, None, file.split or "test", file.validation) for file in files
+            ]
         else:
             _refuse_loose(self._root, files)
+            files = _one_name_a_class(self._root, files)
             self.classes = tuple(sorted({file.class_name for file in files if file.class_name}))
             label: dict[str | None, int] = {name: i for i, name in enumerate(self.classes)}
             split = _hash_split(files, test_share, seed)
             records = [
-                Record(file.name, label[file.class_name], file.split or split[file.name])
+                Record(
+                    file.name,
+                    label[file.class_name],
+                    file.split or split[file.name],
+                    file.validation,
+                )
                 for file in files
             ]
         if self._masks is not None and not any(self._mask_file(r).is_file() for r in records):
@@ -102,6 +131,8 @@ class FolderSource:
 
     def load(self, record: Record) -> Example:
         """Decode and fits one image, and its mask where there is one."""
+        if record.name in self._refused:
+            raise DataError(self._refused[record.name])
         image = read_image(self.file(record), orient=True)
         shape, mask = image.shape[:2], None
         if self._masks is not None and (mask_file := self._mask_file(record)).exists():
@@ -125,8 +156,26 @@ def _find_root(path: Path, masks: Path | None) -> tuple[Path, Path | None]:
     if "images" in folders and set(folders) <= {"images", "masks"} and not files:
         if masks is None and "masks" in folders:
             masks = path / "masks"
-        return path / "images", masks
+        path = path / "images"
+        folders, files = _entries(path)
+    if len(folders) == 1 and not files and _split_of(folders[0]) is None:
+        inner = path / folders[0]
+        names, loose = _entries(inner)
+        if len(names) > 1 and not loose and all(map(_split_of, names)) and _is_split(names):
+            return inner, masks
     return path, masks
+
+
+def _split_of(name: str) -> str | None:
+    """Return which split a folder of this name holds: a key of `SPLIT_NAMES`; None: none."""
+    lower = name.casefold().strip()
+    return next((split for split, names in SPLIT_NAMES.items() if lower in names), None)
+
+
+def _is_split(names: list[str]) -> bool:
+    """Return whether folders of these names say train and what is held out, not classes."""
+    kinds = {_split_of(name) for name in names} - {None}
+    return "train" in kinds and len(kinds) > 1
 
 
 def _find_images(root: Path, masks: Path | None) -> list[_File]:
@@ -134,16 +183,29 @@ def _find_images(root: Path, masks: Path | None) -> list[_File]:
     names, loose = _entries(root)
     folders = [name for name in names if _identity(root / name) not in seen]
     files = [_File(name, None, None) for name in loose]
-    if folders and set(folders) <= {"train", "val", "test"}:
+    others = [name for name in folders if _split_of(name) is None]
+    if _is_split(folders):
+        others = [name for name in others if any(_walk(root, name, {*seen}))]
+        if others:
+            raise DataError(
+                f"{root}: {', '.join(others[:3])}{', …' if len(others) > 3 else ''} beside the "
+                f"folders of a split ({', '.join(name for name in folders if _split_of(name))}): "
+                "move the first away, or, if all of them are classes, rename those of the split"
+            )
+    if folders and not others:
+        kinds = {_split_of(name) for name in folders}
         for name in folders:
             # Beside a test folder, val trains: what is reported comes from test alone.
-            is_test = name == "test" or (name == "val" and "test" not in folders)
+            kind = _split_of(name)
+            is_test = kind == "test" or (kind == "validation" and "test" not in kinds)
             split: Split = "test" if is_test else "train"
-            class_folders, flat = _entries(root / name)
-            files += [_File(f"{name}/{image}", None, split) for image in flat]
+            validation = kind == "validation" and not is_test
+            folder = _images_of(root, name)
+            class_folders, flat = _entries(root / folder)
+            files += [_File(f"{folder}/{image}", None, split, validation) for image in flat]
             for class_name in class_folders:
-                path = f"{name}/{class_name}"
-                files += [_File(image, class_name, split) for image in _walk(root, path, {*seen})]
+                found = _walk(root, f"{folder}/{class_name}", {*seen})
+                files += [_File(image, class_name, split, validation) for image in found]
     else:
         for class_name in folders:
             files += [_File(image, class_name, None) for image in _walk(root, class_name, {*seen})]
@@ -153,6 +215,16 @@ def _find_images(root: Path, masks: Path | None) -> list[_File]:
             f"with images ({' '.join(sorted(SUFFIXES))})"
         )
     return sorted(files)
+
+
+def _images_of(root: Path, folder: str) -> str:
+    """Return `folder`, or `folder/images` where its images are in there and nowhere else in it."""
+    names, loose = _entries(root / folder)
+    if "images" in names and not loose:
+        rest = [name for name in names if name != "images"]
+        if not any(any(_walk(root, f"{folder}/{name}", set())) for name in rest):
+            return f"{folder}/images"
+    return folder
 
 
 def _walk(root: Path, folder: str, seen: set[tuple[int, int]]) -> Iterator[str]:
@@ -176,10 +248,47 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
         raise DataError(f"{folder}: the folder may not be read ({error.strerror})") from error
     folders = [path.name for path in paths if path.is_dir()]
     images = [path.name for path in paths if path.suffix.lower() in SUFFIXES and not path.is_dir()]
-    for name in folders + images:
-        if not name.isprintable():  # bytes that are no Unicode come as lone surrogates
+    for name in folders:
+        if not _usable(name):
             raise DataError(f"{folder}: the name {name!a} has unprintable characters; rename it")
     return folders, images
+
+
+def _usable(name: str) -> bool:
+    return not any(unicodedata.category(character) in UNUSABLE for character in name)
+
+
+def _printable(root: Path, files: list[_File]) -> tuple[list[_File], dict[str, str]]:
+    """Return the files under names that can be written everywhere, and why some cannot be used
+    (name -> reason)."""
+    named, refused = [], {}
+    for file in files:
+        if not _usable(file.name):
+            shown = ascii(file.name)[1:-1]
+            refused[shown] = f"{root}: the name {shown} has unprintable characters; rename it"
+            file = file._replace(name=shown)
+        named.append(file)
+    return named, refused
+
+
+def _one_name_a_class(root: Path, files: list[_File]) -> list[_File]:
+    """Return the files with one name for class folders that are the same class."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for file in sorted(files, key=lambda file: (file.split == "test", file.validation)):
+        assert file.class_name is not None
+        spellings = names[class_key(file.class_name)]
+        if file.class_name not in spellings:
+            spellings.append(file.class_name)
+    for spellings in names.values():
+        if len(spellings) > 1:
+            same = ", ".join(ascii(name) for name in spellings)
+            say(f"{root}: the folders {same} differ only in how they are written: one class")
+    return [
+        file._replace(
+            class_name=unicodedata.normalize("NFC", names[class_key(file.class_name or "")][0])
+        )
+        for file in files
+    ]
 
 
 def _identity(folder: Path) -> tuple[int, int]:
