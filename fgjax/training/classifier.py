@@ -165,7 +165,8 @@ def train_step(
     with jax.numpy_dtype_promotion("standard"):
         updates, moments = recipe.optimizer.update(grad, state.optimizer, before)
         params = optax.apply_updates(before, keep(updates, recipe.frozen))
-    return TrainState(state.step + 1, {**changed, "params": params}, moments), value
+    variables = {**state.variables, **changed, "params": params}
+    return TrainState(state.step + 1, variables, moments), value
 
 
 @program("explain", static_argnames="size")

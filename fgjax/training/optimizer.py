@@ -57,7 +57,10 @@ def learning_rates(
     if schedule == "cosine":
         after = optax.cosine_decay_schedule(learning_rate, max(1, steps - rising))
     elif schedule == "steps":
-        at = {round(share * steps) - rising: 0.1 for share in drops}
+        at: dict[int, float] = {}
+        for share in drops:  # several may fall on one step
+            step = round(share * steps) - rising
+            at[step] = at.get(step, 1.0) * 0.1
         after = optax.piecewise_constant_schedule(learning_rate, at)
     else:
         after = optax.constant_schedule(learning_rate)

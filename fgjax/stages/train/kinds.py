@@ -39,6 +39,13 @@ class Plain:
         """Return the patches that the network is shown beside its images; None: none."""
         return None
 
+    def check(self, config: Config, model: Classifier) -> None:
+        """Tell what this kind of network cannot be trained with.
+
+        Raises:
+          ConfigError: an option does not fit it.
+        """
+
     def recipe(self, config: Config, recipe: Recipe) -> Recipe:
         """Return the recipe with what this kind of network changes in it."""
         return recipe
@@ -52,6 +59,18 @@ class Plain:
 
 class Regions(Plain):
     """Region grouping: the occurrence prior beside the cross-entropy."""
+
+    def check(self, config: Config, model: Classifier) -> None:
+        """Tell where the maps are smaller than the window that smooths them."""
+        side, window = config.data.size, 2 * config.parts.radius + 1
+        cells = min(jax.eval_shape(model.features, jnp.zeros((1, side, side, 3))).shape[1:3])
+        if config.parts.weight and cells < window:
+            radius = (cells - 1) // 2
+            raise ConfigError(
+                f"data.size={side}: the parts' maps have {cells}x{cells} cells, fewer than the "
+                f"window of parts.radius={config.parts.radius} ({window}x{window}): data.size="
+                f"{-(-side // cells) * window} or more, or parts.radius={radius}"
+            )
 
     def recipe(self, config: Config, recipe: Recipe) -> Recipe:
         """Return the recipe with the paper's objective."""

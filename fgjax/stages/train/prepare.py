@@ -186,6 +186,7 @@ def _largest_batch(
                 round(config.data.size / (config.data.crop if with_margin(config.train) else 1)),
                 max(1, count // devices),
                 labels=images.labels.shape[1:],
+                patches=0 if images.boxes is None else images.boxes.shape[1],
                 cache=cache_file(),
             )
         except ValueError as error:

@@ -62,7 +62,9 @@ def make_recipe(config: Config, model: Classifier, steps: int) -> Recipe:
     plain = Recipe(
         optimizer, augment, settings.label_smoothing, batch_norm, modules, settings.freeze, mix=mix
     )
-    recipe = kind_of(model).recipe(config, plain)
+    kind = kind_of(model)
+    kind.check(config, model)
+    recipe = kind.recipe(config, plain)
     check_mixing(config, model, recipe)
     return recipe
 

@@ -139,7 +139,9 @@ def test_images_one_deeper_in_a_split(tmp_path):
 def test_a_split_beside_classes_is_refused(tmp_path):
     for name in ("train", "test", "Meta"):
         classes(tmp_path / name, cat=1)
-    with pytest.raises(DataError, match=r"Meta beside the folders of a split \(test, train\): move"):
+    with pytest.raises(
+        DataError, match=r"Meta beside the folders of a split \(test, train\): move"
+    ):
         FolderSource(tmp_path)
 
 
