@@ -75,6 +75,11 @@ class DataConfig:
         "share of the shorter side that the centre crop keeps.",
         within=SHARE,
     )
+    fit: Literal["crop", "squash"] = option(
+        "crop",
+        "how an image becomes a square: crop (its middle), or squash (all of it, its aspect "
+        "is lost).",
+    )
     limit: int | None = option(
         None,
         "explain and evaluate at most so many test images, spread over the classes.",

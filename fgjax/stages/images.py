@@ -32,6 +32,8 @@ def make_source(config: Config, *, margin: bool = False, whole: bool = False) ->
         options["crop"] = 1.0 if margin else data.crop
     try:
         source = about.make(**options)
+        if data.fit != "crop" and hasattr(source, "fit"):
+            source.fit = replace(source.fit, mode=data.fit)
         if whole and hasattr(source, "fit"):
             source.fit = replace(source.fit, mode="whole")
         return source

@@ -103,22 +103,24 @@ def make_optimizer(
     adam_eps: float = 1e-8,
     momentum: float = 0.9,
     rates: tuple[tuple[str, float], ...] = (),
+    decay: Literal["kernels", "all"] = "kernels",
 ) -> optax.GradientTransformation:
     """AdamW, or SGD with momentum, under a schedule (see `learning_rates`).
 
-    Decay is on kernels only; AdamW's is decoupled, SGD's is part of the gradient, as in
-    PyTorch.
+    AdamW's decay is decoupled, SGD's is part of the gradient, as in PyTorch.
 
     Args:
+      decay: which weights decay: kernels, or all.
       rates: (beginning of a module's name, factor of its learning rate) pairs, such as
         (("classifier", 10.0),). "backbone" is everything but the classifier.
     """
     rate = learning_rates(steps, learning_rate, schedule, warmup, drops)
+    which = _kernels if decay == "kernels" else None
     if optimizer == "adamw":
-        moves = optax.adamw(rate, eps=adam_eps, weight_decay=weight_decay, mask=_kernels)
+        moves = optax.adamw(rate, eps=adam_eps, weight_decay=weight_decay, mask=which)
     else:
-        decay = optax.add_decayed_weights(weight_decay, mask=_kernels)
-        moves = optax.chain(decay, optax.sgd(rate, momentum=momentum))
+        decays = optax.add_decayed_weights(weight_decay, mask=which)
+        moves = optax.chain(decays, optax.sgd(rate, momentum=momentum))
     return optax.chain(moves, _scale_by_module(rates)) if rates else moves
 
 

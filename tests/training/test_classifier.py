@@ -1,5 +1,7 @@
 """Training learns, goes on where it was left, and leaves the model's own arrays alone."""
 
+from dataclasses import replace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -99,6 +101,35 @@ def test_a_step_keeps_what_else_a_network_holds():
     state, _ = train_step(state, IMAGES[:2], LABELS[:2], jax.random.key(0), network=network,
                           mean=model.mean, std=model.std, recipe=recipe)  # fmt: skip
     assert float(state.variables["constants"]["scale"]) == 3
+
+
+def test_every_epoch_may_have_its_recipe_and_its_end(model, recipe):
+    """The first epoch moves the last layer alone; then one weight is set by hand; then nothing
+    but the stem's own moves."""
+    kernel = lambda variables: np.asarray(variables["params"]["classifier"]["kernel"])
+    stem = lambda variables: np.asarray(variables["params"]["stem"]["kernel"])
+    only = {0: replace(recipe, frozen=("stem", "blocks")), 1: replace(recipe, frozen=("classif",))}
+    seen = []
+
+    def change(epoch, now):
+        seen.append(now.variables)
+        if epoch == 1:
+            return None
+        params = {**now.variables["params"]}
+        params["classifier"] = {**params["classifier"], "kernel": jnp.ones_like(kernel({"params":
+            params}))}  # fmt: skip
+        return now.replace(variables={**now.variables, "params": params})
+
+    learn(model, recipe, epochs=2, recipes=only.get, change=change)
+    first, second = seen
+    np.testing.assert_array_equal(stem(first), stem(model.variables))
+    assert (kernel(first) != kernel(model.variables)).any()
+    np.testing.assert_array_equal(kernel(second), 1)
+    assert (stem(second) != stem(first)).any()
+
+
+def test_of_no_images_nothing_is_measured(model):
+    assert np.isnan(measure(model, iter(()), BATCH)).all()
 
 
 def test_the_models_arrays_survive_the_donated_steps(model, whole):

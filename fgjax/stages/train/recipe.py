@@ -39,6 +39,7 @@ def make_recipe(config: Config, model: Classifier, steps: int) -> Recipe:
         adam_eps=settings.adam_eps,
         momentum=settings.momentum,
         rates=rates,
+        decay=settings.decay,
     )
     augment = Augmentation(
         size=config.data.size,
@@ -48,6 +49,7 @@ def make_recipe(config: Config, model: Classifier, steps: int) -> Recipe:
         shift=settings.shift,
         light=settings.light,
         color=settings.color,
+        hue=settings.hue,
         # Erasing papers fill with what is 0 once an image is normalised.
         erase=Erasing(settings.erase, settings.erase_side, tuple(model.mean)),
     )
