@@ -58,6 +58,14 @@ def explained_records(source: Source, config: Config) -> tuple[Record, ...]:
     return records
 
 
+def untrained_classes(source: Source) -> list[str]:
+    """Return the classes that have test images and none to train on: their outputs learn only that
+    they are wrong."""
+    trained = {r.label for r in source.records if r.split == "train"}
+    tested = {r.label for r in source.records if r.split == "test"} - trained - {None}
+    return [source.classes[label] for label in sorted(tested)]
+
+
 def training_records(source: Source, config: Config) -> list[Record]:
     """Return the training images with a label, or with attributes where all are wanted.
 

@@ -183,7 +183,7 @@ def _judge(model: Classifier, images, labels, weight, size):
     else:
         loss = cross_entropy(logits, labels)
         right = (logits.argmax(1) == labels).astype(jnp.float32)
-    return (loss * weight).sum(), (right * weight).sum()
+    return (loss * weight).sum(), (right * weight).sum(), logits
 
 
 def measure(
@@ -212,6 +212,26 @@ def measure(
         loss, right, total = loss + float(part[0]), right + float(part[1]), total + n
     loss, right, total = over_processes(np.array([loss, right, total])).tolist()
     return (loss / total, right / total) if total else (np.nan, np.nan)
+
+
+def logits_of(
+    model: Classifier,
+    batches: Iterator[tuple[Inputs, Int[np.ndarray, "n"]]],
+    batch_size: int,
+) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, "n"]]:
+    """Return the logits of images' middle squares, and their labels; the program is that of
+    `measure`."""
+    found, every = [], []
+    for images, labels in batches:
+        n = len(labels)
+        index = filled_places(n, batch_size)
+        weight = (np.arange(batch_size) < n).astype(np.float32)
+        size = min(model.size, jax.tree.leaves(images)[0].shape[1])
+        filled = jax.tree.map(lambda values: values[index], images)  # noqa: B023
+        part = awaited(_judge(model, filled, labels[index], weight, size))
+        found.append(np.asarray(part[2], np.float32)[:n])
+        every.append(labels)
+    return np.concatenate(found), np.concatenate(every)
 
 
 def _as(old: Array, new: Array) -> Array:

@@ -120,7 +120,7 @@ class Prototypes(Plain):
             return replace(recipe, frozen=(*given, "trunk", "classifier"))
         if learns == "joint":
             return recipe
-        loss = PrototypeLoss(0, 0, config.train.label_smoothing, focus.last_l1)
+        loss = PrototypeLoss(0.0, 0.0, config.train.label_smoothing, focus.last_l1)
         return replace(
             recipe, objective=loss, frozen=(*given, "trunk", "adapt1", "adapt2", "prototypes")
         )

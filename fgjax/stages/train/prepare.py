@@ -17,7 +17,7 @@ from fgjax.options.schema import Config, ConfigError
 from fgjax.options.training import TrainConfig
 from fgjax.runs.folder import RunFolder
 from fgjax.stages.classifier import training_model
-from fgjax.stages.images import make_source, training_records
+from fgjax.stages.images import make_source, training_records, untrained_classes
 from fgjax.stages.job import Job
 from fgjax.stages.train.history import History
 from fgjax.stages.train.images import TrainingImages, load_training_images
@@ -76,6 +76,12 @@ def prepare(job: Job) -> Training:
     """
     config, began = job.config, time.monotonic()
     records = training_records(job.source, config)
+    if names := untrained_classes(job.source):
+        some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        say(
+            f"train: {len(names)} of {len(job.source.classes)} classes have test images and none "
+            f"to train on ({some}): they cannot be learnt, and their test images count as wrong"
+        )
     model = training_model(config, job.source)
     kind = kind_of(model)
     patches = kind.patches(job)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from fgjax.core.progress import hushed, say
 from fgjax.devices.collectives import leads, of_first, wait_for_all
+from fgjax.devices.mesh import own_rows
+from fgjax.evaluation.classification import fit_temperature
+from fgjax.models.classifier import Classifier
 from fgjax.processes.waiting import wait_for_classifier
 from fgjax.stages.classifier import trains
 from fgjax.stages.images import training_records
@@ -15,7 +18,7 @@ from fgjax.stages.stage import Stage
 from fgjax.stages.train.epochs import train_epochs
 from fgjax.stages.train.prepare import Training, again, prepare
 from fgjax.training.checkpoints import save_classifier
-from fgjax.training.classifier import start
+from fgjax.training.classifier import logits_of, start
 
 
 class Train(Stage):
@@ -91,6 +94,7 @@ def finish(training: Training, validated: Training) -> None:
     best, state = history.best_state(start(training.model, training.recipe.optimizer))
     model = training.model.replace(variables=state.variables)
     model = training.kind.finish(model, training.images, training.training)
+    model = model.replace(temperature=_temperature(model, training, validated))
     # What is there without its classifier.json is half a checkpoint.
     if leads():
         shutil.rmtree(run.path / "checkpoint", ignore_errors=True)
@@ -106,6 +110,23 @@ def finish(training: Training, validated: Training) -> None:
         best_epoch=best,
         validation_accuracy=validated.history.rows[best]["validation_accuracy"],
         refit=training is not validated,
+        temperature=model.temperature,
     )
     history.delete()
     validated.history.delete()
+
+
+def _temperature(model: Classifier, training: Training, validated: Training) -> float:
+    """Return the temperature of a classifier's probabilities, by the validation images; of one
+    that was trained again, which has seen them, that of the classifier before. 1 without any."""
+    images = validated.images
+    if images.labels.ndim > 1 or not len(validated.validation):
+        return 1.0
+    if training is not validated:
+        fresh = start(validated.model, validated.recipe.optimizer)
+        before = validated.model.replace(variables=validated.history.best_state(fresh)[1].variables)
+        model = validated.kind.finish(before, images, validated.training)
+    rows = own_rows(validated.mesh, validated.batch)
+    own = rows.stop - rows.start
+    logits, labels = logits_of(model, images.batches(validated.validation, own), own)
+    return round(fit_temperature(logits, labels), 4)
