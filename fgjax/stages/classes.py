@@ -124,7 +124,7 @@ def _levels(job: Job, outputs: int) -> Levels:
     return levels
 
 
-def _rows(job: Job, confusion: np.ndarray, order: Sequence[int]) -> list[ClassRow]:
+def _rows(job: Job, confusion: np.ndarray, order: np.ndarray) -> list[ClassRow]:
     explained, source = job.explained, job.source
     count = Counter(
         explained.index[r.label]
@@ -132,7 +132,7 @@ def _rows(job: Job, confusion: np.ndarray, order: Sequence[int]) -> list[ClassRo
         if r.split == "train" and r.label is not None
     )
     figures, rows = class_figures(confusion), []
-    for output in map(int, order):
+    for output in order.tolist():
         own = figures[output]
         rows.append(
             ClassRow(
