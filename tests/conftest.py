@@ -33,7 +33,7 @@ for name, value in SETTINGS.items():
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-POLISHED = ("parity",)
+POLISHED = ("parity", "real")
 """Folders of tests whose programs are compiled as a user's are: real networks on real images."""
 
 

@@ -1,6 +1,11 @@
 """Models with known answers, for the tests of many methods."""
 
+from functools import partial
+
 import jax.numpy as jnp
+
+from fgjax.models.networks.resnet import RESNETS, ResNet
+from fgjax.models.registry import Network, Trunk
 
 
 def linear(weights, images):
@@ -15,3 +20,12 @@ def of_every_value(trials):
         if not seen.issuperset(trial.settings.items()):
             seen.update(trial.settings.items())
             yield trial
+
+
+MICRO = Network(
+    "micro",
+    partial(ResNet, depths=(1,), width=8, small_stem=True),
+    next(network.names for network in RESNETS if network.name == "resnet_tiny"),
+    trunk=Trunk("stage_0", 8),
+)
+"""`model.name=toys:MICRO`: three convolutions, so that a whole run compiles little."""

@@ -1,4 +1,4 @@
-"""Tiny runs: a 16-wide ResNet on 32 px drawings, trained once for all tests here."""
+"""Tiny runs: a network of one block on 32 px drawings, trained once for all tests here."""
 
 import os
 import shutil
@@ -15,7 +15,10 @@ from fgjax.models.classifier import Classifier, make_network
 from fgjax.run import main
 from fgjax.training.checkpoints import load_classifier, save_classifier
 
-MODEL = ("data.size=32", "model.name=resnet_tiny")
+MODEL = ("data.size=32", "model.name=toys:MICRO")
+# Processes that tests start find it, too.
+TESTS = str(Path(__file__).resolve().parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join([TESTS, *filter(None, [os.environ.get("PYTHONPATH")])])
 # Two steps from an importance of 0.2 leave nothing above 0.5.
 QUICK = ("explain.steps=2", "explain.batch_size=2", "explain.initial=0.5", "report.figures=2")
 DRAWN = ("config=fido_demo", "data.train_images=40", "data.test_images=8", "data.limit=3",
@@ -69,9 +72,9 @@ def labels(tmp_path_factory, trained) -> Path:
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory) -> Path:
-    """A ResNet-18 of 10 classes: checkpoint/, and weights.safetensors with torchvision's names."""
+    """A network of 10 classes: checkpoint/, and weights.safetensors with torchvision's names."""
     folder = tmp_path_factory.mktemp("untrained")
-    network, rng = make_network("resnet18", 10), np.random.default_rng(5)
+    network, rng = make_network("toys:MICRO", 10), np.random.default_rng(5)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jax.numpy.zeros((1, 64, 64, 3)))
 
     def draw(path, leaf):
@@ -82,7 +85,7 @@ def untrained(tmp_path_factory) -> Path:
         return jax.numpy.asarray(rng.normal(0, spread, leaf.shape), leaf.dtype)
 
     model = Classifier(
-        jax.tree_util.tree_map_with_path(draw, shapes), network, size=32, name="resnet18"
+        jax.tree_util.tree_map_with_path(draw, shapes), network, size=32, name="toys:MICRO"
     )
     save_classifier(folder / "checkpoint", model)
     save_file(torchvision_names(model), folder / "weights.safetensors")

@@ -12,7 +12,7 @@ def told(tmp_path, words, capsys):
     """Runs with more words, which must be refused; what it said."""
 
     def run(*more: str) -> str:
-        assert main(words(tmp_path / "run", "model.name=resnet18", *more)) == 2
+        assert main(words(tmp_path / "run", "model.name=toys:MICRO", *more)) == 2
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err and captured.err.startswith("fgjax: ")
         assert not (tmp_path / "run" / "maps.zarr").exists()
@@ -36,10 +36,10 @@ def changed(tmp_path, untrained):
 
 def test_weights_with_nan(told, changed):
     def spoil(tensors):
-        tensors["layer2.0.conv1.weight"][0, 0, 0, 0] = np.nan
+        tensors["layer1.0.conv1.weight"][0, 0, 0, 0] = np.nan
 
     err = told(changed(spoil))
-    assert "changed.safetensors" in err and "NaN" in err and "layer2.0.conv1.weight" in err
+    assert "changed.safetensors" in err and "NaN" in err and "layer1.0.conv1.weight" in err
 
 
 def test_weights_that_lack_a_tensor(told, changed):

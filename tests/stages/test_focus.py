@@ -21,7 +21,7 @@ SMALL = (
     "config=focus_species", "data.train_images=40", "data.test_images=12", "data.limit=2",
     "data.size=32", "train.epochs=1", "train.batch_size=8", "focus.extractor_epochs=1",
     "focus.steps=3", "focus.last=3", "focus.hidden=8", "focus.patches=2", "focus.patch_size=32",
-    "report.figures=1",
+    "report.figures=1", "focus.backbone=toys:MICRO",
 )  # fmt: skip
 
 

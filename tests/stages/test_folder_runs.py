@@ -210,26 +210,3 @@ def test_names_from_files_stay_names(tmp_path, folder_words, picture, trained):
         "config.yaml", "run.json", "maps.zarr", "results.csv", "failures.csv", "metrics.json",
         "figures", "report.html",
     }  # fmt: skip
-
-
-@pytest.mark.slow
-@pytest.mark.shared
-@pytest.mark.parametrize("labels", ["model_classes.csv", "labels.txt"])
-@pytest.mark.parametrize("kind", ["birds", "butterflies"])
-def test_real_images_and_a_trained_classifier(tmp_path, shared, capsys, kind, labels):
-    name = {"birds": "inat_birds", "butterflies": "inat_insects"}[kind]
-    config = {"birds": "fido_cub", "butterflies": "fido_folder"}[kind]
-    file = shared / "weights" / f"mobilenetv2_{name}.labels.txt"
-    if labels.endswith("csv"):
-        file = shared / "data" / kind / labels
-    run = tmp_path / "run"
-    words = [f"config={config}", f"data.path={shared / 'data' / kind}", f"run_dir={run}",
-             f"model.weights={shared / 'weights' / f'mobilenetv2_{name}.safetensors'}",
-             f"model.labels={file}", "data.limit=2", "explain.steps=2"]  # fmt: skip
-    assert main(words) == 0
-    results = rows(run / "results.csv")
-    # Where the label file does not know a class, that is said.
-    known = [row["correct"] for row in results if row["correct"]]
-    assert len(results) == 2 and known.count("1") == len(known) > 0
-    out = capsys.readouterr().out
-    assert len(known) == 2 or "no output is named for" in out

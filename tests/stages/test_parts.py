@@ -18,7 +18,8 @@ from fgjax.stages.images import make_source
 pytestmark = pytest.mark.slow  # whole runs; CI has them
 
 WORDS = ("config=parts_species", "data.size=48", "data.train_images=40", "data.test_images=20",
-         "train.epochs=1", "train.batch_size=16", "parts.number=3", "parts.gallery=4")  # fmt: skip
+         "train.epochs=1", "train.batch_size=16", "parts.number=3", "parts.gallery=4",
+         "parts.backbone=toys:MICRO")  # fmt: skip
 
 
 def read(run):
@@ -50,7 +51,7 @@ def test_the_figures_are_those_of_the_network(trained, batches):
     centers = []
     for each in regions:
         q = np.asarray(each.assignment, np.float64)
-        grid = np.stack(np.meshgrid(*[8 * np.arange(1, 7)] * 2), -1)  # x, y; 1-based, times 8
+        grid = np.stack(np.meshgrid(*[2 * np.arange(1, 25)] * 2), -1)  # x, y; 1-based, times 2
         centers.append(np.einsum("nhwk,hwc->nkc", q, grid) / q.sum((1, 2))[..., None])
     errors = fgjax.landmark_error(
         centers[0], train.landmarks.astype(float), centers[1], test.landmarks.astype(float),
@@ -155,7 +156,7 @@ def test_attributes_need_a_head_each(faces, tmp_path, capsys):
 def test_attributes_from_training_to_the_page(faces, tmp_path):
     """Shared parts, a head an attribute; landmarks by one regression, between the eyes."""
     words = ["config=parts_celeba", f"data.path={faces}", "data.size=48", "train.epochs=1",
-             "model.pretrained=null", "parts.backbone=resnet_tiny", "parts.number=3",
+             "model.pretrained=null", "parts.backbone=toys:MICRO", "parts.number=3",
              "train.batch_size=4", f"run_dir={tmp_path / 'run'}"]  # fmt: skip
     assert main(words) == 0
     found = read(tmp_path / "run")

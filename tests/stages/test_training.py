@@ -45,7 +45,7 @@ def tiny(spots, tmp_path):
 
     def words(*more, run="run"):
         given = (f"data.path={spots}", f"run_dir={tmp_path / run}", "model.pretrained=null")
-        small = ("model.name=resnet_tiny", "data.size=32", "train.epochs=3", "train.batch_size=8",
+        small = ("model.name=toys:MICRO", "data.size=32", "train.epochs=3", "train.batch_size=8",
                  "train.learning_rate=0.01", "train.validation=0.3")  # fmt: skip
         return ["config=train_folder", *given, *small, *more]
 
@@ -77,7 +77,7 @@ def test_a_training_and_its_test(tiny, tmp_path, capsys):
 
     # The predictions are the model's.
     model = load_classifier(run)
-    assert (model.name, model.classes, model.size) == ("resnet_tiny", ("blue", "red"), 32)
+    assert (model.name, model.classes, model.size) == ("toys:MICRO", ("blue", "red"), 32)
     config = Config(data=DataConfig(source="folder", path=str(tiny()[1][10:]), size=32))
     source = make_source(config)
     records = {r.name: r for r in source.records}
@@ -136,7 +136,7 @@ def test_every_recipe_trains(tiny, tmp_path, spots, recipe):
         assert main(tiny(*RECIPES[recipe], "stages=train")) == 0
     model = load_classifier(tmp_path / "run")
     data = DataConfig(source="folder", path=str(spots), size=32)
-    config = Config(model=ModelConfig(name="resnet_tiny"), data=data)
+    config = Config(model=ModelConfig(name="toys:MICRO"), data=data)
     fresh = training_model(config, make_source(config))
     moved = {
         path[0].key
@@ -178,7 +178,7 @@ def test_fine_tuning_starts_from_the_weights(tiny, tmp_path, untrained, capsys):
     words = [w for w in tiny() if not w.startswith(("model.", "train.learning_rate"))]
     weights = f"model.pretrained={untrained / 'weights.safetensors'}"
     slow = ("train.learning_rate=1e-9", "train.weight_decay=0", "train.epochs=1")
-    named = "model.name=resnet18"
+    named = "model.name=toys:MICRO"
     assert main([*words, weights, named, *slow, "train.batch_norm=fixed"]) == 1
     assert "classifier of 10 classes is replaced by a fresh one of 2" in capsys.readouterr().out
     given = load_classifier(untrained / "checkpoint").variables
@@ -202,12 +202,12 @@ def test_fine_tuning_starts_from_the_weights(tiny, tmp_path, untrained, capsys):
 def test_folded_normalisation_is_left_alone(untrained):
     """Weights with mean 0 and variance 1 everywhere; a batch's statistics would undo them."""
     path = str(untrained / "weights.safetensors")
-    config = Config(model=ModelConfig("resnet18", pretrained=path), train=TrainConfig())
+    config = Config(model=ModelConfig("toys:MICRO", pretrained=path), train=TrainConfig())
     source = make_source(config)
     model = training_model(config, source)
     assert statistics_are_folded(model)
     assert make_recipe(config, model, 5).batch_norm == "fixed"
-    scratch = Config(model=ModelConfig("resnet_tiny"))
+    scratch = Config(model=ModelConfig("toys:MICRO"))
     assert make_recipe(scratch, training_model(scratch, source), 5).batch_norm == "batch"
     moved = jax.tree.map(lambda v: v + 0.1, model.variables["batch_stats"])
     model = model.replace(variables={**model.variables, "batch_stats": moved})
@@ -236,27 +236,6 @@ def test_batches_are_the_same_wherever_the_images_are(spots, monkeypatch):
             np.testing.assert_array_equal(la, lb)
 
 
-@pytest.mark.slow
-@pytest.mark.shared
-@pytest.mark.parametrize(
-    ("data", "weights", "least", "images"),
-    [("birds", "inat_birds", 0.80, 588), ("butterflies", "inat_insects", 0.85, 216)],
-)
-def test_classifiers_trained_elsewhere_are_right(shared, tmp_path, data, weights, least, images):
-    """The iNaturalist MobileNetV2s on CUB's test birds and on the butterflies they know."""
-    words = {
-        "birds": ["config=fido_cub", f"data.path={shared / 'data' / 'birds'}"],
-        "butterflies": ["config=fido_folder", "data.test_share=1",
-                        f"data.path={shared / 'data' / 'butterflies' / 'images'}"],
-    }[data]  # fmt: skip
-    model = (f"model.weights={shared / 'weights' / f'mobilenetv2_{weights}.safetensors'}",
-             f"model.labels={shared / 'data' / data / 'model_classes.csv'}")  # fmt: skip
-    assert main([*words, *model, "stages=test", f"run_dir={tmp_path / 'run'}"]) == 0
-    about = json.loads((tmp_path / "run" / "test.json").read_text())
-    assert about["images"] == images
-    assert about["metrics"]["accuracy"]["mean"] >= least
-
-
 MIXED = {
     "train.mix=cutmx": ("train.mix=cutmx", "Did you mean cutmix"),
     "train.erase=cutouts": ("train.erase=cutouts", "Did you mean cutout"),
@@ -275,7 +254,7 @@ def test_wrong_mixing_is_told(tiny, capsys, word):
 def test_the_recipe_erases_with_the_colour_that_normalises_to_nothing(tiny):
     words = ("train.erase=cutout", "train.erase_side=0.3", "train.mix=cutmix", "train.mix_alpha=2")
     config = resolve(tiny(*words))[1]
-    model = create_model("resnet_tiny", 2, size=32)
+    model = create_model("toys:MICRO", 2, size=32)
     recipe = make_recipe(config, model, 5)
     erase, mix = recipe.augment.erase, recipe.mix
     assert (erase.name, erase.side, erase.fill) == ("cutout", 0.3, model.mean)
@@ -296,7 +275,8 @@ def test_maps_of_parts_smaller_than_their_window_are_told():
 
 
 def test_mixed_labels_are_refused_where_the_loss_knows_none(tiny):
-    config = resolve(tiny("train.mix=cutmix", "model.name=region_grouping"))[1]
+    words = ("train.mix=cutmix", "model.name=region_grouping", "parts.backbone=toys:MICRO")
+    config = resolve(tiny(*words))[1]
     model = training_model(config, make_source(config))
     with pytest.raises(ConfigError, match="train.mix=cutmix.*loss of its own"):
         make_recipe(config, model, 5)

@@ -241,7 +241,7 @@ def test_another_runs_checkpoint(tmp_path, words, trained, finished, capsys):
 @pytest.mark.slow
 def test_weights_equal_the_checkpoint_they_were_made_of(tmp_path, words, untrained, labels):
     # Of a network that has learnt nothing the default asks for nothing, and its masks are flat.
-    given = ("model.name=resnet18", f"model.labels={labels}", "stages=explain", "data.limit=1",
+    given = (f"model.labels={labels}", "stages=explain", "data.limit=1",
              "explain.preset=soft")  # fmt: skip
     a, b = (f"model.weights={untrained}/weights.safetensors", f"model.checkpoint={untrained}")
     assert main(words(tmp_path / "a", a, *given)) == 0
