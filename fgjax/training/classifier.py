@@ -281,7 +281,8 @@ def train(
     state = jax.tree.map(jnp.array, state)
     for epoch in range(first_epoch, epochs):
         before_epoch(epoch, model.replace(variables=own_copy(state.variables)))
-        losses, own = [], recipes(epoch) if recipes else recipe
+        losses = []
+        own = recipes(epoch) if recipes else recipe
         for images, labels in train_batches(epoch):
             images, labels = place((images, labels))
             state, loss = train_step(

@@ -68,6 +68,11 @@ def test_a_training_and_its_test(tiny, tmp_path, capsys):
     assert len(list((run / "tensorboard").iterdir())) == 1
     predictions, about = rows(run / "predictions.csv"), json.loads((run / "test.json").read_text())
     assert len(predictions) == about["images"] > 8
+    page = (run / "test.html").read_text(encoding="utf-8")
+    assert "train loss" in page and "What is mistaken for what" in page
+    assert [row["name"] for row in rows(run / "classes.csv")] == ["blue", "red"]
+    temperature = load_classifier(run).temperature
+    assert about["calibration"]["temperature"] == temperature > 0
     right = [int(row["label"] == row["predicted"]) for row in predictions]
     assert [int(row["correct"]) for row in predictions] == right
     value = about["metrics"]["accuracy"]

@@ -4,6 +4,7 @@ import copy
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -46,7 +47,7 @@ class Windows:
         name = zlib.crc32(record.name.encode("utf-8", "backslashreplace"))
         raw = np.random.PCG64(np.random.SeedSequence([*self._seed, name])).random_raw(2)
         x, y = (raw / 2**64).tolist()
-        own = copy.copy(self._source)
+        own: Any = copy.copy(self._source)
         own.fit = replace(own.fit, place=(x, y))
         return own.load(record)
 
@@ -96,9 +97,11 @@ class TrainingImages:
             for part in parts:
                 yield self._inputs(take(self.pixels, part), part), self.labels[part]
             return
-        moves = self.windows is not None and epoch is not None
+        source = self.source
+        if self.windows is not None and epoch is not None:
+            source = Windows(self.source, self.windows, epoch)
         loaded = load_examples(
-            Windows(self.source, self.windows, epoch) if moves else self.source,
+            source,
             [self.records[i] for i in order],
             workers=self.workers,
             ahead=2 * size,
