@@ -126,7 +126,7 @@ def create_model(
 
     Example:
       >>> model = create_model("resnet_tiny", 10, size=32)
-      >>> model(jnp.zeros((1, 32, 32, 3))).shape
+      >>> jax.jit(lambda model, images: model(images))(model, jnp.zeros((1, 32, 32, 3))).shape
       (1, 10)
     """
     network = make_network(name, num_classes, **options)

@@ -12,12 +12,12 @@ from fgjax.attribution.region_attention import RegionAttentionConfig, region_att
 
 @pytest.fixture(scope="module")
 def images():
-    return jnp.asarray(np.random.default_rng(0).random((3, 64, 64, 3), np.float32))
+    return jnp.asarray(np.random.default_rng(0).random((3, 16, 16, 3), np.float32))
 
 
 def network(**options):
     model = fgjax.create_model(
-        "region_grouping", 4, backbone="resnet_tiny", num_parts=3, size=64, **options
+        "region_grouping", 4, backbone="toys:MICRO", num_parts=3, size=16, **options
     )
     rng = np.random.default_rng(1)
 
@@ -39,7 +39,7 @@ regions_of = jax.jit(lambda m, x: m.regions(x))
 def enlarged(coarse):
     """Bilinear, pixel centres at +0.5, constant beyond the outermost."""
     n, height, width = coarse.shape
-    y, x = ((np.arange(64) + 0.5) * side / 64 - 0.5 for side in (height, width))
+    y, x = ((np.arange(16) + 0.5) * side / 16 - 0.5 for side in (height, width))
     grid = np.meshgrid(y, x, indexing="ij")
     return np.stack([ndimage.map_coordinates(c, grid, order=1, mode="nearest") for c in coarse])
 
@@ -68,9 +68,9 @@ def test_an_attribute_has_a_map_of_its_own(images):
 
 
 def test_a_model_without_parts_is_told_so(model, images):
-    wanted = "needs a model that groups pixels into parts.*resnet_tiny has none.*region_grouping"
+    wanted = "needs a model that groups pixels into parts.*toys:MICRO has none.*region_grouping"
     with pytest.raises(ValueError, match=wanted):
-        region_attention(fgjax.create_model("resnet_tiny", 4), images, jnp.zeros(3, jnp.int32))
+        region_attention(fgjax.create_model("toys:MICRO", 4), images, jnp.zeros(3, jnp.int32))
     with pytest.raises(ValueError, match="function has none"):
         region_attention(lambda x: x.mean((1, 2)), images, jnp.zeros(3, jnp.int32))
     with pytest.raises(ValueError, match="target 4 of image 1 is outside"):

@@ -102,7 +102,7 @@ def test_a_map_is_laid_into_its_box():
 @pytest.mark.slow
 def test_a_two_stream_network_is_explained():
     model = fgjax.create_model(
-        "two_stream", 3, backbone="resnet_tiny", steps=2, hidden=8, patches=2, patch_size=32
+        "two_stream", 3, backbone="toys:MICRO", steps=2, hidden=8, patches=2, patch_size=16
     )
     images = jnp.asarray(np.random.default_rng(0).random((2, 48, 48, 3), np.float32))
     result = fgjax.step_cam(model, images, np.array([0, 2]))

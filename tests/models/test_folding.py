@@ -1,5 +1,6 @@
 """A network whose normalisation is folded into its convolutions is the same function."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +8,26 @@ import pytest
 from flax import traverse_util
 
 import fgjax
+from fgjax.models.classifier import Classifier
 from fgjax.models.folding import fold_batch_norm
+from fgjax.models.networks.inception import Unit
+from fgjax.models.networks.layers import Conv, Norm
+from fgjax.models.networks.mobilenet import InvertedResidual
+from fgjax.models.networks.resnet import Block
 
-SIZES = {"resnet_tiny": 37}
-SLOW = {"mobilenet_v2": 64, "resnet50": 64, "vgg16_bn": 64, "inception_v3": 96}
-NETWORKS = [*SIZES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+WHOLE = ("resnet50", "mobilenet_v2", "vgg16_bn", "inception_v3")
+
+
+class EveryBlock(nn.Module):
+    """A block of every network's: of other ε, depthwise, with a bias, around a shortcut."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = Unit(8, 3, 2, name="inception")(x, train)
+        x = InvertedResidual(8, 2, 1, "symmetric", jnp.float32, name="mobilenet")(x, train)
+        x = Block(4, 2, True, "symmetric", jnp.float32, name="resnet")(x, train)
+        x = nn.relu(Norm(name="vgg_norm")(Conv(8, 3, bias=True, name="vgg")(x), train))
+        return nn.Dense(5)(x.mean((1, 2)))
 
 
 def random_statistics(model, seed):
@@ -30,10 +46,13 @@ def random_statistics(model, seed):
 call = jax.jit(lambda m, x: m(x))
 
 
-@pytest.fixture(params=NETWORKS, scope="module")
+@pytest.fixture(scope="module", params=["toys:MICRO", "every block"])
 def pair(request):
-    size = (SIZES | SLOW)[request.param]
-    model = fgjax.create_model(request.param, 5, size=size)
+    if request.param == "every block":
+        variables = jax.jit(EveryBlock().init)(jax.random.key(0), jnp.zeros((1, 37, 37, 3)))
+        model = Classifier(variables, EveryBlock(), size=37)
+    else:
+        model = fgjax.create_model("toys:MICRO", 5, size=37)
     model = random_statistics(model, 1)
     return model, fold_batch_norm(model)
 
@@ -46,23 +65,32 @@ def test_the_logits_stay(pair):
     np.testing.assert_allclose(call(folded, images), expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_nothing_is_left_to_normalise(pair):
+def test_nothing_is_left_to_normalise_and_the_model_itself_is_left_alone(pair):
     model, folded = pair
     assert not jax.tree.leaves(folded.variables.get("batch_stats", {}))
     assert fold_batch_norm(folded).variables.keys() == folded.variables.keys()
-
-
-def test_the_model_itself_is_left_alone(pair):
-    model, folded = pair
     before, after = (len(jax.tree.leaves(m.variables)) for m in (model, folded))
     assert after < before
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_every_normalisation_of_a_network_is_folded(name):
+    """By shapes alone: of each only the bias is left, and everything else stays."""
+    model = jax.eval_shape(lambda: fgjax.create_model(name, 5, size=96))
+    before = traverse_util.flatten_dict(model.variables, sep="/")
+    folded = jax.eval_shape(fold_batch_norm, model)
+    after = traverse_util.flatten_dict(folded.variables, sep="/")
+    assert not any(path.startswith("batch_stats/") for path in after)
+    gone = {path for path in before if path.endswith(("/norm/scale", "/norm/mean", "/norm/var"))}
+    assert set(after) == set(before) - gone and len(gone) % 3 == 0 and gone
+    assert all(after[path].shape == before[path].shape for path in after)
 
 
 @pytest.mark.slow
 def test_a_norm_after_something_else_stays():
     """That of region grouping's pooled parts has no convolution before it."""
     model = fgjax.create_model(
-        "region_grouping", 3, size=32, backbone="resnet_tiny", num_parts=2, key=jax.random.key(3)
+        "region_grouping", 3, size=32, backbone="toys:MICRO", num_parts=2, key=jax.random.key(3)
     )
     model = random_statistics(model, 2)
     folded = fold_batch_norm(model)

@@ -22,10 +22,10 @@ SETTINGS = dict(
     glas=dict(grid=3),
     lime=dict(samples=50),
     recursive_glas=dict(grid=3),
-    rise=dict(masks=100, chunk_size=50),
+    rise=dict(masks=100, chunk_size=100),
     occlusion=dict(window=84, stride=28),
     smooth_gradient=dict(samples=5),
-    mask_perturbation=dict(steps=10),
+    mask_perturbation=dict(steps=10, l1=0.0),
     integrated_gradients=dict(steps=5),
 )
 OTHERS = ("step_cam", "region_attention")  # of networks of their own
@@ -51,7 +51,7 @@ def drawn(model):
 
 @pytest.fixture(scope="module")
 def pair():
-    model = fold_batch_norm(drawn(fgjax.create_model("resnet_tiny", 5, size=32)))
+    model = fold_batch_norm(drawn(fgjax.create_model("toys:MICRO", 5, size=32)))
     return model, in_precision(model, "bf16")
 
 
@@ -90,7 +90,7 @@ def test_in_f32_it_is_the_model_itself(pair):
 def test_every_convolution_is_in_bfloat16_and_its_gradient(pair, images):
     model, low = pair
     forward, backward = (lambda m: m(images)), (lambda m: jax.grad(lambda x: m(x).sum())(images))
-    for call, least in ((forward, 18), (backward, 36)):
+    for call, least in ((forward, 6), (backward, 12)):
         assert set(dtypes(call, model)) == {"float32"}
         found = dtypes(call, low)
         assert set(found) == {"bfloat16"} and found["bfloat16"] >= least
@@ -103,9 +103,9 @@ def test_every_convolution_is_in_bfloat16_and_its_gradient(pair, images):
     "name, options",
     [
         ("mobilenet_v2", {}),
-        ("region_grouping", dict(backbone="resnet_tiny", num_parts=3)),
-        ("two_stream", dict(backbone="resnet_tiny", steps=2, hidden=8, patches=2, patch_size=32)),
-        ("prototypes", dict(backbone="resnet_tiny", per_class=2, channels=8)),
+        ("region_grouping", dict(backbone="toys:MICRO", num_parts=3)),
+        ("two_stream", dict(backbone="toys:MICRO", steps=2, hidden=8, patches=2, patch_size=32)),
+        ("prototypes", dict(backbone="toys:MICRO", per_class=2, channels=8)),
     ],
 )
 def test_other_networks_too(name, options):
@@ -130,7 +130,7 @@ def test_maps_are_nearly_those_in_float32(pair, images, method):
         assert np.isfinite(b).all() and b.dtype == np.float32
         if np.ptp(a):
             assert spearmanr(a.ravel(), b.ravel()).statistic > least
-    assert not np.array_equal(one.heatmap, other.heatmap)  # it is another program
+    assert np.ptp(one.heatmap) and not np.array_equal(one.heatmap, other.heatmap)
 
 
 def test_gradients_are_finite_and_float32(pair, images):
@@ -211,7 +211,7 @@ def test_on_eight_devices():
 
         config = dict(fido=fgjax.FidoConfig(steps=2, batch_size=3), grad_cam=fgjax.GradCamConfig(),
                       guided_backprop=fgjax.GuidedBackpropConfig())
-        model = in_precision(fgjax.create_model("resnet_tiny", 5, size=32), "bf16")
+        model = in_precision(fgjax.create_model("toys:MICRO", 5, size=32), "bf16")
         images = jnp.asarray(np.random.default_rng(0).random((3, 32, 32, 3)), jnp.float32)
         targets, key, result = jnp.asarray([0, 3, 4]), jax.random.key(1), {}
         for name, own in config.items():
@@ -231,7 +231,7 @@ def test_on_eight_devices():
 def test_parts_and_steps(images):
     """Of a network that groups pixels, and of one that looks again at given patches."""
     targets = jnp.asarray([0, 3, 4])
-    options = dict(size=32, backbone="resnet_tiny")
+    options = dict(size=32, backbone="toys:MICRO")
     with jax.numpy_dtype_promotion("standard"):  # Flax's own statistics need it
         model = drawn(fgjax.create_model("region_grouping", 5, num_parts=3, **options))
         model = fold_batch_norm(model)

@@ -1,20 +1,20 @@
 """Our attributions against Captum's: the same random weights, the same images.
 
-Captum sees a network that normalises for itself, so that both differentiate by the image in
-[0, 1]. Both networks compute in float64, and every image must agree: in float32 a unit whose input
-is within rounding of 0 is open on one side and shut on the other, which changes the gradient in its
-whole field (one gradient in 24 has such a unit, with errors of 7e-3 to 5e-2; PyTorch in float32
-differs by as much from PyTorch in float64). Errors are relative, in the norm of an image's map.
-Needs the extra `parity`; see the README on how to install it.
+The network normalises for itself, so that both differentiate by the image in [0, 1]. Both compute
+in float64, and every image must agree: in float32 a unit whose input is within rounding of 0 is
+open on one side and shut on the other, which changes the gradient in its whole field (one gradient
+in 24 has such a unit, with errors of 7e-3 to 5e-2; PyTorch in float32 differs by as much from
+PyTorch in float64). Errors are relative, in the norm of an image's map. One network is enough:
+other networks' gradients are compared in test_parity.py, other kinds of ReLU in
+tests/attribution/test_guided.py. Needs the extra `parity`; see the README on how to install it.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from test_benchmarks import load
 
-import fgjax
 from fgjax.attribution.cam import grad_cam, guided_grad_cam
 from fgjax.attribution.common.score_gradient import input_gradient
 from fgjax.attribution.gradients import gradient
@@ -27,15 +27,14 @@ from fgjax.attribution.path_integral import (
 
 torch = pytest.importorskip("torch", reason='needs PyTorch: pip install "fgjax[parity]"')
 
-torchvision = pytest.importorskip("torchvision")
 attr = pytest.importorskip("captum.attr", reason='needs Captum: pip install "fgjax[parity]"')
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
-TARGETS = (3, 0, 6, 1, 5)
-SIZE = 64
-LAST = {"resnet18": "layer4", "vgg16": "features", "mobilenet_v2": "features"}
-"""What our `features` returns, by its name in torchvision."""
+load_both = load("torch_resnet").load_both
+
+TARGETS = (3, 0, 6)
+SIZE = 32
 
 TOLERANCE = 1e-5
 """A hundredth of what is promised; nearer 1e-7 is measured: our maps are float32."""
@@ -43,47 +42,31 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(autouse=True, scope="module")
 def double_precision():
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
+    """And compiled quickly, as in other folders: in float64 no rounding of a compiler's shows."""
+    before = {
+        name: jax.config.values[name]
+        for name in ("jax_enable_x64", "jax_disable_most_optimizations")
+    }
+    for name in before:
+        jax.config.update(name, True)
     yield
-    jax.config.update("jax_enable_x64", before)
+    for name, value in before.items():
+        jax.config.update(name, value)
     jax.clear_caches()
 
 
-class Normalising(torch.nn.Module):
-    """Takes images in [0, 1], as ours do."""
-
-    def __init__(self, network, mean, std):
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean)[None, :, None, None])
-        self.register_buffer("std", torch.tensor(std)[None, :, None, None])
-
-    def forward(self, images):
-        return self.network((images - self.mean) / self.std)
-
-
-@pytest.fixture(scope="module", params=["resnet18", "vgg16", "mobilenet_v2"])
-def both(request, tmp_path_factory, double_precision):
-    """Captum's model, ours with its weights, and the architecture's name."""
-    torch.manual_seed(0)
-    theirs = getattr(torchvision.models, request.param)(weights=None, num_classes=7)
+@pytest.fixture(scope="module")
+def both(double_precision):
+    """Captum's model, and ours with its weights: a residual network of twelve convolutions."""
+    ours, theirs = load_both("resnet_tiny", SIZE)
     for module in theirs.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-            module.weight.data.uniform_(0.7, 1.3)
-            module.bias.data.normal_(0, 0.1)
-        if isinstance(module, torch.nn.ReLU | torch.nn.ReLU6):
+        if isinstance(module, torch.nn.ReLU):
             module.inplace = False  # Captum's hooks need what went in
-    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
-    save_file({k: v.numpy().copy() for k, v in theirs.state_dict().items()}, path)
-    ours = fgjax.load_pretrained(request.param, path)
     ours = ours.replace(
         variables=jax.tree.map(lambda a: a.astype(jnp.float64), ours.variables),
         network=ours.network.clone(dtype=jnp.float64),
     )
-    return Normalising(theirs.eval(), ours.mean, ours.std).double(), ours, request.param
+    return theirs.double(), ours
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +96,7 @@ def assert_close(ours, theirs):
 
 
 def test_gradient(both, images):
-    theirs, ours, _ = both
+    theirs, ours = both
     expected = channel_last(
         attr.Saliency(theirs).attribute(to_torch(images), target=list(TARGETS), abs=False)
     )
@@ -135,9 +118,7 @@ RULES = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_integrated_gradients(both, images, rule):
-    theirs, ours, name = both
-    if name != "resnet18" and rule != "trapezoid":
-        pytest.skip("one network is enough for all rules; these points are exact in float32")
+    theirs, ours = both
     steps = 3
     method = attr.IntegratedGradients(theirs)
     # From another image, not a constant one, which has a tie in every maximum.
@@ -163,9 +144,7 @@ def test_integrated_gradients(both, images, rule):
 
 @pytest.mark.parametrize("rule", ["guided", "deconv"])
 def test_guided_backprop_and_deconvnet(both, images, rule):
-    theirs, ours, name = both
-    if name == "mobilenet_v2":
-        pytest.skip("Captum leaves ReLU6 alone, ours does not")
+    theirs, ours = both
     theirs_method, method = {
         "guided": (attr.GuidedBackprop, guided_backprop),
         "deconv": (attr.Deconvolution, deconvnet),
@@ -177,9 +156,10 @@ def test_guided_backprop_and_deconvnet(both, images, rule):
 
 
 def test_grad_cam(both, images):
-    theirs, ours, name = both
-    layer = getattr(theirs.network, LAST[name])
-    coarse = attr.LayerGradCam(theirs, layer).attribute(to_torch(images), target=list(TARGETS))
+    theirs, ours = both
+    coarse = attr.LayerGradCam(theirs, theirs.layer4).attribute(
+        to_torch(images), target=list(TARGETS)
+    )
     enlarge = lambda maps: (
         torch.nn.functional.interpolate(maps, (SIZE, SIZE), mode="bilinear", align_corners=False)
         .detach()
@@ -193,10 +173,8 @@ def test_grad_cam(both, images):
 
 
 def test_guided_grad_cam(both, images):
-    theirs, ours, name = both
-    if name == "mobilenet_v2":
-        pytest.skip("Captum leaves ReLU6 alone, ours does not")
-    method = attr.GuidedGradCam(theirs, getattr(theirs.network, LAST[name]))
+    theirs, ours = both
+    method = attr.GuidedGradCam(theirs, theirs.layer4)
     # Captum applies the product to whatever sign Grad-CAM has; the paper's has none below 0.
     expected = method.attribute(to_torch(images), target=list(TARGETS), interpolate_mode="bilinear")
     result = guided_grad_cam(ours, jnp.asarray(images), jnp.asarray(TARGETS))

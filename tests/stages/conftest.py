@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,21 +32,40 @@ def words() -> Callable[..., list[str]]:
     return lambda run, *more: [*DRAWN, *MODEL, *QUICK, f"run_dir={run}", *more]
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], int]) -> Path:
+    """Make a run once for all workers: the first that asks makes it, the others wait."""
+    base = factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / name
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        until = time.monotonic() + 500
+        while not any((folder / end).exists() for end in ("done", "failed")):
+            assert time.monotonic() < until, f"{folder}: the worker that makes it does not end"
+            time.sleep(0.2)
+        assert (folder / "done").exists(), f"{folder}: it failed in the worker that made it"
+        return folder / "run"
+    end = "failed"
+    try:
+        assert make(folder / "run") == 0
+        end = "done"
+    finally:
+        (folder / end).touch()
+    return folder / "run"
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, words) -> Path:
     """A run that has done nothing but train. Not to be written to."""
-    run = tmp_path_factory.mktemp("trained") / "run"
-    assert main(words(run, "stages=train")) == 0
-    return run
+    return once(tmp_path_factory, "trained", lambda run: main(words(run, "stages=train")))
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, words, trained) -> Path:
     """The same run with all its stages done. Not to be written to."""
-    run = tmp_path_factory.mktemp("finished") / "run"
-    shutil.copytree(trained, run)
-    assert main(words(run)) == 0
-    return run
+    return once(
+        tmp_path_factory, "finished", lambda run: main(words(shutil.copytree(trained, run)))
+    )
 
 
 @pytest.fixture(scope="session")

@@ -127,11 +127,9 @@ def started(script: list[str], devices: int) -> subprocess.Popen:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["jit", "pmap"])
 def test_two_processes_of_four_devices(way, tmp_path, trained, finished, words):
-    run, model = tmp_path / "run", f"model.checkpoint={trained / 'checkpoint'}"
-    both = [
-        started(["-m", "fgjax.run", *words(run, model, f"parallel={way}", *of_two(k))], 4)
-        for k in (1, 0)
-    ]
+    run = tmp_path / "run"
+    given = (f"model.checkpoint={trained / 'checkpoint'}", "stages=explain", f"parallel={way}")
+    both = [started(["-m", "fgjax.run", *words(run, *given, *of_two(k))], 4) for k in (1, 0)]
     told = [process.communicate(timeout=400)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], told
     assert "process 1 of 2" in told[0]
@@ -141,12 +139,12 @@ def test_two_processes_of_four_devices(way, tmp_path, trained, finished, words):
 @pytest.mark.slow
 def test_a_killed_process_is_started_again(fresh, finished, words):
     """Of three images the first process has two; it dies at its second, the other goes on."""
-    other = started(["-m", "fgjax.run", *words(fresh, *of_two(1))], 1)
-    dying = started(["-c", KILLED_AT_ITS_SECOND, *words(fresh, *of_two(0))], 1)
+    other = started(["-m", "fgjax.run", *words(fresh, *of_two(1), "stages=explain")], 1)
+    dying = started(["-c", KILLED_AT_ITS_SECOND, *words(fresh, *of_two(0), "stages=explain")], 1)
     told = [process.communicate(timeout=300)[0] for process in (dying, other)]
     assert [dying.returncode, other.returncode] == [-9, 0], told
     assert sorted(t >= 0 for t in targets(fresh)) == [False, True, True]
-    again = started(["-m", "fgjax.run", *words(fresh, *of_two(0))], 1)
+    again = started(["-m", "fgjax.run", *words(fresh, *of_two(0), "stages=explain")], 1)
     told = again.communicate(timeout=300)[0]
     assert again.returncode == 0, told
     assert_same_maps(fresh, finished)

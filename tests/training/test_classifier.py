@@ -46,7 +46,7 @@ def validation_batches():
 
 @pytest.fixture(scope="module")
 def model():
-    return create_model("resnet_tiny", 2, size=16)
+    return create_model("toys:MICRO", 2, size=16)
 
 
 @pytest.fixture(scope="module")
@@ -247,14 +247,14 @@ def test_fixed_statistics_stay_and_are_those_that_normalise(model):
 @pytest.mark.slow
 def test_frozen_modules_keep_weights_and_statistics_and_the_rest_learns(model):
     optimizer = make_optimizer(4, 0.1, weight_decay=0.5)  # decay alone would move a weight
-    frozen = Recipe(optimizer, frozen=("stem", "blocks_0"))
+    frozen = Recipe(optimizer, frozen=("stem",))
     state, _ = step(model, frozen)
     state = state.variables
     for collection in ("params", "batch_stats"):
         before = flat(model.variables, collection)
         for path, after in flat(state, collection).items():
             same = bool((after == before[path]).all())
-            assert same == path.startswith(("stem", "blocks_0")), path
+            assert same == path.startswith("stem"), path
 
 
 @pytest.mark.slow

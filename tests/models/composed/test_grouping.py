@@ -73,7 +73,8 @@ def test_extremes_are_finite(dtype, case):
         q, z = group_pixels(x, d, sigma)
         return (jnp.cos(q).sum() + jnp.sin(3 * z).sum()), (q, z)
 
-    (_, (q, z)), grads = jax.value_and_grad(total, (0, 1, 2), has_aux=True)(x, d, sigma)
+    both = jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))
+    (_, (q, z)), grads = both(x, d, sigma)
     for value in (q, z, *grads):
         assert np.isfinite(value.astype(jnp.float32)).all()
     np.testing.assert_allclose(q.sum(-1), 1, atol=1e-5)

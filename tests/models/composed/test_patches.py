@@ -124,6 +124,6 @@ def test_what_cannot_be_done_is_told(images):
         fgjax.extract_patches(Toy(jnp.zeros((2, 4, 4, 2))), images, 0)
     with pytest.raises(ValueError, match="function has no activations.*no features and no head"):
         fgjax.extract_patches(lambda x: x, images, 1)
-    model = fgjax.create_model("prototypes", 2, backbone="resnet_tiny", per_class=1, channels=4)
+    model = fgjax.create_model("prototypes", 2, backbone="toys:MICRO", per_class=1, channels=4)
     with pytest.raises(ValueError, match="only 2 prototypes"):
         fgjax.extract_patches(model, images, 3)

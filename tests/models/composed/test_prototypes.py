@@ -17,7 +17,7 @@ from fgjax.models.composed.prototypes import (
 
 @pytest.fixture(scope="module")
 def images():
-    return jnp.asarray(np.random.default_rng(0).random((6, 64, 64, 3), np.float32))
+    return jnp.asarray(np.random.default_rng(0).random((6, 16, 16, 3), np.float32))
 
 
 activations_of = jax.jit(lambda m, x: m.activations(x))
@@ -26,7 +26,7 @@ features_of = jax.jit(lambda m, x: m.features(x))
 
 @pytest.fixture(scope="module")
 def model():
-    return fgjax.create_model("prototypes", 3, backbone="resnet_tiny", per_class=2, channels=4)
+    return fgjax.create_model("prototypes", 3, backbone="toys:MICRO", per_class=2, channels=4)
 
 
 def test_squared_distances_are_differences_squared():
@@ -44,7 +44,7 @@ def test_log_similarity_is_high_when_near():
 
 def test_logits_are_the_best_similarities_weighed(model, images):
     activations = np.asarray(activations_of(model, images))
-    assert activations.shape == (6, 4, 4, 6)
+    assert activations.shape == (6, 8, 8, 6)
     weights = np.full((6, 3), -0.5)
     weights[np.arange(6), prototype_classes(3, 2)] = 1
     expected = activations.max((1, 2)) @ weights
@@ -52,7 +52,7 @@ def test_logits_are_the_best_similarities_weighed(model, images):
     head = jax.jit(lambda m, x: m.head(x))
     np.testing.assert_allclose(head(model, features_of(model, images)), expected, atol=1e-3)
     stages = jax.eval_shape(lambda m, x: m.intermediates(x), model, images)
-    assert stages["stem"].shape[0] == 6 and stages["features"].shape == (6, 4, 4, 4)
+    assert stages["stem"].shape[0] == 6 and stages["features"].shape == (6, 8, 8, 4)
 
 
 def test_the_cost_of_the_last_layer_is_of_other_classes_weights(model, images):
@@ -87,7 +87,7 @@ def test_patches_are_where_the_most_active_prototypes_are(model, images):
     np.testing.assert_allclose(found.scores, best, rtol=1e-4)
     which = activations.max((1, 2)).argmax(1)
     for i, j in enumerate(which):
-        large = np.asarray(jax.image.resize(activations[i, ..., j], (64, 64), "linear"))
+        large = np.asarray(jax.image.resize(activations[i, ..., j], (16, 16), "linear"))
         y, x = np.unravel_index(large.argmax(), large.shape)
         x0, y0, x1, y1 = np.asarray(found.boxes[i, 0])
         assert x0 <= x < x1 and y0 <= y < y1

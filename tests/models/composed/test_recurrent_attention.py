@@ -156,13 +156,13 @@ def test_only_the_features_are_in_the_scan():
 
     counts, scans = [], []
     for steps in (2, 7):
-        options = dict(backbone="resnet_tiny", steps=steps, hidden=4, patch_size=32)
+        options = dict(backbone="toys:MICRO", steps=steps, hidden=4, patch_size=32)
         model = jax.eval_shape(lambda: fgjax.create_model("two_stream", 3, **options))  # noqa: B023
         jaxpr = jax.make_jaxpr(lambda m, x: m(x))(model, jnp.zeros((1, 64, 64, 3))).jaxpr
         counts.append(len(found := convolutions(jaxpr)))
         assert not any(found)
         scans.append("scan" in str(jaxpr))
-    alone = jax.eval_shape(lambda: fgjax.create_model("resnet_tiny", 3))
+    alone = jax.eval_shape(lambda: fgjax.create_model("toys:MICRO", 3))
     jaxpr = jax.make_jaxpr(lambda m, x: m(x))(alone, jnp.zeros((1, 64, 64, 3))).jaxpr
     assert counts == [2 * len(convolutions(jaxpr))] * 2 and all(scans)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fgjax.models.classifier import create_model, make_network
+from fgjax.models.networks import mobilenet
 
 SHAPES = {  # of a 64 px image
     "resnet_tiny": {
@@ -61,7 +62,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def tiny():
-    return create_model("resnet_tiny", 3)
+    return create_model("toys:MICRO", 3)
 
 
 call = jax.jit(lambda m, x: m(x))
@@ -69,6 +70,20 @@ call = jax.jit(lambda m, x: m(x))
 
 def shapes_only(name, classes=5, **options):
     return jax.eval_shape(lambda: create_model(name, classes, **options))
+
+
+def drawn(name, classes, **options):
+    """Weights, biases and statistics, drawn."""
+    model, rng = shapes_only(name, classes, **options), np.random.default_rng(0)
+
+    def draw(path, leaf):
+        kind, shape = path[-1].key, leaf.shape
+        if kind in ("scale", "var"):
+            return jnp.asarray(rng.uniform(0.8, 1.2, shape), jnp.float32)
+        spread = np.prod(shape[:-1]) ** -0.5 if kind == "kernel" else 0.1
+        return jnp.asarray(rng.normal(0, spread, shape), jnp.float32)
+
+    return model.replace(variables=jax.tree_util.tree_map_with_path(draw, model.variables))
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -87,11 +102,17 @@ def test_number_of_parameters(name):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet_tiny", pytest.param("mobilenet_v2", marks=pytest.mark.slow)]
-)
-def test_head_of_features_is_the_whole(images, name):
-    model = create_model(name, 5)
+@pytest.fixture
+def short(monkeypatch):
+    """MobileNetV2 with a block of few channels in each stage, of every kind that it has."""
+    stages = ((1, 8, 1, 1), (2, 8, 1, 2), (2, 8, 1, 2), (2, 8, 1, 2), (2, 8, 1, 1), (2, 12, 2, 2),
+              (2, 16, 1, 1))  # fmt: skip
+    monkeypatch.setattr(mobilenet, "STAGES", stages)
+
+
+@pytest.mark.parametrize("name", ["toys:MICRO", "mobilenet_v2"])
+def test_head_of_features_is_the_whole(images, name, short):
+    model = drawn(name, 5)
     logits, features = jax.jit(lambda m, x: (m(x), m.features(x)))(model, images)
     assert logits.dtype == jnp.float32 and logits.shape == (2, 5)
     head = jax.jit(lambda m, x: m.head(x))
@@ -138,7 +159,7 @@ def test_dropout_of_mobilenet_works_in_training_alone():
 def test_bfloat16_computes_logits_in_float32(images, tiny):
     # Flax's BatchNorm mixes bfloat16 and float32 on purpose.
     with jax.numpy_dtype_promotion("standard"):
-        half = shapes_only("resnet_tiny", 3, dtype=jnp.bfloat16)
+        half = shapes_only("toys:MICRO", 3, dtype=jnp.bfloat16)
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half.variables))
         half = half.replace(variables=tiny.variables)
         features = jax.eval_shape(lambda m, x: m.features(x), half, images)
@@ -151,7 +172,7 @@ def test_bfloat16_computes_logits_in_float32(images, tiny):
 def test_the_key_decides_the_weights(tiny):
     one = jax.tree.leaves(tiny.variables)  # no key: key 0
     same, other = (
-        jax.tree.leaves(create_model("resnet_tiny", 3, key=jax.random.key(k)).variables)
+        jax.tree.leaves(create_model("toys:MICRO", 3, key=jax.random.key(k)).variables)
         for k in (0, 1)
     )
     assert all((a == b).all() for a, b in zip(one, same, strict=True))
@@ -167,19 +188,11 @@ def test_unknown_name():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("padding, side", [("symmetric", 80), ("same", 64)])
-def test_a_dense_mobilenet_has_the_plain_one_s_cells_among_its_own(padding, side):
+def test_a_dense_mobilenet_has_the_plain_one_s_cells_among_its_own(padding, side, short):
     """Its every second cell is computed by the same weights from the same pixels."""
-    plain = create_model("mobilenet_v2", 3, padding=padding)
-    rng = np.random.default_rng(0)
-
-    def stir(path, leaf):
-        if path[-1].key in ("bias", "mean"):
-            return leaf + jnp.asarray(rng.normal(0, 0.1, leaf.shape), jnp.float32)
-        return leaf
-
-    plain = plain.replace(variables=jax.tree_util.tree_map_with_path(stir, plain.variables))
+    plain = drawn("mobilenet_v2", 3, padding=padding)
     dense = plain.replace(network=plain.network.clone(dense=True))
-    x = jnp.asarray(rng.random((2, side, side, 3), np.float32))
+    x = jnp.asarray(np.random.default_rng(1).random((2, side, side, 3), np.float32))
     stages = [jax.jit(lambda m, x: m.intermediates(x))(model, x) for model in (plain, dense)]
     cells, first = side // 16, int(padding == "same" and side // 16 % 2 == 0)
     for name in ("stage_5", "stage_6", "features"):

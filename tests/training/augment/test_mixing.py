@@ -160,7 +160,7 @@ def test_augmix_makes_two_versions_of_each(key):
 
 @pytest.fixture(scope="module")
 def model():
-    return create_model("resnet_tiny", 2, size=16)
+    return create_model("toys:MICRO", 2, size=16)
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def test_patches_are_of_the_image_before_it_is_cropped(inputs, key):
 @pytest.fixture(scope="module")
 def model():
     small = dict(steps=2, hidden=8, patches=1, patch_size=16)
-    return create_model("two_stream", 2, backbone="resnet_tiny", size=16, **small)
+    return create_model("two_stream", 2, backbone="toys:MICRO", size=16, **small)
 
 
 def batch():

@@ -53,13 +53,13 @@ def test_attributes():
 @pytest.fixture(scope="module")
 def model():
     return fgjax.create_model(
-        "region_grouping", 2, backbone="resnet_tiny", num_parts=2, size=40, attributes=True
+        "region_grouping", 2, backbone="toys:MICRO", num_parts=2, size=16, attributes=True
     )
 
 
 @pytest.mark.slow
 def test_validation_of_attributes_is_their_mean(model):
-    images = RNG.integers(0, 255, (5, 40, 40, 3)).astype(np.uint8)
+    images = RNG.integers(0, 255, (5, 16, 16, 3)).astype(np.uint8)
     labels = RNG.integers(0, 2, (5, 2)).astype(np.int32)
     batches = ((images[i : i + 2], labels[i : i + 2]) for i in (0, 2, 4))
     loss, accuracy = measure(model, batches, 2)
@@ -78,7 +78,7 @@ def test_fixed_statistics_of_the_trunk_only(model, fixed):
         optax.sgd(0.1), Augmentation(), batch_norm="fixed", fixed=fixed,
         method="regions", objective=PartObjective(0.5),
     )  # fmt: skip
-    images = RNG.integers(0, 255, (4, 40, 40, 3)).astype(np.uint8)
+    images = RNG.integers(0, 255, (4, 16, 16, 3)).astype(np.uint8)
     state, loss = train_step(
         jax.tree.map(jnp.array, start(model, recipe.optimizer)), jnp.asarray(images),
         jnp.asarray(RNG.integers(0, 2, (4, 2)), jnp.int32), jax.random.key(0),

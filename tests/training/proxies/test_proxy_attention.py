@@ -264,7 +264,7 @@ def test_the_map_is_scaled_to_one_and_smoothed_if_asked(spots, smooth):
 
 @pytest.mark.slow
 def test_every_method_there_is_makes_proxies(key):
-    model = fgjax.create_model("resnet_tiny", 3, size=32)
+    model = fgjax.create_model("toys:MICRO", 3, size=32)
     images = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3), np.uint8)
     labels = np.array([0, 1])
     for method in ("grad_cam", "grad_cam_plus_plus", "gradient"):
@@ -280,7 +280,7 @@ def test_every_method_there_is_makes_proxies(key):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", that_need("features", "gradient"))
 def test_every_method(method, key):
-    model = fgjax.create_model("resnet_tiny", 3, size=32)
+    model = fgjax.create_model("toys:MICRO", 3, size=32)
     images = jnp.asarray(np.random.default_rng(0).random((2, 32, 32, 3)), jnp.float32)
     targets = jnp.asarray([0, 1])
     heat = np.asarray(attention(model, images, targets, key, ProxySettings(method=method)))
