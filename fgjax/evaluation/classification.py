@@ -89,12 +89,12 @@ class Reliability(NamedTuple):
     """Predictions sorted into bins by how sure they are.
 
     Attributes:
-      count: of each bin; `sure`: their mean probability; `right`: the share that is right. NaN in
+      counts: of each bin; `sure`: their mean probability; `right`: the share that is right. NaN in
         an empty bin.
-      error: the expected calibration error: mean |right - sure|, weighed by `count`.
+      error: the expected calibration error: mean |right - sure|, weighed by `counts`.
     """
 
-    count: Int[np.ndarray, "b"]
+    counts: Int[np.ndarray, "b"]
     sure: Float[np.ndarray, "b"]
     right: Float[np.ndarray, "b"]
     error: float

@@ -159,8 +159,8 @@ def _csv(row: ClassRow) -> dict[str, Any]:
 
 
 def _bins(found: Reliability) -> list[Bin]:
-    edges = np.linspace(0, 1, len(found.count) + 1)
-    triples = zip(edges, edges[1:], found.count, found.right)
+    edges = np.linspace(0, 1, len(found.counts) + 1)
+    triples = zip(edges, edges[1:], found.counts, found.right)
     return [Bin(float(a), float(b), int(n), finite(r)) for a, b, n, r in triples]
 
 

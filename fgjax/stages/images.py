@@ -101,8 +101,8 @@ def untrained_classes(source: Source) -> list[str]:
     """Return the classes that have test images and none to train on: their outputs learn only that
     they are wrong."""
     trained = {r.label for r in source.records if r.split == "train"}
-    tested = {r.label for r in source.records if r.split == "test"} - trained - {None}
-    return [source.classes[label] for label in sorted(tested)]
+    tested = {r.label for r in source.records if r.split == "test"} - trained
+    return [source.classes[label] for label in sorted(t for t in tested if t is not None)]
 
 
 def training_records(source: Source, config: Config) -> list[Record]:

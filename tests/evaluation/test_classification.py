@@ -45,7 +45,7 @@ def test_similar_classes_become_neighbours():
 def test_reliability_by_hand():
     p = np.array([0.05, 0.15, 0.95, 1.0, 0.9])
     found = reliability(p, np.array([False, True, True, True, False]), 10)
-    assert found.count.tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0, 3]
+    assert found.counts.tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0, 3]
     assert found.right[9] == pytest.approx(2 / 3) and found.sure[9] == pytest.approx(0.95)
     gaps = [0.05, 0.85, abs(2 / 3 - 0.95)]
     assert found.error == pytest.approx((gaps[0] + gaps[1] + 3 * gaps[2]) / 5)
