@@ -1,8 +1,8 @@
 """When the parts of a network with prototypes learn, and when prototypes move onto images.
 
-Reference: Chen et al., This Looks Like That, 2019, section 2.2 (stages 1 to 3) and its released
-code: new layers first, then all of them but the last one, pushes in between, each followed by a
-stage in which the last layer alone learns, with an L1 cost.
+Reference: Chen et al., This Looks Like That, 2019: new layers first, then all of them but the last
+one, pushes in between, each followed by a stage in which the last layer alone learns, with an L1
+cost.
 """
 
 from typing import Literal, NamedTuple
