@@ -47,7 +47,7 @@ def onednn():
 @cache
 def network(name):
     """A network whose statistics and scales differ from channel to channel."""
-    model = jax.eval_shape(lambda: create_model(name, 7, size=SIDES.get(name, 32)))
+    model = jax.eval_shape(lambda: create_model(name, 7, size=SIDES.get(name, 48)))
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):

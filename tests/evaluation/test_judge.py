@@ -60,7 +60,7 @@ def test_each_is_the_number_of_its_own_function(values, images, signed, masks):
     blurred = make_infill("blur", x, keys, blur_sigma=BLUR_SIGMA)
     wanted |= judge_cut(model, x, y, heat, heat, blurred)
     for name, value in wanted.items():
-        np.testing.assert_allclose(values[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(values[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
     assert all(value.shape == (COUNT,) for value in values.values())
 
 

@@ -14,11 +14,15 @@ def compared(*words) -> Passes:
 
 
 def test_a_comparison_is_counted():
-    few = ("compare.steps=4", "compare.road=false", "compare.sensitivity=0")
+    few = ("compare.steps=4", "compare.road=false", "compare.sensitivity=0", "compare.infills=[]")
     # Two curves of five points for each of two; the gradient itself is a pass forward and back.
     assert compared(*few, "compare.methods=gradient,center") == Passes(20, 1)
-    assert compared(*few[:2], "compare.methods=gradient") == Passes(10, 4)  # three images nearby
-    assert compared(few[0], few[2], "compare.methods=center") == Passes(28, 0)
+    assert compared(*few[:2], few[3], "compare.methods=gradient") == Passes(
+        10, 4
+    )  # three images nearby
+    assert compared(few[0], *few[2:], "compare.methods=center") == Passes(28, 0)
+    # Of a control, both curves under two infills more.
+    assert compared(*few[:3], "compare.methods=center") == Passes(30, 0)
     rise = compared(*few[:2], "compare.methods=rise", "compare.rise.masks=64", "compare.again=10")
     assert rise.forward - compared(*few[:2], "compare.methods=center").forward == 64
 
