@@ -34,7 +34,8 @@ def read_levels(path: str | Path, classes: Sequence[str]) -> Levels:
         if name in table:
             raise DataError(f"{where}: class {name!r} has a line already")
         if not name or not all(groups) or None in row:
-            raise DataError(f"{where}: expected a value for each of {','.join(rows.fieldnames or ())}")
+            wanted = ",".join(rows.fieldnames or ())
+            raise DataError(f"{where}: expected a value for each of {wanted}")
         table[name] = groups
     missing = [name for name in classes if name not in table]
     if missing:
