@@ -124,11 +124,13 @@ class Fit:
       size: side of the result in pixels.
       crop: share of the shorter side that stays, in (0, 1].
       mode: "crop", "squash" or "whole".
+      place: where the cut lies, x and y: 0 is the image's left or upper end, 1 its other one.
     """
 
     size: int
     crop: float = 1.0
     mode: Literal["crop", "squash", "whole"] = "crop"
+    place: tuple[float, float] = (0.5, 0.5)
 
     def __post_init__(self):
         if self.size < 1:
@@ -158,7 +160,8 @@ class Fit:
         """Return the rectangle x0, y0, x1, y1 of an h × w image that becomes the result."""
         height, width = shape
         (new_height, new_width), (down, across) = self._resized(shape), self.result(shape)
-        top, left = (new_height - down) // 2, (new_width - across) // 2
+        left = int(self.place[0] * (new_width - across))
+        top = int(self.place[1] * (new_height - down))
         x, y = width / new_width, height / new_height
         return left * x, top * y, (left + across) * x, (top + down) * y
 

@@ -91,11 +91,23 @@ class DataConfig:
         path=True,
         free=True,
     )
+    levels: str | None = option(
+        None,
+        "a CSV that groups the classes: class_name and, from fine to coarse, a column for each "
+        "level, such as genus,family. species, inat2017 and aircraft know their own.",
+        path=True,
+        free=True,
+    )
     size: int = option(224, "side of the square images the model sees, in pixels.", within=PIXELS)
     crop: float = option(
         0.875,
         "share of the shorter side that the centre crop keeps.",
         within=SHARE,
+    )
+    fit: Literal["crop", "squash"] = option(
+        "crop",
+        "how an image becomes a square: crop (its middle), or squash (all of it, its aspect "
+        "is lost).",
     )
     limit: int | None = option(
         None,
@@ -181,6 +193,16 @@ class EvaluateConfig:
         0.5,
         "a pixel is in the mask when its importance is above this.",
         within=BETWEEN_ZERO_AND_ONE,
+    )
+    sure: float = option(
+        0.9,
+        "a prediction climbs to the level of the classes' tree where it is at least so sure.",
+        within=BETWEEN_ZERO_AND_ONE,
+    )
+    mistakes: int = option(
+        24,
+        "at most so many of the surest mistakes on the page of the test.",
+        within=NOT_NEGATIVE,
     )
     regions: bool = option(
         True,

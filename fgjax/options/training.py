@@ -7,7 +7,6 @@ from fgjax.attribution.registry import that_need
 from fgjax.core.option import (
     ABOVE_ZERO,
     BELOW_ONE,
-    BETWEEN_ZERO_AND_ONE,
     NOT_NEGATIVE,
     PIXELS,
     SHARE,
@@ -44,7 +43,12 @@ class TrainConfig:
         example="0.5,0.75",
     )
     warmup: float = option(0.1, "share of the steps over which the rate rises.", within=ZERO_TO_ONE)
-    weight_decay: float = option(0.01, "on kernels only.", within=NOT_NEGATIVE)
+    weight_decay: float = option(0.01, "of the weights that decay.", within=NOT_NEGATIVE)
+    decay: Literal["kernels", "all"] = option(
+        "kernels",
+        "which weights decay: kernels, or all of them (normalisation, biases, parts), as "
+        "PyTorch's optimizers do.",
+    )
     adam_eps: float = option(1e-8, "ε of AdamW.", within=ABOVE_ZERO)
     momentum: float = option(0.9, "of SGD.", within=ZERO_TO_ONE)
     rates: tuple[str, ...] = option(
@@ -89,18 +93,33 @@ class TrainConfig:
     )
     validation: float = option(
         0.1,
-        "share of the training images that picks the best epoch.",
-        within=BETWEEN_ZERO_AND_ONE,
+        "share of the training images that picks the best epoch; 0: none of them, all train and "
+        "the last epoch counts.",
+        within=Range("from 0 to below 1", lambda value: 0 <= value < 1),
+    )
+    validation_from: Literal["own", "share"] = option(
+        "own",
+        "own: the images that the data set sets aside for it (a folder val/ beside train/ and "
+        "test/, celeba's list), where there are any, else that share; share: always the share.",
+    )
+    select: Literal["best", "last"] = option(
+        "best",
+        "which epoch's classifier is kept: best (of the validation images), or last.",
+    )
+    refit: bool = option(
+        False,
+        "train again from the start, validation images too, for as many epochs as were best.",
     )
     crop: float = option(
         1.0,
         "smallest share of the area that a random crop keeps; 1: no random crops.",
         within=SHARE,
     )
-    window: Literal["center", "random"] = option(
+    window: Literal["center", "random", "anywhere"] = option(
         "center",
-        "where data.size pixels are cut from what data.crop cuts off in tests: center, or "
-        "random, without a change of scale.",
+        "where data.size pixels are cut, without a change of scale: center; random, within the "
+        "middle square; or anywhere in the image, whose longer side is not cut before (it is "
+        "decoded anew every epoch).",
     )
     flip: bool = option(True, "left and right swapped at random.")
     shift: float = option(
@@ -114,6 +133,11 @@ class TrainConfig:
         within=NOT_NEGATIVE,
     )
     color: float = option(0.0, "random saturation by at most this factor.", within=NOT_NEGATIVE)
+    hue: float = option(
+        0.0,
+        "random turns of the colours' circle by at most this share of it.",
+        within=Range("from 0 to 0.5", lambda value: 0 <= value <= 0.5),
+    )
     erase: Literal["none", "cutout", "random_erasing", "hide_and_seek", "grid_mask"] = option(
         "none",
         "what is taken out of training images: none, cutout, random_erasing, hide_and_seek or "
@@ -275,6 +299,11 @@ class FocusConfig:
         "by which the local stream should be surer of the right class than the global one.",
         within=Range("from -1 to 1", lambda value: -1 <= value <= 1),
     )
+    moves_reference: bool = option(
+        False,
+        "whether the ranking loss also pulls the global stream down; false: its probability is "
+        "the reference.",
+    )
     patches: int = option(
         4,
         "of each image. The prediction is the mean over them.",
@@ -319,5 +348,26 @@ class FocusConfig:
     )
     prototypes: int = option(10, "of each class.", within=ABOVE_ZERO)
     channels: int = option(128, "of the space the prototypes live in.", within=ABOVE_ZERO)
+    warm: int = option(
+        5,
+        "epochs of a training of prototypes in which only the new layers learn.",
+        within=NOT_NEGATIVE,
+    )
+    push_every: int = option(
+        5,
+        "epochs of all layers, after which prototypes move onto patches of images.",
+        within=ABOVE_ZERO,
+    )
+    last_layer: int = option(
+        5,
+        "epochs after each such push in which the last layer alone learns. A training too short "
+        "for warm + push_every + last_layer has none of the three, and one push at its end.",
+        within=NOT_NEGATIVE,
+    )
+    last_l1: float = option(
+        1e-4,
+        "weight of the L1 cost of the last layer's weights to other classes' prototypes.",
+        within=NOT_NEGATIVE,
+    )
     cluster: float = option(0.8, "weight of the prototypes' cluster cost.", within=NOT_NEGATIVE)
     separation: float = option(0.08, "weight of their separation cost.", within=NOT_NEGATIVE)

@@ -45,7 +45,8 @@ class TrainState(NamedTuple):
 
 
 class EpochResult(NamedTuple):
-    """One epoch's figures: mean training loss, validation loss and accuracy."""
+    """One epoch's figures: mean training loss, validation loss and accuracy (NaN: no validation
+    images)."""
 
     epoch: int
     train_loss: float
@@ -167,7 +168,8 @@ def train_step(
     with jax.numpy_dtype_promotion("standard"):
         updates, moments = recipe.optimizer.update(grad, state.optimizer, before)
         params = optax.apply_updates(before, keep(updates, recipe.frozen))
-    return TrainState(state.step + 1, {**changed, "params": params}, moments), value
+    variables = {**state.variables, **changed, "params": params}
+    return TrainState(state.step + 1, variables, moments), value
 
 
 @program("explain", static_argnames="size")
@@ -183,7 +185,7 @@ def _judge(model: Classifier, images, labels, weight, size):
     else:
         loss = cross_entropy(logits, labels)
         right = (predicted(logits) == labels).astype(jnp.float32)
-    return (loss * weight).sum(), (right * weight).sum()
+    return (loss * weight).sum(), (right * weight).sum(), logits
 
 
 def measure(
@@ -196,7 +198,7 @@ def measure(
 
     Where the labels are rows of attributes (0 or 1), both are means over them. A short last
     batch is filled up and weighed 0. Of connected processes each gives its own images, and gets
-    the means over those of all.
+    the means over those of all. Of no images both are NaN.
 
     Args:
       place: puts a batch onto the model's devices.
@@ -211,7 +213,32 @@ def measure(
         part = awaited(_judge(model, *place((filled, labels[index], weight)), size))
         loss, right, total = loss + float(part[0]), right + float(part[1]), total + n
     loss, right, total = over_processes(np.array([loss, right, total])).tolist()
-    return loss / total, right / total
+    return (loss / total, right / total) if total else (np.nan, np.nan)
+
+
+def logits_of(
+    model: Classifier,
+    batches: Iterator[tuple[Inputs, Int[np.ndarray, "n"]]],
+    batch_size: int,
+) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, "n"]]:
+    """Return the logits of images' middle squares, and their labels; the program is that of
+    `measure`."""
+    found, every = [], []
+    for images, labels in batches:
+        n = len(labels)
+        index = filled_places(n, batch_size)
+        weight = (np.arange(batch_size) < n).astype(np.float32)
+        size = min(model.size, jax.tree.leaves(images)[0].shape[1])
+        filled = jax.tree.map(lambda values: values[index], images)  # noqa: B023
+        part = awaited(_judge(model, filled, labels[index], weight, size))
+        found.append(np.asarray(part[2], np.float32)[:n])
+        every.append(labels)
+    return np.concatenate(found), np.concatenate(every)
+
+
+def _as(old: Array, new: Array) -> Array:
+    """Return a copy of the new array where the old one is."""
+    return jax.device_put(jnp.array(new), old.sharding)
 
 
 def train(
@@ -229,6 +256,8 @@ def train(
     first_epoch: int = 0,
     before_epoch: Callable[[int, Classifier], None] = lambda epoch, model: None,
     on_epoch: Callable[[EpochResult, TrainState], None] = lambda result, state: None,
+    recipes: Callable[[int], Recipe] | None = None,
+    change: Callable[[int, Classifier], Classifier | None] = lambda epoch, model: None,
 ) -> TrainState:
     """Train for `epochs`, calling `before_epoch` before each and `on_epoch` after it.
 
@@ -245,6 +274,9 @@ def train(
       state, first_epoch: where an interrupted training left off.
       before_epoch: is given the classifier as it is now; what it does may change what
         `train_batches` yields. A training that goes on later calls it again from there on.
+      recipes: epoch -> its recipe, with the optimizer of `recipe`; None: that is every epoch's.
+      change: is given the classifier after an epoch's steps, and returns another one of the same
+        network to go on with, or None.
     """
     state = start(model, recipe.optimizer) if state is None else state
     # The step donates its state: the model's own arrays must survive it.
@@ -252,6 +284,7 @@ def train(
     for epoch in range(first_epoch, epochs):
         before_epoch(epoch, model.replace(variables=own_copy(state.variables)))
         losses = []
+        own = recipes(epoch) if recipes else recipe
         for images, labels in train_batches(epoch):
             images, labels = place((images, labels))
             state, loss = train_step(
@@ -262,11 +295,15 @@ def train(
                 network=model.network,
                 mean=model.mean,
                 std=model.std,
-                recipe=recipe,
+                recipe=own,
             )
             losses.append(awaited(loss))
         mean_loss = float(np.mean(jax.device_get(losses)))
         now = model.replace(variables=own_copy(state.variables))
+        changed = change(epoch, now)
+        if changed is not None:
+            now = changed
+            state = state._replace(variables=jax.tree.map(_as, state.variables, now.variables))
         validation = measure(now, validation_batches(), batch_size, place_own)
         on_epoch(EpochResult(epoch, mean_loss, *validation), state)
     return state

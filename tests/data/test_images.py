@@ -43,6 +43,17 @@ def raw_png(width, height, depth, colour, rows=b""):
     )
 
 
+def test_the_cut_lies_where_it_is_told():
+    """A wide image: what is cut at either end, and in the middle, is that of NumPy's slices."""
+    image = smooth(32, 64)
+    cuts = {place: Fit(32, place=(place, 0.5)).image(image) for place in (0.0, 0.5, 1.0)}
+    for place, cut in cuts.items():
+        np.testing.assert_array_equal(cut, image[:, round(32 * place) :][:, :32])
+    np.testing.assert_array_equal(Fit(32).image(image), cuts[0.5])
+    corner = Fit(16, 0.5, place=(1.0, 0.0)).image(image)
+    np.testing.assert_array_equal(corner, image[:16, 48:])
+
+
 @pytest.mark.parametrize(
     "suffix, options, tolerance",
     [

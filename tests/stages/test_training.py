@@ -2,8 +2,10 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,6 +19,7 @@ from fgjax.run import main
 from fgjax.stages.classifier import training_model
 from fgjax.stages.images import make_source
 from fgjax.stages.train import images as training_images
+from fgjax.stages.train.kinds import Regions
 from fgjax.stages.train.recipe import make_recipe, statistics_are_folded
 from fgjax.training.checkpoints import load_classifier
 
@@ -65,6 +68,11 @@ def test_a_training_and_its_test(tiny, tmp_path, capsys):
     assert len(list((run / "tensorboard").iterdir())) == 1
     predictions, about = rows(run / "predictions.csv"), json.loads((run / "test.json").read_text())
     assert len(predictions) == about["images"] > 8
+    page = (run / "test.html").read_text(encoding="utf-8")
+    assert "train loss" in page and "What is mistaken for what" in page
+    assert [row["name"] for row in rows(run / "classes.csv")] == ["blue", "red"]
+    temperature = load_classifier(run).temperature
+    assert about["calibration"]["temperature"] == temperature > 0
     right = [int(row["label"] == row["predicted"]) for row in predictions]
     assert [int(row["correct"]) for row in predictions] == right
     value = about["metrics"]["accuracy"]
@@ -261,6 +269,17 @@ def test_the_recipe_erases_with_the_colour_that_normalises_to_nothing(tiny):
 
 
 @pytest.mark.slow
+def test_maps_of_parts_smaller_than_their_window_are_told():
+    config = resolve(["config=parts_species", "data.size=32"])[1]
+    model = SimpleNamespace(features=lambda x: jnp.zeros((1, x.shape[1] // 8, 4, 9)))
+    with pytest.raises(
+        ConfigError, match="data.size=32: .*4x4 cells.*=40 or more, or parts.rad.*1"
+    ):
+        Regions().check(config, model)
+    Regions().check(resolve(["config=parts_species", "data.size=32", "parts.weight=0"])[1], model)
+    Regions().check(resolve(["config=parts_species", "data.size=32", "parts.radius=1"])[1], model)
+
+
 def test_mixed_labels_are_refused_where_the_loss_knows_none(tiny):
     words = ("train.mix=cutmix", "model.name=region_grouping", "parts.backbone=toys:MICRO")
     config = resolve(tiny(*words))[1]

@@ -1,5 +1,8 @@
 """Training learns, goes on where it was left, and leaves the model's own arrays alone."""
 
+from dataclasses import replace
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from scipy.special import log_softmax
 
-from fgjax.models.classifier import create_model
+from fgjax.models.classifier import Classifier, create_model
 from fgjax.training.augment.geometry_and_light import Augmentation
 from fgjax.training.checkpoints import load_tree, save_tree
 from fgjax.training.classifier import Recipe, measure, start, train, train_step
@@ -80,6 +83,53 @@ def test_it_learns_two_colours(whole):
     assert results[-1].validation_accuracy == 1.0
     assert results[-1].train_loss < results[0].train_loss
     assert results[-1].validation_loss < results[0].validation_loss
+
+
+def test_a_step_keeps_what_else_a_network_holds():
+    """A collection beside parameters and statistics, such as a table that is given once."""
+
+    class Scaled(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            scale = self.variable("constants", "scale", lambda: jnp.float32(3))
+            return nn.Dense(2, name="classifier")(x.mean((1, 2))) * scale.value
+
+    network = Scaled()
+    model = Classifier(network.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))), network)
+    recipe = Recipe(optax.sgd(0.1), Augmentation(flip=False))
+    state = jax.tree.map(jnp.array, start(model, recipe.optimizer))
+    state, _ = train_step(state, IMAGES[:2], LABELS[:2], jax.random.key(0), network=network,
+                          mean=model.mean, std=model.std, recipe=recipe)  # fmt: skip
+    assert float(state.variables["constants"]["scale"]) == 3
+
+
+def test_every_epoch_may_have_its_recipe_and_its_end(model, recipe):
+    """The first epoch moves the last layer alone; then one weight is set by hand; then nothing
+    but the stem's own moves."""
+    kernel = lambda variables: np.asarray(variables["params"]["classifier"]["kernel"])
+    stem = lambda variables: np.asarray(variables["params"]["stem"]["kernel"])
+    only = {0: replace(recipe, frozen=("stem", "blocks")), 1: replace(recipe, frozen=("classif",))}
+    seen = []
+
+    def change(epoch, now):
+        seen.append(now.variables)
+        if epoch == 1:
+            return None
+        params = {**now.variables["params"]}
+        params["classifier"] = {**params["classifier"], "kernel": jnp.ones_like(kernel({"params":
+            params}))}  # fmt: skip
+        return now.replace(variables={**now.variables, "params": params})
+
+    learn(model, recipe, epochs=2, recipes=only.get, change=change)
+    first, second = seen
+    np.testing.assert_array_equal(stem(first), stem(model.variables))
+    assert (kernel(first) != kernel(model.variables)).any()
+    np.testing.assert_array_equal(kernel(second), 1)
+    assert (stem(second) != stem(first)).any()
+
+
+def test_of_no_images_nothing_is_measured(model):
+    assert np.isnan(measure(model, iter(()), BATCH)).all()
 
 
 def test_the_models_arrays_survive_the_donated_steps(model, whole):

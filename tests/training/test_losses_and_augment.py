@@ -11,6 +11,7 @@ from fgjax.training.augment.geometry_and_light import (
     center_crop,
     random_crop,
     random_flip,
+    random_hue,
     random_light,
     random_saturation,
     random_shift,
@@ -99,6 +100,25 @@ def test_the_key_decides(key, change):
     images = random_images()
     np.testing.assert_array_equal(change(key, images), change(key, images))
     assert (change(key, images) != change(jax.random.key(1), images)).any()
+
+
+def test_hue_turns_colours_about_grey(key):
+    """Against the rotation by the angle between old and new colour (Rodrigues), worked in NumPy."""
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0.4, 0.6, (3, 2, 2, 3)).astype(np.float32)  # nothing is clipped
+    result = np.asarray(random_hue(key, jnp.asarray(images), 0.25), np.float64)
+    axis = np.ones(3) / np.sqrt(3)
+    np.testing.assert_allclose(result.mean(-1), images.mean(-1), atol=1e-6)
+    for before, after in zip(images.astype(np.float64), result, strict=True):
+        old, new = (pixels - pixels.mean(-1, keepdims=True) for pixels in (before, after))
+        np.testing.assert_allclose(*(np.linalg.norm(c, axis=-1) for c in (old, new)), atol=1e-5)
+        across = np.cross(np.broadcast_to(axis, old.shape), old)
+        angle = np.arctan2((new * across).sum(-1), (new * old).sum(-1))
+        assert np.ptp(angle) < 1e-3 and 0.01 < abs(angle.mean()) <= np.pi / 2
+    grey = np.full((1, 2, 2, 3), 0.3, np.float32)
+    np.testing.assert_allclose(random_hue(key, jnp.asarray(grey), 0.5), grey, atol=1e-6)
+    turned = Augmentation(flip=False, hue=0.2)(key, jnp.asarray(images))
+    assert (np.asarray(turned) != images).any()
 
 
 def test_saturation_moves_towards_or_away_from_grey(key):

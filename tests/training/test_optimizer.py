@@ -52,6 +52,23 @@ def test_optimizer_warms_up_cools_down_and_decays_kernels_alone():
     np.testing.assert_allclose(moves, rising + falling, atol=1e-6)
 
 
+def test_all_weights_decay_where_that_is_wanted():
+    still = [0.0]
+    for optimizer in ("sgd", "adamw"):
+        settings = dict(optimizer=optimizer, schedule="constant", weight_decay=0.1)
+        (kernels,) = moves(make_optimizer(10, 0.5, **settings), still)
+        (every,) = moves(make_optimizer(10, 0.5, **settings, decay="all"), still)
+        scale = lambda tree: tree["blocks_0_0"]["norm1"]["norm"]["scale"]
+        assert (scale(kernels), kernels["classifier"]["bias"]) == (1, 1)
+        assert scale(every) == every["classifier"]["bias"] == pytest.approx(0.95)
+        assert kernels["stem"]["kernel"] == every["stem"]["kernel"] == pytest.approx(0.95)
+
+
+def test_drops_that_fall_on_one_step_all_count():
+    rate = learning_rates(4, 2.0, "steps", 0.0, (0.5, 0.55))
+    assert [round(float(rate(i)), 6) for i in (1, 3)] == [2, 0.02]
+
+
 @pytest.mark.parametrize("warmup", [0.0, 0.1])
 def test_steps_divide_by_ten(warmup):
     rate = learning_rates(100, 2.0, "steps", warmup, (0.4, 0.8))

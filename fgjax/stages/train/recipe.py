@@ -41,6 +41,7 @@ def make_recipe(config: Config, model: Classifier, steps: int) -> Recipe:
         rates=rates,
         layer_decay=settings.layer_decay,
         clip=settings.clip,
+        decay=settings.decay,
     )
     augment = Augmentation(
         size=config.data.size,
@@ -50,6 +51,7 @@ def make_recipe(config: Config, model: Classifier, steps: int) -> Recipe:
         shift=settings.shift,
         light=settings.light,
         color=settings.color,
+        hue=settings.hue,
         # Erasing papers fill with what is 0 once an image is normalised.
         erase=Erasing(settings.erase, settings.erase_side, tuple(model.mean)),
     )
@@ -64,7 +66,9 @@ def make_recipe(config: Config, model: Classifier, steps: int) -> Recipe:
     plain = Recipe(
         optimizer, augment, settings.label_smoothing, batch_norm, modules, settings.freeze, mix=mix
     )
-    recipe = kind_of(model).recipe(config, plain)
+    kind = kind_of(model)
+    kind.check(config, model)
+    recipe = kind.recipe(config, plain)
     check_mixing(config, model, recipe)
     return recipe
 
