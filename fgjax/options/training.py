@@ -66,6 +66,18 @@ class TrainConfig:
     clip: float | None = option(
         None, "the largest norm of a step's gradients; null: any.", within=ABOVE_ZERO
     )
+    accumulate: int = option(
+        1,
+        "batches whose gradients make one step: as if train.batch_size were so many times larger, "
+        "in the memory of one (but for batch normalisation, which sees each batch alone).",
+        within=ABOVE_ZERO,
+    )
+    ema: float = option(
+        0.0,
+        "decay of a moving average of the weights, such as 0.999, which is validated and kept in "
+        "their place; 0: none.",
+        within=BELOW_ONE,
+    )
     drop_path: float = option(
         0.0,
         "the last block's chance to be left out for an image of a step, that of the others in "
@@ -91,6 +103,12 @@ class TrainConfig:
         "share of the target spread over the other classes.",
         within=ZERO_TO_ONE,
     )
+    class_weights: Literal["none", "inverse", "effective"] = option(
+        "none",
+        "what the loss of an image counts, by its class's number of images n: none (all alike), "
+        "inverse (1/n), or effective ((1-b)/(1-b^n), Cui et al. 2019).",
+    )
+    class_beta: float = option(0.999, "b of effective.", within=BELOW_ONE)
     validation: float = option(
         0.1,
         "share of the training images that picks the best epoch; 0: none of them, all train and "

@@ -126,6 +126,8 @@ RECIPES = {
     "frozen backbone": ["train.freeze=[backbone]", "train.schedule=constant"],
     "rates": ["train.rates=[classifier:10,blocks_0:0]", "train.weight_decay=0.5"],
     "crops and colours": ["train.crop=0.4", "train.color=0.3", "train.flip=false"],
+    "small batches, averaged": ["train.accumulate=2", "train.ema=0.9", "train.batch_size=4"],
+    "classes' weights": ["train.class_weights=effective"],
     "erasing": ["train.erase=hide_and_seek"],
     "mixing": ["train.mix=attentive_cutmix"],
     "augmix": ["train.mix=augmix"],

@@ -105,6 +105,11 @@ def prepare(job: Job) -> Training:
     mesh, own_mesh = make_mesh(config.parallel, everywhere=True), make_mesh(config.parallel)
     batch = _batch_size(config, model, images, len(training), job.run, mesh.devices.size)
     steps = len(training) // batch
+    if steps * config.train.epochs < config.train.accumulate:
+        raise ConfigError(
+            f"train.accumulate={config.train.accumulate}: the training has only "
+            f"{steps * config.train.epochs} batches, so that nothing would be learnt"
+        )
     return Training(
         job,
         model,
@@ -117,7 +122,7 @@ def prepare(job: Job) -> Training:
         config.train.epochs,
         mesh,
         own_mesh,
-        make_recipe(config, model, steps * config.train.epochs),
+        make_recipe(config, model, steps * config.train.epochs, images.labels[training]),
         History(job.run.path, config.train.select),
         failed,
         began,
@@ -135,7 +140,9 @@ def again(training: Training, epochs: int) -> Training:
         validation=every[:0],
         steps=steps,
         epochs=epochs,
-        recipe=make_recipe(job.config, training.model, steps * job.config.train.epochs),
+        recipe=make_recipe(
+            job.config, training.model, steps * job.config.train.epochs, training.images.labels
+        ),
         history=History(job.run.path / "refit", "last"),
     )
 
@@ -182,6 +189,11 @@ def _check_proxies(config: Config, images: TrainingImages) -> None:
     if images.labels.ndim > 1 and config.train.sampling == "balanced":
         raise ConfigError(
             "train.sampling=balanced: images with several attributes are of no one class"
+        )
+    if images.labels.ndim > 1 and config.train.class_weights != "none":
+        raise ConfigError(
+            f"train.class_weights={config.train.class_weights}: images with several attributes "
+            "are of no one class"
         )
     if images.labels.ndim > 1 and (config.train.mix, config.proxy.method) != ("none", "none"):
         raise ConfigError(
@@ -236,7 +248,7 @@ def _largest_batch(
         try:
             each = find_batch_size(
                 model.replace(network=network),
-                make_recipe(config, model, 10),
+                make_recipe(config, model, 10 * config.train.accumulate, images.labels),
                 round(config.data.size / (config.data.crop if with_margin(config.train) else 1)),
                 max(1, count // devices),
                 labels=images.labels.shape[1:],
