@@ -78,6 +78,11 @@ class TrainConfig:
         "their place; 0: none.",
         within=BELOW_ONE,
     )
+    checkpointing: bool = option(
+        False,
+        "whether blocks are computed again on the way back instead of kept: less memory, a third "
+        "more time; of ResNets, transformers, ConvNeXt and Swin.",
+    )
     drop_path: float = option(
         0.0,
         "the last block's chance to be left out for an image of a step, that of the others in "
@@ -133,6 +138,11 @@ class TrainConfig:
         "smallest share of the area that a random crop keeps; 1: no random crops.",
         within=SHARE,
     )
+    crop_from: Literal["square", "file"] = option(
+        "square",
+        "of what such a crop is a part: square (the middle of the image, already shrunk), or file "
+        "(all of the image at its full resolution, sides 3:4 to 4:3; decoded anew every epoch).",
+    )
     window: Literal["center", "random", "anywhere"] = option(
         "center",
         "where data.size pixels are cut, without a change of scale: center; random, within the "
@@ -156,6 +166,13 @@ class TrainConfig:
         "random turns of the colours' circle by at most this share of it.",
         within=Range("from 0 to 0.5", lambda value: 0 <= value <= 0.5),
     )
+    randaugment: float = option(
+        0.0,
+        "strength, of 10, of a few operations drawn for each image (rotation, shear, contrast, "
+        "posterize, …); 0: none.",
+        within=Range("from 0 to 10", lambda value: 0 <= value <= 10),
+    )
+    operations: int = option(2, "of train.randaugment, an image.", within=ABOVE_ZERO)
     erase: Literal["none", "cutout", "random_erasing", "hide_and_seek", "grid_mask"] = option(
         "none",
         "what is taken out of training images: none, cutout, random_erasing, hide_and_seek or "

@@ -127,6 +127,8 @@ RECIPES = {
     "rates": ["train.rates=[classifier:10,blocks_0:0]", "train.weight_decay=0.5"],
     "crops and colours": ["train.crop=0.4", "train.color=0.3", "train.flip=false"],
     "small batches, averaged": ["train.accumulate=2", "train.ema=0.9", "train.batch_size=4"],
+    "computed again": ["train.checkpointing=true", "train.randaugment=9"],
+    "crops of files": ["train.crop=0.3", "train.crop_from=file"],
     "classes' weights": ["train.class_weights=effective"],
     "erasing": ["train.erase=hide_and_seek"],
     "mixing": ["train.mix=attentive_cutmix"],

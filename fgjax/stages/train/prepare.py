@@ -149,7 +149,7 @@ def again(training: Training, epochs: int) -> Training:
 
 def with_margin(settings: TrainConfig) -> bool:
     """Return whether training images are read with what the centre crop cuts off."""
-    return settings.crop < 1 or settings.window == "random"
+    return (settings.crop < 1 and settings.crop_from == "square") or settings.window == "random"
 
 
 def split_validation(
@@ -200,6 +200,22 @@ def _check_proxies(config: Config, images: TrainingImages) -> None:
             "train.mix and proxy.method want one class an image, and these images have several "
             "labels: train.mix=none proxy.method=none"
         )
+    if config.train.crop < 1 and config.train.crop_from == "file":
+        if images.boxes is not None:
+            raise ConfigError(
+                "train.crop_from=file: a two-stream network is shown patches, whose places are "
+                "those of the middle square; train.crop_from=square"
+            )
+        if config.train.window != "center":
+            raise ConfigError(
+                f"train.window={config.train.window} and train.crop_from=file both say where "
+                "images are cut; leave one out"
+            )
+        if images.windows is None:
+            raise ConfigError(
+                f"train.crop_from=file: data.source={config.data.source} has no larger images to "
+                "cut from; train.crop_from=square"
+            )
     if images.boxes is not None and config.train.window == "anywhere":
         raise ConfigError(
             "train.window=anywhere: a two-stream network is shown patches, whose places are those "

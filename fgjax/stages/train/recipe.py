@@ -57,13 +57,15 @@ def make_recipe(
     )
     augment = Augmentation(
         size=config.data.size,
-        crop=settings.crop,
+        crop=1.0 if settings.crop_from == "file" else settings.crop,  # else cut where it is decoded
         window=settings.window,
         flip=settings.flip,
         shift=settings.shift,
         light=settings.light,
         color=settings.color,
         hue=settings.hue,
+        randaugment=settings.randaugment,
+        operations=settings.operations,
         # Erasing papers fill with what is 0 once an image is normalised.
         erase=Erasing(settings.erase, settings.erase_side, tuple(model.mean)),
     )
