@@ -198,6 +198,26 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class ProbeConfig:
+    """A linear classifier on frozen features, and k nearest neighbours beside it."""
+
+    penalties: tuple[float, ...] = option(
+        (1.0, 0.1, 0.01, 1e-3, 1e-4),
+        "of the squared weights of standardised features; the validation images choose, and "
+        "without any the largest counts.",
+        example="1,0.1,0.01",
+    )
+    neighbours: int = option(20, "that vote, weighted by cosine.", within=ABOVE_ZERO)
+    temperature: float = option(0.07, "of their votes.", within=ABOVE_ZERO)
+    cache: str | None = option(
+        None,
+        "folder in which features are kept; null: the user's own cache folder.",
+        path=True,
+        free=True,
+    )
+
+
+@dataclass(frozen=True)
 class ProxyConfig:
     """Proxy attention: misclassified training images are replaced by ones in which what misled
     the classifier is dimmed.
