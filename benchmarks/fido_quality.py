@@ -46,6 +46,8 @@ THEIRS = {
     "korsch-2023 in PyTorch": fgjax.fido_preset("korsch-2023"),
     "fido-pytorch's settings in PyTorch": fgjax.fido_preset("fido-pytorch"),
 }
+KEYS = image_keys(jax.random.key(0), 1)
+"""Infills are asked for with keys; a blur needs none."""
 
 
 class Normalised(torch.nn.Module):
@@ -113,7 +115,7 @@ def ours(model, image, target, config, steps: int, every: int, watch: Watch) -> 
 def theirs(network, image, target, config, steps: int, every: int, watch: Watch) -> None:
     """Run until the masks are good, or all steps."""
     x = to_torch(image[None].transpose(0, 3, 1, 2), "cpu")
-    blurred = make_infill("blur", image[None], blur_sigma=config.blur_sigma)
+    blurred = make_infill("blur", image[None], KEYS, blur_sigma=config.blur_sigma)
     infill = to_torch(np.asarray(blurred).transpose(0, 3, 1, 2), "cpu")
     about = (network, x, infill, torch.tensor([int(target)]))
     torch.manual_seed(0)
@@ -170,7 +172,9 @@ def main(argv: list[str] | None = None) -> int:
     report = {"machine": machine(), "set": args.set, "species": names, "steps": args.steps}
     rows: dict[str, list] = {"ours, the default": [], **{name: [] for name in THEIRS}}
     for i, (image, target) in enumerate(zip(images, targets, strict=True)):
-        blurred = np.asarray(make_infill("blur", image[None], blur_sigma=config.blur_sigma))[0]
+        blurred = np.asarray(make_infill("blur", image[None], KEYS, blur_sigma=config.blur_sigma))[
+            0
+        ]
 
         def judge(ssr, sdr, image=image, target=target, full=full[i], blurred=blurred):
             shown = [np.where(m[..., None], image, blurred) for m in (ssr, ~sdr)]

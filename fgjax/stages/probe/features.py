@@ -89,9 +89,10 @@ def image_key(source: Source, record: Record) -> bytes:
     """
     whole = hasattr(source, "file") and hasattr(source, "fit") and not hasattr(source, "boxes")
     if whole:
-        digest = hashlib.sha256(repr(source.fit).encode())
+        folder: Any = source
+        digest = hashlib.sha256(repr(folder.fit).encode())
         try:
-            digest.update(source.file(record).read_bytes())
+            digest.update(folder.file(record).read_bytes())
         except OSError as error:
             raise DataError(f"{error.filename}: {error.strerror}") from None
     else:

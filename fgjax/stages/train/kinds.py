@@ -84,7 +84,8 @@ class Regions(Plain):
     def check(self, config: Config, model: Classifier) -> None:
         """Tell where the maps are smaller than the window that smooths them."""
         side, window = config.data.size, 2 * config.parts.radius + 1
-        cells = min(jax.eval_shape(model.features, jnp.zeros((1, side, side, 3))).shape[1:3])
+        images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+        cells = min(jax.eval_shape(lambda m, x: m.features(x), model, images).shape[1:3])
         if config.parts.weight and cells < window:
             radius = (cells - 1) // 2
             raise ConfigError(

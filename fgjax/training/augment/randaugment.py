@@ -37,9 +37,8 @@ def grey(image: Image) -> Image:
 
 def smoothed(image: Image) -> Image:
     """Return the mean of 3x3 pixels, the middle one five times; the border as it is."""
-    height, width, _ = image.shape
-    rows = sum(image[i : height - 2 + i] for i in range(3))
-    box = sum(rows[:, j : width - 2 + j] for j in range(3))
+    rows = image[:-2] + image[1:-1] + image[2:]
+    box = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
     inner = (box + 4 * image[1:-1, 1:-1]) / 13
     return image.at[1:-1, 1:-1].set(inner)
 
