@@ -77,6 +77,12 @@ def read_labels(path: str | Path, classes: Sequence[str], num_outputs: int) -> L
     )
 
 
+def class_key(name: str) -> str:
+    """Return what two class names have in common when only case, or how Unicode composes them,
+    tells them apart: macOS writes é as two characters, other systems as one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).strip()
+
+
 def read_text(path: Path) -> str:
     """Return the file as text, line ends unified; DataError when it is missing or not UTF-8."""
     if not path.is_file():
@@ -108,6 +114,9 @@ def _read_csv(
         if len(fields) != 2 or not fields[0]:
             raise DataError(f"{where}: expected class_name,model_index, found {','.join(row)!r}")
         name, output = fields
+        if name not in classes:  # the same, composed in another way
+            composed = unicodedata.normalize("NFC", name)
+            name = composed if composed in classes or not classes else name
         if name in lines:
             raise DataError(f"{where}: class {name!r} is already given in line {lines[name]}")
         if classes and name not in classes:

@@ -26,11 +26,13 @@ class Record:
       name: unique in the data set and stable between runs, e.g. `species/0001.jpg`.
       label: index into `Source.classes`, or None when the set has no labels.
       split: "train" or "test".
+      validation: of those that train, whether the set's authors mean it for validation.
     """
 
     name: str
     label: int | None
     split: Split
+    validation: bool = False
 
 
 @dataclass(frozen=True)

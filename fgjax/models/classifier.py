@@ -29,6 +29,8 @@ class Classifier:
       size: side of the square images it was made for.
       name: of the architecture, a key of `NETWORKS`; empty for a network of another kind.
       options: what else `make_network` was given to make it, in plain values.
+      temperature: T of its probabilities, softmax(logits / T); found on images that did not train
+        it. It changes no logit, and so no heat map.
     """
 
     variables: Any
@@ -39,6 +41,7 @@ class Classifier:
     size: int = struct.field(pytree_node=False, default=224)
     name: str = struct.field(pytree_node=False, default="")
     options: tuple[tuple[str, Any], ...] = struct.field(pytree_node=False, default=())
+    temperature: float = struct.field(pytree_node=False, default=1.0)
 
     if TYPE_CHECKING:  # what `struct.dataclass` adds
 
@@ -58,6 +61,10 @@ class Classifier:
     def __call__(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n k"]:
         """Return logits, float32."""
         return self._apply(self.normalise(images))
+
+    def probabilities(self, images: Float[Array | np.ndarray, "n h w 3"]) -> Float[Array, "n k"]:
+        """Return how sure it is of each class, with its temperature."""
+        return jax.nn.softmax(self(images) / self.temperature)
 
     def features(
         self, images: Float[Array | np.ndarray, "n h w 3"]

@@ -22,9 +22,20 @@ from fgjax.core.option import (
     option_of,
 )
 from fgjax.data.registry import SOURCES
-from fgjax.options.training import FocusConfig, PartsConfig, ProxyConfig, TrainConfig
+from fgjax.options.training import FocusConfig, PartsConfig, ProbeConfig, ProxyConfig, TrainConfig
 
-STAGES = ("train", "test", "explain", "evaluate", "report", "look", "compare", "tta", "parts")
+STAGES = (
+    "train",
+    "probe",
+    "test",
+    "explain",
+    "evaluate",
+    "report",
+    "look",
+    "compare",
+    "tta",
+    "parts",
+)
 CONTROLS = ("center", "random", "constant", "zero", "flipped")
 """Maps that no number may fall for; compare.methods takes them, too. flipped is 1 - the map of the
 method with the fewest passes, the others know nothing of the image."""
@@ -91,11 +102,23 @@ class DataConfig:
         path=True,
         free=True,
     )
+    levels: str | None = option(
+        None,
+        "a CSV that groups the classes: class_name and, from fine to coarse, a column for each "
+        "level, such as genus,family. species, inat2017 and aircraft know their own.",
+        path=True,
+        free=True,
+    )
     size: int = option(224, "side of the square images the model sees, in pixels.", within=PIXELS)
     crop: float = option(
         0.875,
         "share of the shorter side that the centre crop keeps.",
         within=SHARE,
+    )
+    fit: Literal["crop", "squash"] = option(
+        "crop",
+        "how an image becomes a square: crop (its middle), or squash (all of it, its aspect "
+        "is lost).",
     )
     limit: int | None = option(
         None,
@@ -181,6 +204,16 @@ class EvaluateConfig:
         0.5,
         "a pixel is in the mask when its importance is above this.",
         within=BETWEEN_ZERO_AND_ONE,
+    )
+    sure: float = option(
+        0.9,
+        "a prediction climbs to the level of the classes' tree where it is at least so sure.",
+        within=BETWEEN_ZERO_AND_ONE,
+    )
+    mistakes: int = option(
+        24,
+        "at most so many of the surest mistakes on the page of the test.",
+        within=NOT_NEGATIVE,
     )
     regions: bool = option(
         True,
@@ -415,7 +448,8 @@ class Config:
     )
     stages: tuple[str, ...] = option(
         ("train", "explain", "evaluate", "report"),
-        "which of train, test (the accuracy on all test images), explain, evaluate, report, "
+        "which of train, probe (a linear classifier on frozen features), "
+        "test (the accuracy on all test images), explain, evaluate, report, "
         "look (what may be wrong, and tables for field work), compare (many methods), "
         "tta (test-time augmentation), parts (region grouping) to do.",
         example=",".join(STAGES),
@@ -447,6 +481,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
     explain: ExplainConfig = field(default_factory=ExplainConfig)
     evaluate: EvaluateConfig = option(EvaluateConfig, "no map depends on it.", free=True)

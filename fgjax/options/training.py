@@ -7,7 +7,6 @@ from fgjax.attribution.registry import that_need
 from fgjax.core.option import (
     ABOVE_ZERO,
     BELOW_ONE,
-    BETWEEN_ZERO_AND_ONE,
     NOT_NEGATIVE,
     PIXELS,
     SHARE,
@@ -44,7 +43,12 @@ class TrainConfig:
         example="0.5,0.75",
     )
     warmup: float = option(0.1, "share of the steps over which the rate rises.", within=ZERO_TO_ONE)
-    weight_decay: float = option(0.01, "on kernels only.", within=NOT_NEGATIVE)
+    weight_decay: float = option(0.01, "of the weights that decay.", within=NOT_NEGATIVE)
+    decay: Literal["kernels", "all"] = option(
+        "kernels",
+        "which weights decay: kernels, or all of them (normalisation, biases, parts), as "
+        "PyTorch's optimizers do.",
+    )
     adam_eps: float = option(1e-8, "ε of AdamW.", within=ABOVE_ZERO)
     momentum: float = option(0.9, "of SGD.", within=ZERO_TO_ONE)
     rates: tuple[str, ...] = option(
@@ -61,6 +65,23 @@ class TrainConfig:
     )
     clip: float | None = option(
         None, "the largest norm of a step's gradients; null: any.", within=ABOVE_ZERO
+    )
+    accumulate: int = option(
+        1,
+        "batches whose gradients make one step: as if train.batch_size were so many times larger, "
+        "in the memory of one (but for batch normalisation, which sees each batch alone).",
+        within=ABOVE_ZERO,
+    )
+    ema: float = option(
+        0.0,
+        "decay of a moving average of the weights, such as 0.999, which is validated and kept in "
+        "their place; 0: none.",
+        within=BELOW_ONE,
+    )
+    checkpointing: bool = option(
+        False,
+        "whether blocks are computed again on the way back instead of kept: less memory, a third "
+        "more time; of ResNets, transformers, ConvNeXt and Swin.",
     )
     drop_path: float = option(
         0.0,
@@ -87,20 +108,46 @@ class TrainConfig:
         "share of the target spread over the other classes.",
         within=ZERO_TO_ONE,
     )
+    class_weights: Literal["none", "inverse", "effective"] = option(
+        "none",
+        "what the loss of an image counts, by its class's number of images n: none (all alike), "
+        "inverse (1/n), or effective ((1-b)/(1-b^n), Cui et al. 2019).",
+    )
+    class_beta: float = option(0.999, "b of effective.", within=BELOW_ONE)
     validation: float = option(
         0.1,
-        "share of the training images that picks the best epoch.",
-        within=BETWEEN_ZERO_AND_ONE,
+        "share of the training images that picks the best epoch; 0: none of them, all train and "
+        "the last epoch counts.",
+        within=Range("from 0 to below 1", lambda value: 0 <= value < 1),
+    )
+    validation_from: Literal["own", "share"] = option(
+        "own",
+        "own: the images that the data set sets aside for it (a folder val/ beside train/ and "
+        "test/, celeba's list), where there are any, else that share; share: always the share.",
+    )
+    select: Literal["best", "last"] = option(
+        "best",
+        "which epoch's classifier is kept: best (of the validation images), or last.",
+    )
+    refit: bool = option(
+        False,
+        "train again from the start, validation images too, for as many epochs as were best.",
     )
     crop: float = option(
         1.0,
         "smallest share of the area that a random crop keeps; 1: no random crops.",
         within=SHARE,
     )
-    window: Literal["center", "random"] = option(
+    crop_from: Literal["square", "file"] = option(
+        "square",
+        "of what such a crop is a part: square (the middle of the image, already shrunk), or file "
+        "(all of the image at its full resolution, sides 3:4 to 4:3; decoded anew every epoch).",
+    )
+    window: Literal["center", "random", "anywhere"] = option(
         "center",
-        "where data.size pixels are cut from what data.crop cuts off in tests: center, or "
-        "random, without a change of scale.",
+        "where data.size pixels are cut, without a change of scale: center; random, within the "
+        "middle square; or anywhere in the image, whose longer side is not cut before (it is "
+        "decoded anew every epoch).",
     )
     flip: bool = option(True, "left and right swapped at random.")
     shift: float = option(
@@ -114,6 +161,18 @@ class TrainConfig:
         within=NOT_NEGATIVE,
     )
     color: float = option(0.0, "random saturation by at most this factor.", within=NOT_NEGATIVE)
+    hue: float = option(
+        0.0,
+        "random turns of the colours' circle by at most this share of it.",
+        within=Range("from 0 to 0.5", lambda value: 0 <= value <= 0.5),
+    )
+    randaugment: float = option(
+        0.0,
+        "strength, of 10, of a few operations drawn for each image (rotation, shear, contrast, "
+        "posterize, …); 0: none.",
+        within=Range("from 0 to 10", lambda value: 0 <= value <= 10),
+    )
+    operations: int = option(2, "of train.randaugment, an image.", within=ABOVE_ZERO)
     erase: Literal["none", "cutout", "random_erasing", "hide_and_seek", "grid_mask"] = option(
         "none",
         "what is taken out of training images: none, cutout, random_erasing, hide_and_seek or "
@@ -136,6 +195,26 @@ class TrainConfig:
         within=ABOVE_ZERO,
     )
     mix_probability: float = option(1.0, "of a batch to be mixed.", within=ZERO_TO_ONE)
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """A linear classifier on frozen features, and k nearest neighbours beside it."""
+
+    penalties: tuple[float, ...] = option(
+        (1.0, 0.1, 0.01, 1e-3, 1e-4),
+        "of the squared weights of standardised features; the validation images choose, and "
+        "without any the largest counts.",
+        example="1,0.1,0.01",
+    )
+    neighbours: int = option(20, "that vote, weighted by cosine.", within=ABOVE_ZERO)
+    temperature: float = option(0.07, "of their votes.", within=ABOVE_ZERO)
+    cache: str | None = option(
+        None,
+        "folder in which features are kept; null: the user's own cache folder.",
+        path=True,
+        free=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -275,6 +354,11 @@ class FocusConfig:
         "by which the local stream should be surer of the right class than the global one.",
         within=Range("from -1 to 1", lambda value: -1 <= value <= 1),
     )
+    moves_reference: bool = option(
+        False,
+        "whether the ranking loss also pulls the global stream down; false: its probability is "
+        "the reference.",
+    )
     patches: int = option(
         4,
         "of each image. The prediction is the mean over them.",
@@ -319,5 +403,26 @@ class FocusConfig:
     )
     prototypes: int = option(10, "of each class.", within=ABOVE_ZERO)
     channels: int = option(128, "of the space the prototypes live in.", within=ABOVE_ZERO)
+    warm: int = option(
+        5,
+        "epochs of a training of prototypes in which only the new layers learn.",
+        within=NOT_NEGATIVE,
+    )
+    push_every: int = option(
+        5,
+        "epochs of all layers, after which prototypes move onto patches of images.",
+        within=ABOVE_ZERO,
+    )
+    last_layer: int = option(
+        5,
+        "epochs after each such push in which the last layer alone learns. A training too short "
+        "for warm + push_every + last_layer has none of the three, and one push at its end.",
+        within=NOT_NEGATIVE,
+    )
+    last_l1: float = option(
+        1e-4,
+        "weight of the L1 cost of the last layer's weights to other classes' prototypes.",
+        within=NOT_NEGATIVE,
+    )
     cluster: float = option(0.8, "weight of the prototypes' cluster cost.", within=NOT_NEGATIVE)
     separation: float = option(0.08, "weight of their separation cost.", within=NOT_NEGATIVE)

@@ -40,6 +40,8 @@ def make_source(config: Config, *, margin: bool = False, whole: bool = False) ->
         source = about.make(**options)
         if data.boxes is not None:
             source = _boxed(source, config)
+        if data.fit != "crop" and hasattr(source, "fit"):
+            source.fit = replace(source.fit, mode=data.fit)
         if whole and hasattr(source, "fit"):
             source.fit = replace(source.fit, mode="whole")
         return source
@@ -93,6 +95,14 @@ def say_what_is_left_out(source: Source, explained: int) -> None:
             f"data.path: {explained} of {every} images are explained, the test share of each class "
             "(data.test_share=1: all of them)"
         )
+
+
+def untrained_classes(source: Source) -> list[str]:
+    """Return the classes that have test images and none to train on: their outputs learn only that
+    they are wrong."""
+    trained = {r.label for r in source.records if r.split == "train"}
+    tested = {r.label for r in source.records if r.split == "test"} - trained
+    return [source.classes[label] for label in sorted(t for t in tested if t is not None)]
 
 
 def training_records(source: Source, config: Config) -> list[Record]:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import softmax
 
 from fgjax.core.batching import filled_places
 from fgjax.core.files import write_atomic
@@ -23,6 +24,7 @@ from fgjax.devices.jit import program
 from fgjax.devices.mesh import make_mesh, replicate, shard
 from fgjax.evaluation import summarise
 from fgjax.options.schema import ConfigError
+from fgjax.stages.classes import Looked, write_classes
 from fgjax.stages.focus.patches import known_patches, looks_at_patches
 from fgjax.stages.job import Job
 from fgjax.stages.stage import Stage
@@ -34,7 +36,8 @@ PROTOCOLS = {
     "class_accuracy": "accuracy of each class, averaged over the classes",
     "loss": "mean cross-entropy of the test images whose outputs are no NaN, in nats",
 }
-COLUMNS = ["name", "label", "predicted", "probability", "label_probability", "correct"]
+COLUMNS = ["name", "label", "predicted", "probability", "label_probability", "calibrated",
+           "correct"]  # fmt: skip
 BATCH = {"cpu": 32}
 """Images per forward pass and device, by backend."""
 
@@ -65,7 +68,8 @@ def _line_of_before(run: Path) -> str:
 
 
 def test_classifier(job: Job) -> int:
-    """Write run/test.json and run/predictions.csv (a row per image). Return how many failed.
+    """Write run/test.json, predictions.csv (a row per image), classes.csv (a row per class) and
+    test.html. Return how many failed.
 
     Images of classes that the classifier does not know are counted apart. An image that cannot
     be read goes to failures.csv.
@@ -84,6 +88,7 @@ def test_classifier(job: Job) -> int:
     failed: dict[str, str] = {}
     patches = known_patches(job)
     rows, logits, targets, labels, parts = [], [], [], [], []
+    tested: list[Record] = []
     for examples, outputs, more in _forward(job, known, patches, failed):
         parts.append(more)
         for (record, _), output in zip(examples, outputs, strict=True):
@@ -92,6 +97,7 @@ def test_classifier(job: Job) -> int:
             targets.append(target)
             labels.append(record.label)
             rows.append(_row(record, output, target, explained, source))
+            tested.append(record)
     run.set_failures("test", failed)
     write_atomic(run.path / "predictions.csv", to_csv(rows, COLUMNS))
     about: dict[str, Any] = {
@@ -105,9 +111,14 @@ def test_classifier(job: Job) -> int:
         said = np.concatenate([part[name] for part in parts])
         right = (said == np.array(targets)).astype(np.float64)
         about["metrics"][f"accuracy_{name}"] = _figure(right, part_protocol(name))
+    if rows:
+        looked = Looked(tuple(tested), np.array(logits), np.array(targets))
+        about |= write_classes(job, looked, about["metrics"])
     write_atomic(run.path / "test.json", json.dumps(about, indent=1) + "\n")
     run.finish("test", seconds=round(time.monotonic() - began, 1), failed=len(failed))
     say(_line(about))
+    if rows:
+        say(f"test: {run.path / 'test.html'}")
     return len(failed)
 
 
@@ -218,8 +229,7 @@ def _forward(
 
 
 def _row(record, output, target, explained, source) -> dict[str, Any]:
-    p = np.exp(output - output.max())
-    p = p / p.sum()
+    p, calibrated = softmax(output), softmax(output / explained.model.temperature)
     found = int(predicted(output))
     return {
         "name": record.name,
@@ -227,6 +237,7 @@ def _row(record, output, target, explained, source) -> dict[str, Any]:
         "predicted": explained.output_name(found),
         "probability": f"{p[found]:.6g}",
         "label_probability": f"{p[target]:.6g}",
+        "calibrated": f"{calibrated[found]:.6g}",
         "correct": int(found == target),
     }
 

@@ -60,21 +60,28 @@ def cache_file() -> Path | None:
 
 
 def _shapes(
-    model: Classifier, recipe: Recipe, batch: int, side: int, labels: tuple[int, ...]
+    model: Classifier, recipe: Recipe, batch: int, side: int, labels: tuple[int, ...], patches: int
 ) -> tuple[tuple, dict]:
     """Return the arguments of `train_step`, without their values."""
-    state = jax.eval_shape(lambda: start(model, recipe.optimizer))
-    images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)
+    state = jax.eval_shape(lambda: start(model, recipe))
+    images: Any = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)
+    if patches:
+        images = (images, jax.ShapeDtypeStruct((batch, patches, 4), jnp.float32))
     classes = jax.ShapeDtypeStruct((batch, *labels), jnp.int32)
     static = dict(network=model.network, mean=model.mean, std=model.std, recipe=recipe)
     return (state, images, classes, jax.eval_shape(lambda: jax.random.key(0))), static
 
 
 def step_bytes(
-    model: Classifier, recipe: Recipe, batch: int, side: int, labels: tuple[int, ...] = ()
+    model: Classifier,
+    recipe: Recipe,
+    batch: int,
+    side: int,
+    labels: tuple[int, ...] = (),
+    patches: int = 0,
 ) -> int | None:
     """Return what a training step on so many images of this side takes: see `program_bytes`."""
-    shapes, static = _shapes(model, recipe, batch, side, labels)
+    shapes, static = _shapes(model, recipe, batch, side, labels, patches)
     return program_bytes(train_step.lower(*shapes, **static).compile())
 
 
@@ -91,7 +98,12 @@ def device_memory() -> int | None:
 
 
 def step_runs(
-    model: Classifier, recipe: Recipe, batch: int, side: int, labels: tuple[int, ...] = ()
+    model: Classifier,
+    recipe: Recipe,
+    batch: int,
+    side: int,
+    labels: tuple[int, ...] = (),
+    patches: int = 0,
 ) -> bool:
     """Return whether a step on so many empty images runs; False when the device's memory is
     exhausted.
@@ -99,9 +111,9 @@ def step_runs(
     Raises:
       jax.errors.JaxRuntimeError: whatever else goes wrong.
     """
-    _, static = _shapes(model, recipe, batch, side, labels)
-    state = jax.tree.map(jnp.array, start(model, recipe.optimizer))
-    images = jnp.zeros((batch, side, side, 3), jnp.uint8)
+    (_, shapes, _, _), static = _shapes(model, recipe, batch, side, labels, patches)
+    state = jax.tree.map(jnp.array, start(model, recipe))
+    images = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     classes = jnp.zeros((batch, *labels), jnp.int32)
     try:
         jax.block_until_ready(train_step(state, images, classes, jax.random.key(0), **static))
@@ -120,6 +132,7 @@ def find_batch_size(
     cache: Path | None = None,
     memory: int | None = None,
     labels: tuple[int, ...] = (),
+    patches: int = 0,
 ) -> int:
     """Return the largest power of two of images that a step on one device can take.
 
@@ -133,23 +146,24 @@ def find_batch_size(
       cache: a JSON file of what was found before, for each device, model, step and memory.
       memory: bytes to plan with; None: what the device has.
       labels: shape of one image's labels.
+      patches: boxes that an image comes with, for a network that looks at patches.
 
     Raises:
       ValueError: not even one image fits.
     """
     memory = device_memory() if memory is None else memory
-    place = _key(model, recipe, side, limit, memory, labels)
+    place = _key(model, recipe, side, limit, memory, labels, patches)
     known = _read(cache)
     if place in known:
         return known[place]
     accelerator = jax.default_backend() != "cpu"
 
     def fits(batch: int) -> bool:
-        needed = step_bytes(model, recipe, batch, side, labels)
+        needed = step_bytes(model, recipe, batch, side, labels, patches)
         if memory is None or needed is None:
             return batch <= FIRST
         return needed <= MARGIN * memory and (
-            not accelerator or step_runs(model, recipe, batch, side, labels)
+            not accelerator or step_runs(model, recipe, batch, side, labels, patches)
         )
 
     found = largest_batch(fits, limit)
@@ -166,9 +180,10 @@ def _key(
     limit: int,
     memory: int | None,
     labels: tuple[int, ...],
+    patches: int,
 ) -> str:
     """Return device, memory in GiB, and a hash of the step as it is before XLA compiles it."""
-    shapes, static = _shapes(model, recipe, 2, side, labels)
+    shapes, static = _shapes(model, recipe, 2, side, labels, patches)
     text = train_step.lower(*shapes, **static).as_text()
     digest = hashlib.sha256(f"{jax.__version__} {limit} {text}".encode()).hexdigest()[:16]
     size = "?" if memory is None else f"{memory / 2**30:.1f}"

@@ -91,6 +91,7 @@ def save_classifier(path: Path, model: Classifier) -> None:
         "std": model.std,
         "size": model.size,
         "classes": model.classes,
+        "temperature": model.temperature,
     }
     if leads():
         write_atomic(path / "classifier.json", json.dumps(about, indent=1))
@@ -132,6 +133,7 @@ def load_classifier(path: str | Path) -> Classifier:
         about["size"],
         about["name"],
         options,
+        about.get("temperature", 1.0),
     )
 
 

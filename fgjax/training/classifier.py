@@ -37,15 +37,26 @@ Inputs = (
 
 
 class TrainState(NamedTuple):
-    """What one step hands to the next; all arrays, so a checkpoint is the tree as it is."""
+    """What one step hands to the next; all arrays, so a checkpoint is the tree as it is.
+
+    Attributes:
+      average: of the variables so far, see `Recipe.average`; None: none is kept.
+    """
 
     step: Int[Array, ""]
     variables: Any
     optimizer: Any
+    average: Any = None
+
+    @property
+    def judged(self) -> Any:
+        """The variables that are validated and kept: the average, where there is one."""
+        return self.variables if self.average is None else self.average
 
 
 class EpochResult(NamedTuple):
-    """One epoch's figures: mean training loss, validation loss and accuracy."""
+    """One epoch's figures: mean training loss, validation loss and accuracy (NaN: no validation
+    images)."""
 
     epoch: int
     train_loss: float
@@ -71,6 +82,12 @@ class Recipe:
       objective: (what that method returns, labels) -> the loss, a scalar. None: cross-entropy of
         logits, with `smoothing`, of mixed images mixed.
       mix: how images and their labels are mixed; see `Mixing`. Not with an objective.
+      class_weights: what the loss of an image counts, by its label; none: all alike. Not with an
+        objective.
+      accumulate: steps whose gradients move the weights together; the optimizer was made with the
+        same.
+      average: decay of an exponential moving average of weights and statistics, see
+        `moving_average`; 0: none is kept.
     """
 
     optimizer: optax.GradientTransformation
@@ -82,6 +99,9 @@ class Recipe:
     method: str | None = None
     objective: Callable[[Any, Int[Array, "n *a"]], Float[Array, ""]] | None = None
     mix: Mixing = Mixing()
+    class_weights: tuple[float, ...] = ()
+    accumulate: int = 1
+    average: float = 0.0
 
     def loss(
         self, outputs: Any, labels: Int[Array, "n *a"], mixed: Mixed | None
@@ -90,12 +110,34 @@ class Recipe:
         if self.objective is not None:
             return self.objective(outputs, labels)
         assert mixed is not None  # without an objective images are mixed, if only with themselves
-        return self.mix.loss(outputs, labels, mixed, self.smoothing)
+        return self.mix.loss(outputs, labels, mixed, self.smoothing, self.class_weights)
 
 
-def start(model: Classifier, optimizer: optax.GradientTransformation) -> TrainState:
+def start(model: Classifier, recipe: Recipe) -> TrainState:
     """Return the state before the first step."""
-    return TrainState(jnp.int32(0), model.variables, optimizer.init(model.variables["params"]))
+    moments = recipe.optimizer.init(model.variables["params"])
+    average = model.variables if recipe.average else None
+    return TrainState(jnp.int32(0), model.variables, moments, average)
+
+
+def moving_average(average: Any, variables: Any, step: Int[Array, ""], recipe: Recipe) -> Any:
+    """Return the average after a step, the first being 0: a_t = d_t a_{t-1} + (1 - d_t) v_t.
+
+    d_t = min(d, (1 + t) / (10 + t)), t = 1, 2, … counting the moves of the weights, so that what a
+    short training began with is forgotten, too.
+    """
+    t = (step + 1) // recipe.accumulate
+    count = t.astype(jnp.float32)
+    decay = jnp.minimum(recipe.average, (1 + count) / (10 + count))
+    moved = (step + 1) % recipe.accumulate == 0
+
+    def mean(old, new):
+        if not jnp.issubdtype(new.dtype, jnp.floating):
+            return new
+        # Where nothing moves rounding must not, either.
+        return jnp.where(moved, old + (1 - decay).astype(old.dtype) * (new - old), old)
+
+    return jax.tree.map(mean, average, variables)
 
 
 def _fix_statistics(recipe: Recipe):
@@ -167,7 +209,11 @@ def train_step(
     with jax.numpy_dtype_promotion("standard"):
         updates, moments = recipe.optimizer.update(grad, state.optimizer, before)
         params = optax.apply_updates(before, keep(updates, recipe.frozen))
-    return TrainState(state.step + 1, {**changed, "params": params}, moments), value
+    variables = {**state.variables, **changed, "params": params}
+    average = state.average
+    if average is not None:
+        average = moving_average(average, variables, state.step, recipe)
+    return TrainState(state.step + 1, variables, moments, average), value
 
 
 @program("explain", static_argnames="size")
@@ -183,7 +229,7 @@ def _judge(model: Classifier, images, labels, weight, size):
     else:
         loss = cross_entropy(logits, labels)
         right = (predicted(logits) == labels).astype(jnp.float32)
-    return (loss * weight).sum(), (right * weight).sum()
+    return (loss * weight).sum(), (right * weight).sum(), logits
 
 
 def measure(
@@ -196,7 +242,7 @@ def measure(
 
     Where the labels are rows of attributes (0 or 1), both are means over them. A short last
     batch is filled up and weighed 0. Of connected processes each gives its own images, and gets
-    the means over those of all.
+    the means over those of all. Of no images both are NaN.
 
     Args:
       place: puts a batch onto the model's devices.
@@ -211,7 +257,32 @@ def measure(
         part = awaited(_judge(model, *place((filled, labels[index], weight)), size))
         loss, right, total = loss + float(part[0]), right + float(part[1]), total + n
     loss, right, total = over_processes(np.array([loss, right, total])).tolist()
-    return loss / total, right / total
+    return (loss / total, right / total) if total else (np.nan, np.nan)
+
+
+def logits_of(
+    model: Classifier,
+    batches: Iterator[tuple[Inputs, Int[np.ndarray, "n"]]],
+    batch_size: int,
+) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, "n"]]:
+    """Return the logits of images' middle squares, and their labels; the program is that of
+    `measure`."""
+    found, every = [], []
+    for images, labels in batches:
+        n = len(labels)
+        index = filled_places(n, batch_size)
+        weight = (np.arange(batch_size) < n).astype(np.float32)
+        size = min(model.size, jax.tree.leaves(images)[0].shape[1])
+        filled = jax.tree.map(lambda values: values[index], images)  # noqa: B023
+        part = awaited(_judge(model, filled, labels[index], weight, size))
+        found.append(np.asarray(part[2], np.float32)[:n])
+        every.append(labels)
+    return np.concatenate(found), np.concatenate(every)
+
+
+def _as(old: Array, new: Array) -> Array:
+    """Return a copy of the new array where the old one is."""
+    return jax.device_put(jnp.array(new), old.sharding)
 
 
 def train(
@@ -229,6 +300,8 @@ def train(
     first_epoch: int = 0,
     before_epoch: Callable[[int, Classifier], None] = lambda epoch, model: None,
     on_epoch: Callable[[EpochResult, TrainState], None] = lambda result, state: None,
+    recipes: Callable[[int], Recipe] | None = None,
+    change: Callable[[int, Classifier], Classifier | None] = lambda epoch, model: None,
 ) -> TrainState:
     """Train for `epochs`, calling `before_epoch` before each and `on_epoch` after it.
 
@@ -245,13 +318,17 @@ def train(
       state, first_epoch: where an interrupted training left off.
       before_epoch: is given the classifier as it is now; what it does may change what
         `train_batches` yields. A training that goes on later calls it again from there on.
+      recipes: epoch -> its recipe, with the optimizer of `recipe`; None: that is every epoch's.
+      change: is given the classifier after an epoch's steps, and returns another one of the same
+        network to go on with, or None.
     """
-    state = start(model, recipe.optimizer) if state is None else state
+    state = start(model, recipe) if state is None else state
     # The step donates its state: the model's own arrays must survive it.
     state = jax.tree.map(jnp.array, state)
     for epoch in range(first_epoch, epochs):
         before_epoch(epoch, model.replace(variables=own_copy(state.variables)))
         losses = []
+        own = recipes(epoch) if recipes else recipe
         for images, labels in train_batches(epoch):
             images, labels = place((images, labels))
             state, loss = train_step(
@@ -262,11 +339,15 @@ def train(
                 network=model.network,
                 mean=model.mean,
                 std=model.std,
-                recipe=recipe,
+                recipe=own,
             )
             losses.append(awaited(loss))
         mean_loss = float(np.mean(jax.device_get(losses)))
-        now = model.replace(variables=own_copy(state.variables))
+        now = model.replace(variables=own_copy(state.judged))
+        changed = change(epoch, now)
+        if changed is not None:
+            now = changed
+            state = state._replace(variables=jax.tree.map(_as, state.variables, now.variables))
         validation = measure(now, validation_batches(), batch_size, place_own)
         on_epoch(EpochResult(epoch, mean_loss, *validation), state)
     return state

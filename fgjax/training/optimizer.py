@@ -59,7 +59,10 @@ def learning_rates(
     if schedule == "cosine":
         after = optax.cosine_decay_schedule(learning_rate, max(1, steps - rising))
     elif schedule == "steps":
-        at = {round(share * steps) - rising: 0.1 for share in drops}
+        at: dict[int, float] = {}
+        for share in drops:  # several may fall on one step
+            step = round(share * steps) - rising
+            at[step] = at.get(step, 1.0) * 0.1
         after = optax.piecewise_constant_schedule(learning_rate, at)
     else:
         after = optax.constant_schedule(learning_rate)
@@ -140,28 +143,36 @@ def make_optimizer(
     rates: tuple[tuple[str, float], ...] = (),
     layer_decay: float = 1.0,
     clip: float | None = None,
+    decay: Literal["kernels", "all"] = "kernels",
+    accumulate: int = 1,
 ) -> optax.GradientTransformation:
     """AdamW, or SGD with momentum, under a schedule (see `learning_rates`).
 
-    Decay is on kernels only; AdamW's is decoupled, SGD's is part of the gradient, as in
-    PyTorch.
+    AdamW's decay is decoupled, SGD's is part of the gradient, as in PyTorch.
 
     Args:
+      steps: how often it is called in all.
+      decay: which weights decay: kernels, or all.
       rates: (beginning of a module's name, factor of its learning rate) pairs, such as
         (("classifier", 10.0),). "backbone" is everything but the classifier.
       layer_decay: what the rate of a block is, as a share of the next one's (see `depths`).
       clip: the largest norm of all gradients together; larger ones are scaled down to it.
+      accumulate: so many calls in a row move the weights once, by the mean of their gradients.
     """
-    rate = learning_rates(steps, learning_rate, schedule, warmup, drops)
+    rate = learning_rates(steps // accumulate, learning_rate, schedule, warmup, drops)
+    which = _kernels if decay == "kernels" else None
     if optimizer == "adamw":
-        moves = optax.adamw(rate, eps=adam_eps, weight_decay=weight_decay, mask=_kernels)
+        moves = optax.adamw(rate, eps=adam_eps, weight_decay=weight_decay, mask=which)
     else:
-        decay = optax.add_decayed_weights(weight_decay, mask=_kernels)
-        moves = optax.chain(decay, optax.sgd(rate, momentum=momentum))
+        decays = optax.add_decayed_weights(weight_decay, mask=which)
+        moves = optax.chain(decays, optax.sgd(rate, momentum=momentum))
     before = [optax.clip_by_global_norm(clip)] if clip else []
     after = [_scale_by_module(rates)] if rates else []
     after += [_scale_by_depth(layer_decay)] if layer_decay != 1 else []
-    return optax.chain(*before, moves, *after) if before or after else moves
+    whole = optax.chain(*before, moves, *after) if before or after else moves
+    if accumulate == 1:
+        return whole
+    return optax.MultiSteps(whole, accumulate).gradient_transformation()
 
 
 def _change(tree: Any, names: tuple[str, ...], change: Callable) -> Any:

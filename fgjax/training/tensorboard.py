@@ -41,7 +41,7 @@ class Curves:
         values = [
             self._summary.Value(tag=name, simple_value=value)
             for name, value in row.items()
-            if name != "epoch"
+            if name != "epoch" and value is not None
         ]
         summary = self._summary(value=values)
         self._writer.add_event(

@@ -116,7 +116,7 @@ WRONG = {
     "data.crop=0": ("data.crop=0", "at most 1"),
     "data.test_share=2": ("data.test_share=2", "from 0 to 1"),
     "train.warmup=-1": ("train.warmup=-1", "from 0 to 1"),
-    "train.validation=0": ("train.validation=0",),
+    "train.validation=1": ("train.validation=1", "from 0 to below 1"),
     "evaluate.threshold=1": ("evaluate.threshold=1",),
     "report.images=-1": ("report.images=-1", "negative"),
     "seed=-1": ("seed=-1",),

@@ -156,7 +156,8 @@ def test_a_plain_classifier_has_no_steps_to_explain(untrained, tmp_path, capsys)
 @pytest.mark.slow
 def test_prototypes_find_patches_too(tmp_path, capsys):
     words = focus(tmp_path / "run", "focus.extractor=prototypes", "focus.prototypes=2",
-                  "focus.channels=8", "stages=train,test")  # fmt: skip
+                  "focus.channels=8", "focus.extractor_epochs=3", "focus.warm=1",
+                  "focus.push_every=1", "focus.last_layer=1", "stages=train,test")  # fmt: skip
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "by prototypes, which is trained first" in said and "every prototype moves" in said
@@ -167,6 +168,9 @@ def test_prototypes_find_patches_too(tmp_path, capsys):
     images = np.stack([source.load(r).image for r in source.records if r.split == "train"])
     places = np.asarray(extractor.features(images.astype(np.float32) / 255)).reshape(-1, 8)
     gaps = np.abs(places[None] - prototypes[:, None]).max(2).min(1)
+    # The last layer has learnt: at first its weights were 1 and -0.5.
+    kernel = np.asarray(extractor.variables["params"]["classifier"]["kernel"])
+    assert not np.isin(kernel, (1, -0.5)).all()
     # Each lies on a patch of a training image, but those of classes without one.
     assert (gaps < 1e-4).mean() > 0.7
 

@@ -17,6 +17,7 @@ from fgjax.run import main
 from fgjax.stages.classifier import training_model
 from fgjax.stages.images import make_source
 from fgjax.stages.train import images as training_images
+from fgjax.stages.train.kinds import Regions
 from fgjax.stages.train.recipe import make_recipe, statistics_are_folded
 from fgjax.training.checkpoints import load_classifier
 
@@ -65,6 +66,11 @@ def test_a_training_and_its_test(tiny, tmp_path, capsys):
     assert len(list((run / "tensorboard").iterdir())) == 1
     predictions, about = rows(run / "predictions.csv"), json.loads((run / "test.json").read_text())
     assert len(predictions) == about["images"] > 8
+    page = (run / "test.html").read_text(encoding="utf-8")
+    assert "train loss" in page and "What is mistaken for what" in page
+    assert [row["name"] for row in rows(run / "classes.csv")] == ["blue", "red"]
+    temperature = load_classifier(run).temperature
+    assert about["calibration"]["temperature"] == temperature > 0
     right = [int(row["label"] == row["predicted"]) for row in predictions]
     assert [int(row["correct"]) for row in predictions] == right
     value = about["metrics"]["accuracy"]
@@ -118,6 +124,10 @@ RECIPES = {
     "frozen backbone": ["train.freeze=[backbone]", "train.schedule=constant"],
     "rates": ["train.rates=[classifier:10,blocks_0:0]", "train.weight_decay=0.5"],
     "crops and colours": ["train.crop=0.4", "train.color=0.3", "train.flip=false"],
+    "small batches, averaged": ["train.accumulate=2", "train.ema=0.9", "train.batch_size=4"],
+    "computed again": ["train.checkpointing=true", "train.randaugment=9"],
+    "crops of files": ["train.crop=0.3", "train.crop_from=file"],
+    "classes' weights": ["train.class_weights=effective"],
     "erasing": ["train.erase=hide_and_seek"],
     "mixing": ["train.mix=attentive_cutmix"],
     "augmix": ["train.mix=augmix"],
@@ -260,7 +270,18 @@ def test_the_recipe_erases_with_the_colour_that_normalises_to_nothing(tiny):
     assert hash(recipe) == hash(make_recipe(config, model, 5))
 
 
-@pytest.mark.slow
+def test_maps_of_parts_smaller_than_their_window_are_told():
+    config = resolve(["config=parts_species", "data.size=32"])[1]
+    made = lambda: create_model("region_grouping", 2, size=32, backbone="resnet_tiny")
+    model = jax.eval_shape(made)  # a cell for 8 x 8 pixels
+    with pytest.raises(
+        ConfigError, match="data.size=32: .*4x4 cells.*=40 or more, or parts.rad.*1"
+    ):
+        Regions().check(config, model)
+    Regions().check(resolve(["config=parts_species", "data.size=32", "parts.weight=0"])[1], model)
+    Regions().check(resolve(["config=parts_species", "data.size=32", "parts.radius=1"])[1], model)
+
+
 def test_mixed_labels_are_refused_where_the_loss_knows_none(tiny):
     words = ("train.mix=cutmix", "model.name=region_grouping", "parts.backbone=toys:MICRO")
     config = resolve(tiny(*words))[1]

@@ -1,5 +1,6 @@
 """The batch-size finder ends, with the largest batch that fits, and remembers it."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +8,13 @@ import optax
 import pytest
 
 import fgjax.training.batch_size as module
-from fgjax.models.classifier import create_model
+from fgjax.models.classifier import Classifier, create_model
+from fgjax.models.composed.two_stream import Streams
 from fgjax.training.augment.geometry_and_light import Augmentation
+from fgjax.training.augment.patches import PatchAugmentation
 from fgjax.training.batch_size import find_batch_size, largest_batch, step_bytes, step_runs
 from fgjax.training.classifier import Recipe, start, train_step
+from fgjax.training.objectives.ranking import StreamLoss
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 31, 32, 33, 100, 5000])
@@ -78,6 +82,27 @@ def test_it_fits_the_memory_given_and_is_remembered(model, tmp_path, monkeypatch
     assert cache.read_text().count(f": {found}") == 1
 
 
+class Both(nn.Module):
+    """The least network that looks at patches beside images."""
+
+    num_classes: int = 2
+
+    @nn.compact
+    def streams(self, inputs, train=False):
+        means = [x.mean(tuple(range(1, x.ndim - 1))) for x in inputs]
+        return Streams(nn.Dense(2)(means[0]), nn.Dense(2)(means[1]), None)
+
+
+def test_a_step_that_looks_at_patches_gets_their_boxes():
+    """Without them its step cannot even be traced."""
+    network, patches = Both(), PatchAugmentation(Augmentation(flip=False), 8)
+    shapes = (jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 1, 8, 8, 3)))
+    model = Classifier(network.init(jax.random.key(0), shapes, method="streams"), network)
+    recipe = Recipe(optax.sgd(0.1), patches, method="streams", objective=StreamLoss())
+    assert find_batch_size(model, recipe, 16, 2, memory=2**40, patches=3) == 2
+    assert step_runs(model, recipe, 2, 16, patches=3)
+
+
 def test_too_little_memory_is_told(model):
     with pytest.raises(ValueError, match="one image"):
         find_batch_size(model, RECIPE, 32, 1, memory=1000)
@@ -109,4 +134,4 @@ def test_the_models_weights_are_untouched(model):
     before = jax.tree.map(jnp.array, model.variables)
     assert step_runs(model, RECIPE, 2, 32)
     jax.tree.map(np.testing.assert_array_equal, model.variables, before)
-    assert int(start(model, RECIPE.optimizer).step) == 0
+    assert int(start(model, RECIPE).step) == 0

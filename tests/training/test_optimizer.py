@@ -52,6 +52,23 @@ def test_optimizer_warms_up_cools_down_and_decays_kernels_alone():
     np.testing.assert_allclose(moves, rising + falling, atol=1e-6)
 
 
+def test_all_weights_decay_where_that_is_wanted():
+    still = [0.0]
+    for optimizer in ("sgd", "adamw"):
+        settings = dict(optimizer=optimizer, schedule="constant", weight_decay=0.1)
+        (kernels,) = moves(make_optimizer(10, 0.5, **settings), still)
+        (every,) = moves(make_optimizer(10, 0.5, **settings, decay="all"), still)
+        scale = lambda tree: tree["blocks_0_0"]["norm1"]["norm"]["scale"]
+        assert (scale(kernels), kernels["classifier"]["bias"]) == (1, 1)
+        assert scale(every) == every["classifier"]["bias"] == pytest.approx(0.95)
+        assert kernels["stem"]["kernel"] == every["stem"]["kernel"] == pytest.approx(0.95)
+
+
+def test_drops_that_fall_on_one_step_all_count():
+    rate = learning_rates(4, 2.0, "steps", 0.0, (0.5, 0.55))
+    assert [round(float(rate(i)), 6) for i in (1, 3)] == [2, 0.02]
+
+
 @pytest.mark.parametrize("warmup", [0.0, 0.1])
 def test_steps_divide_by_ten(warmup):
     rate = learning_rates(100, 2.0, "steps", warmup, (0.4, 0.8))
@@ -135,6 +152,18 @@ def test_large_gradients_are_scaled_down_together():
     large, small = moves(optimizer, [3.0, -0.1], params)
     assert large["a"]["kernel"] == pytest.approx(-0.5) == large["b"]["bias"]  # norm 6 of four
     assert small["a"]["kernel"] == pytest.approx(-0.4)  # 0.2 is below: as it is
+
+
+def test_gradients_of_several_calls_move_the_weights_once():
+    """By their mean; also where that is clipped, and under a schedule in moves, not calls."""
+    settings = dict(weight_decay=0.1, clip=0.5, warmup=0.5)
+    gradients = [0.3, -0.1, 0.5, 0.2, 0.4, 0.0]
+    several = moves(make_optimizer(6, 0.1, accumulate=2, **settings), gradients)
+    once = moves(make_optimizer(3, 0.1, **settings), [0.1, 0.35, 0.2])
+    for after, (odd, even) in zip(once, zip(several[::2], several[1::2])):
+        assert jax.tree.leaves(even) == pytest.approx(jax.tree.leaves(after), rel=1e-6)
+        assert odd != even or after is once[0]  # the first move has the rate 0
+    assert several[2] == several[1] and several[4] == several[3]
 
 
 def test_equal_settings_are_one_object():

@@ -18,11 +18,12 @@ class FidoConfig:
     """Settings of FIDO. Lengths and areas are those of a 224 px image, and scale with it.
 
     The default's masks are meant to be cut at 0.5. Such a mask should suffice (SSR) or destroy
-    (SDR) by itself, whatever stands in the rest, and be small and of few pieces. Four things see
+    (SDR) by itself, whatever stands in the rest, and be small and of few pieces. Five things see
     to that: the temperature falls, so that the last masks are almost binary; masks move smoothly,
     first in large patches and then in smaller ones, and are sampled smoothly; a score beyond what
-    is asked counts for nothing, so that only area is left to gain; and the sampled masks are
-    filled in several ways, anew at every step. `fido_preset("soft")` has none of them.
+    is asked counts for nothing, so that only area is left to gain; the price of area is each
+    image's own; and the sampled masks are filled in several ways, anew at every step.
+    `fido_preset("soft")` has none of them.
     """
 
     steps: int = option(30, "optimisation steps.")
@@ -59,14 +60,15 @@ class FidoConfig:
         '"log_odds" (Eq. 4) or "leaking" (what the released code computes).',
     )
     kept_margin: float | None = option(
-        1.0,
+        0.5,
         "the SSR's score counts up to that of the whole image plus this (log odds: in nats); "
         "None: however high it is.",
     )
     deleted_margin: float | None = option(
         4.6,
         "the SDR's score counts down to this below 0 and below that of the whole image, "
-        "whichever is lower (4.6 nats: p = 0.01); None: however low it is.",
+        "whichever is lower (4.6 nats: p = 0.01), but not to below the infill's own; None: however "
+        "low it is.",
     )
     optimizer: Literal["adamw", "sgd"] = option(
         "adamw",
@@ -78,8 +80,14 @@ class FidoConfig:
         "ε of Adam. At 0.1 it exceeds the gradients, so steps keep their size.",
     )
     l1: float = option(
-        1e-3,
+        1.5e-3,
         "λ of Eqs. 2 and 3: the price of one important pixel of a 224x224 image.",
+    )
+    price_rate: float = option(
+        0.4,
+        "how fast that price moves, for each image and mask by itself: a step multiplies it by at "
+        "most e to this · 1/2 while the sampled masks are near their margins, and lowers it while "
+        "they are not, within half and four times l1; 0: it stays, as it does without a margin.",
     )
     tv: float = option(0.01, "weight of the total variation (Eq. 10).")
     tv_norm: Literal["squared", "absolute"] = option(
@@ -144,7 +152,7 @@ class FidoConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: a finite number, or left out")
         if not 0 < self.anneal <= 1:
             raise ValueError(f"anneal={self.anneal}: a share of the steps, above 0 and at most 1")
-        for name in ("l1", "tv", "warmup", "smoothing", "noise_smoothing"):
+        for name in ("l1", "price_rate", "tv", "warmup", "smoothing", "noise_smoothing"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
         for name in ("mask_size", "images_per_step", "steps_per_dispatch"):
@@ -195,6 +203,7 @@ _AS_PUBLISHED: dict[str, Any] = dict(
     noise_smoothing=0.0,
     kept_margin=None,
     deleted_margin=None,
+    price_rate=0.0,
     infill_also=(),
     warmup=5,
 )

@@ -56,7 +56,7 @@ def annealing(config: FidoConfig) -> bool:
 
 def timed(config: FidoConfig) -> bool:
     """Return whether a step must know how many there are."""
-    return config.schedule == "cosine" or annealing(config)
+    return config.schedule == "cosine" or annealing(config) or config.price_rate > 0
 
 
 def step_config(config: FidoConfig) -> FidoConfig:
@@ -124,8 +124,10 @@ def _chunks(task: Task, size: int) -> Iterator[tuple[Task, int]]:
 def _start(rows: Task, side: tuple[int, int], config: FidoConfig) -> FidoState:
     images, enough = len(rows.targets), None
     if config.kept_margin is not None or config.deleted_margin is not None:
-        outputs = forward(rows.arrays, rows.static, rows.images).astype(jnp.float32)
-        enough = enough_score(SCORES[config.score](outputs, rows.targets), config)
+        score = lambda images: SCORES[config.score](
+            forward(rows.arrays, rows.static, images).astype(jnp.float32), rows.targets
+        )
+        enough = enough_score(score(rows.images), score(rows.infill), config)
     logit = float(np.log(config.initial / (1 - config.initial)))
     signs = jnp.asarray([-1, 1], jnp.float32)[None, :, None, None]  # as in `importance`
     logits = jnp.array(jnp.broadcast_to(logit * signs, (images, 2, *side)))

@@ -110,9 +110,9 @@ def fido(
 
 
 def _passes(config: FidoConfig, height: int, width: int, channels: int) -> Passes:
-    # A margin is counted from the score of the image as it is.
+    # Margins are counted from the scores of the image as it is and of its infill.
     margin = config.kept_margin is not None or config.deleted_margin is not None
-    return Passes(int(margin), config.steps * 2 * config.batch_size)
+    return Passes(2 * int(margin), config.steps * 2 * config.batch_size)
 
 
 FIDO = Method(

@@ -17,18 +17,27 @@ from fgjax.devices.jit import program
 
 TRACES = ("p_kept", "p_deleted", "loss_ssr", "loss_sdr", "l1_ssr", "l1_sdr", "tv_ssr", "tv_sdr")
 """What is recorded per step: p(c) with only the SSR kept and with the SDR deleted (mean over
-the sampled masks), and per objective the whole loss and its unweighted L1 and TV terms."""
+the sampled masks), and per objective the whole loss (at the price l1, whatever an image's own is)
+and its unweighted L1 and TV terms."""
+
+WANTED = (0.5, 0.85)
+"""The share of the sampled SSRs, and of the SDRs, that an image's price leaves at their target."""
+NEARLY = 0.5
+"""A mask is at its target from this far before it: in units of the score."""
+PRICES = (0.5, 4.0)
+"""The least and the greatest price, in units of l1."""
 
 
 class FidoState(NamedTuple):
     """What one step hands to the next. Nothing in it is shared by two images, so that each may be
-    at another step. Axis 1 of `logits` and `enough`: SSR, SDR. `enough`: the score beyond which
-    more counts for nothing."""
+    at another step. Axis 1 of `logits`, `enough` and `price`: SSR, SDR. `enough`: the score beyond
+    which more counts for nothing. `price`: what a pixel costs, in units of l1."""
 
     step: Int[Array, "n"]
     logits: Float[Array, "n 2 mh mw"]
     optimizer: Any
     enough: Float[Array, "n 2"]
+    price: Float[Array, "n 2"]
 
 
 def upsample(maps: Float[Array, "*n mh mw"], height: int, width: int) -> Float[Array, "*n h w"]:
@@ -62,16 +71,43 @@ def fido_start(
     optimizer = jax.vmap(_optimizer(config).init)(logits)
     if enough is None:
         enough = jnp.broadcast_to(jnp.asarray([jnp.inf, -jnp.inf]), (len(logits), 2))
-    return FidoState(jnp.zeros(len(logits), jnp.int32), logits, optimizer, jnp.array(enough))
+    step, price = jnp.zeros(len(logits), jnp.int32), jnp.ones((len(logits), 2))
+    return FidoState(step, logits, optimizer, jnp.array(enough), price)
 
 
-def enough_score(full: Float[Array, "n"], config: FidoConfig) -> Float[Array, "n 2"]:
+def enough_score(
+    full: Float[Array, "n"], alone: Float[Array, "n"], config: FidoConfig
+) -> Float[Array, "n 2"]:
     """Return up to where the SSR's score counts, and down to where the SDR's does, of images whose
-    own score is `full`."""
+    own score is `full` and that of whose infill is `alone`: no SDR is asked for more than all of
+    the image replaced destroys."""
     kept, deleted = config.kept_margin, config.deleted_margin
     high = jnp.full_like(full, jnp.inf) if kept is None else full + kept
-    low = jnp.full_like(full, -jnp.inf) if deleted is None else jnp.minimum(full, 0.0) - deleted
+    if deleted is None:
+        low = jnp.full_like(full, -jnp.inf)
+    else:
+        at_most = jnp.minimum(full, 0.0)
+        low = jnp.clip(alone, at_most - deleted, at_most)
     return jnp.stack([high, low], axis=1)
+
+
+def next_price(
+    price: Float[Array, "n 2"],
+    met: Float[Array, "n 2"],
+    step: Int[Array, "n"],
+    config: FidoConfig,
+) -> Float[Array, "n 2"]:
+    """Return the price after a step at which a share `met` of the masks was at its target.
+
+    Dual ascent: price · exp(rate · (met - wanted)), twice as fast downwards, within `PRICES`. It
+    starts when a quarter of the steps is over, as until then masks are too large to judge; in the
+    last third it only falls, so that no image ends just after a rise that its mask cannot bear.
+    """
+    change = config.price_rate * (met - jnp.asarray(WANTED)[None])
+    change = jnp.where(change < 0, 2 * change, change)
+    started, ending = 4 * step >= config.steps, 3 * step >= 2 * config.steps
+    change = jnp.where(ending[:, None], jnp.minimum(change, 0.0), change)
+    return jnp.clip(price * jnp.exp(jnp.where(started[:, None], change, 0.0)), *PRICES)
 
 
 def annealed(
@@ -117,8 +153,9 @@ def _infills(images, infill, keys, step, config):
     return kinds[:, turns, None]
 
 
-def _loss(logits, enough, model, images, infill, targets, keys, step, config):
-    """Return sum over images and objectives of Eqs. 2 and 3, with TV; and the traces `n 8`.
+def _loss(logits, enough, price, model, images, infill, targets, keys, step, config):
+    """Return sum over images and objectives of Eqs. 2 and 3, with TV; and the traces `n 8`, and
+    which share of the masks is at its target, `n 2`.
 
     Images never mix, so the gradient of the sum is each image's own.
     """
@@ -140,6 +177,7 @@ def _loss(logits, enough, model, images, infill, targets, keys, step, config):
     repeated = jnp.repeat(targets, samples * 2)
     scores = SCORES[config.score](outputs, repeated).reshape(n, samples, 2)
     high, low = enough[:, None, 0], enough[:, None, 1]
+    met = jnp.stack([scores[..., 0] >= high - NEARLY, scores[..., 1] <= low + NEARLY], -1)
     scores = jnp.stack([jnp.minimum(scores[..., 0], high), jnp.maximum(scores[..., 1], low)], -1)
     scores = scores.mean(1)
     chosen = jnp.take_along_axis(jax.nn.softmax(outputs), repeated[:, None], axis=1)
@@ -155,15 +193,17 @@ def _loss(logits, enough, model, images, infill, targets, keys, step, config):
     ramp = jnp.minimum(1.0, step.astype(jnp.float32) / max(config.warmup, 1))
     ramp = ramp if config.warmup else jnp.ones_like(ramp)
     sign = jnp.asarray([-1, 1], jnp.float32)  # SSR raises the score, SDR lowers it
-    losses = sign[None] * scores + ramp[:, None] * (config.l1 * l1 + config.tv * tv)
-    trace = jnp.concatenate([probability, losses, l1, tv], axis=1)
-    return losses.sum(), trace
+    loss = lambda price: (
+        sign[None] * scores + ramp[:, None] * (config.l1 * price * l1 + config.tv * tv)
+    )
+    trace = jnp.concatenate([probability, loss(1.0), l1, tv], axis=1)
+    return loss(price).sum(), (trace, met.mean(1, dtype=jnp.float32))
 
 
 def _step(state, model, images, infill, targets, keys, config):
     gradient = jax.grad(_loss, has_aux=True)
     data = (model, images, infill, targets, keys, state.step, config)
-    grad, trace = gradient(state.logits, state.enough, *data)
+    grad, (trace, met) = gradient(state.logits, state.enough, state.price, *data)
     grad = grad * (grad.shape[-2] * grad.shape[-1] / REFERENCE_SIDE**2)
     if config.smoothing:
         sigma = lambda step: annealed(config.smoothing, config.smoothing_end, step, config)
@@ -171,7 +211,11 @@ def _step(state, model, images, infill, targets, keys, config):
     # Adam's bias correction mixes a float with an integer count; nothing else here may.
     with jax.numpy_dtype_promotion("standard"):
         updates, optimizer = jax.vmap(_optimizer(config).update)(grad, state.optimizer)
-    return FidoState(state.step + 1, state.logits + updates, optimizer, state.enough), trace
+    price = state.price
+    if config.price_rate:  # without a target nothing says whether a price is too high
+        moved = next_price(price, met, state.step, config)
+        price = jnp.where(jnp.isfinite(state.enough), moved, price)
+    return FidoState(state.step + 1, state.logits + updates, optimizer, state.enough, price), trace
 
 
 @program("explain", static_argnames=("static", "config", "count"), donate_argnames="state")

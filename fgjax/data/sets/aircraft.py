@@ -91,7 +91,28 @@ class AircraftSource:
         of = f"images_{level}_trainval.txt and images_{level}_test.txt"
         check_same(file, boxes, {name: name for name in records}, of)
         self.records = tuple(records.values())
+        self.levels = self._levels(root, level)
         self._boxes = {records[name].name: box for name, box in boxes.items()}
+
+    def _levels(self, root: Path, level: str) -> dict[str, tuple[str, ...]]:
+        """Return family and manufacturer of every class, as far as their files are there."""
+        order = list(_NAMES)
+        levels: dict[str, tuple[str, ...]] = {}
+        for above in order[order.index(level) + 1 :]:
+            group: dict[int, str] = {}
+            for part in ("trainval", "test"):
+                file = root / f"images_{above}_{part}.txt"
+                if not file.is_file():
+                    return levels
+                known = {name: name for _, name in lines(root / f"{_NAMES[above]}.txt", HOME)}
+                named = _read_classes(file, known)
+                for record in self.records:
+                    name = named.get(record.name.removesuffix(".jpg"))
+                    if name is not None and record.label is not None:
+                        group[record.label] = name
+            if len(group) == len(self.classes):
+                levels[above] = tuple(group[c] for c in range(len(self.classes)))
+        return levels
 
     def file(self, record: Record) -> Path:
         """Return the image file of a record."""

@@ -37,9 +37,10 @@ class CelebaSource:
         identity_CelebA.txt                   000001.jpg 2880 (read when it is there)
 
     all in one folder, or in `Img/`, `Anno/` and `Eval/` as the authors' share has them.
-    Validation images train. The aligned faces have landmarks and no boxes: the
-    published boxes belong to the original photographs, `img_celeba`, which have their
-    own landmarks and boxes; a box without width or height (there are some) is none.
+    Validation images belong to train, and are marked. The aligned faces have landmarks
+    and no boxes: the published boxes belong to the original photographs, `img_celeba`,
+    which have their own landmarks and boxes; a box without width or height (there are
+    some) is none.
     Landmarks and boxes are taken as continuous pixel coordinates, as they are. Record
     names are the file names. An example has one label, so without `target` there are
     none; `attributes` has all of them.
@@ -99,7 +100,7 @@ class CelebaSource:
         parts = read_table(file, HOME, read_rows(file, HOME), _part)
         check_same(file, parts, names, "list_attr_celeba.txt")
         self.records = tuple(
-            Record(name, label, "test" if parts[name] == 2 else "train")
+            Record(name, label, "test" if parts[name] == 2 else "train", parts[name] == 1)
             for name, label in zip(names, labels, strict=True)
         )
 

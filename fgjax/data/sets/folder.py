@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
+from fgjax.core.progress import say
 from fgjax.data.images import Fit, read_image, read_mask
+from fgjax.data.labels import class_key
 from fgjax.data.pipeline import take
 from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record, Split
@@ -19,12 +21,25 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".bmp",
                       ".gif", ".heic", ".heif"})  # fmt: skip
 
 
+SPLIT_NAMES = {
+    "train": ("train", "training", "trn"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "tst"),
+}
+"""What folders of a split are called, in any case."""
+
+UNUSABLE = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode categories that no table and no line of text can show: control characters, bytes that
+are no Unicode (they come as lone surrogates), line ends."""
+
+
 class _File(NamedTuple):
     """An image file: its name below the root, and what its folders say of it."""
 
     name: str
     class_name: str | None
     split: Split | None
+    validation: bool = False
 
 
 class FolderSource:
@@ -35,7 +50,10 @@ class FolderSource:
       depth. A folder without images is no class. Each class is split by a hash of
       its file names.
     - `train/` and `test/` (or `val/`), each with class folders: the split is theirs.
-      Where both `test/` and `val/` are there, `val/` counts as train.
+      Where both `test/` and `val/` are there, `val/` belongs to train and is marked as
+      validation. Other names for them are known, in any case: `SPLIT_NAMES`. Their
+      images may lie one folder deeper, in `train/images/`.
+    - one folder that holds such a split, and nothing else: then that is read.
     - images and no class folders: no labels, no classes, all of them "test".
     - `images/` with any of these, and nothing else or `masks/` and `cues/` beside it: then
       `images/` is read, with those masks unless others are given.
@@ -45,6 +63,8 @@ class FolderSource:
     the extra `heif`, heic and heif, in any case; hidden files and folders are ignored, all
     other files are counted (`left_out`). Links to folders are followed, each folder once. EXIF
     orientation is applied. Record names are the paths below the folder that was read, with "/".
+    Class folders whose names differ only in case, or in how Unicode composes them, are one
+    class, called as in train. An image whose name has control characters fails alone.
 
     Args:
       path: the folder.
@@ -65,8 +85,8 @@ class FolderSource:
 
     Raises:
       DataError: the folder is missing, a file, unreadable or without images; images
-        lie beside class folders; a file name is not Unicode; the mask folder is
-        missing or fits no image.
+        lie beside class folders, or class folders beside those of a split; the name of
+        a folder is not Unicode; the mask folder is missing or fits no image.
     """
 
     classes: tuple[str, ...]
@@ -98,17 +118,26 @@ class FolderSource:
         else:
             self._root, self._masks, self._cues = _find_root(path, *given)
             files = _find_images(self._root, (self._masks, self._cues), self.left_out)
+        files, self._refused = _printable(self._root, files)
         if all(file.class_name is None for file in files):
             self.classes = ()
-            records = [Record(file.name, None, file.split or "test") for file in files]
+            records = [
+                Record(file.name, None, file.split or "test", file.validation) for file in files
+            ]
         else:
             _refuse_loose(self._root, files)
+            files = _one_name_a_class(self._root, files)
             self.classes = tuple(sorted({file.class_name for file in files if file.class_name}))
             label: dict[str | None, int] = {name: i for i, name in enumerate(self.classes)}
             self.drawn_split = any(file.split is None for file in files)
             split = _hash_split(files, test_share, seed)
             records = [
-                Record(file.name, label[file.class_name], file.split or split[file.name])
+                Record(
+                    file.name,
+                    label[file.class_name],
+                    file.split or split[file.name],
+                    file.validation,
+                )
                 for file in files
             ]
         for folder in (self._masks, self._cues):
@@ -125,6 +154,8 @@ class FolderSource:
 
     def load(self, record: Record) -> Example:
         """Decode and fits one image, and its masks where there are some."""
+        if record.name in self._refused:
+            raise DataError(self._refused[record.name])
         image = read_image(self.file(record), orient=True)
         shape = image.shape[:2]
         mask, cue = (self._mask(folder, record, shape) for folder in (self._masks, self._cues))
@@ -176,8 +207,26 @@ def _find_root(
             masks = path / "masks"
         if cues is None and "cues" in folders:
             cues = path / "cues"
-        return path / "images", masks, cues
+        path = path / "images"
+        folders, files = _entries(path)
+    if len(folders) == 1 and not files and _split_of(folders[0]) is None:
+        inner = path / folders[0]
+        names, loose = _entries(inner)
+        if len(names) > 1 and not loose and all(map(_split_of, names)) and _is_split(names):
+            return inner, masks, cues
     return path, masks, cues
+
+
+def _split_of(name: str) -> str | None:
+    """Return which split a folder of this name holds: a key of `SPLIT_NAMES`; None: none."""
+    lower = name.casefold().strip()
+    return next((split for split, names in SPLIT_NAMES.items() if lower in names), None)
+
+
+def _is_split(names: list[str]) -> bool:
+    """Return whether folders of these names say train and what is held out, not classes."""
+    kinds = {_split_of(name) for name in names} - {None}
+    return "train" in kinds and len(kinds) > 1
 
 
 def _find_images(root: Path, masks: tuple[Path | None, ...], left_out: Counter[str]) -> list[_File]:
@@ -186,17 +235,29 @@ def _find_images(root: Path, masks: tuple[Path | None, ...], left_out: Counter[s
     names, loose = _entries(root, left_out)
     folders = [name for name in names if _identity(root / name) not in seen]
     files = [_File(name, None, None) for name in loose]
-    if folders and set(folders) <= {"train", "val", "test"}:
+    others = [name for name in folders if _split_of(name) is None]
+    if _is_split(folders):
+        others = [name for name in others if any(_walk(root, name, {*seen}))]
+        if others:
+            raise DataError(
+                f"{root}: {', '.join(others[:3])}{', …' if len(others) > 3 else ''} beside the "
+                f"folders of a split ({', '.join(name for name in folders if _split_of(name))}): "
+                "move the first away, or, if all of them are classes, rename those of the split"
+            )
+    if folders and not others:
+        kinds = {_split_of(name) for name in folders}
         for name in folders:
             # Beside a test folder, val trains: what is reported comes from test alone.
-            is_test = name == "test" or (name == "val" and "test" not in folders)
+            kind = _split_of(name)
+            is_test = kind == "test" or (kind == "validation" and "test" not in kinds)
             split: Split = "test" if is_test else "train"
-            class_folders, flat = _entries(root / name, left_out)
-            files += [_File(f"{name}/{image}", None, split) for image in flat]
+            validation = kind == "validation" and not is_test
+            folder = _images_of(root, name)
+            class_folders, flat = _entries(root / folder, left_out)
+            files += [_File(f"{folder}/{image}", None, split, validation) for image in flat]
             for class_name in class_folders:
-                path = f"{name}/{class_name}"
-                images = _walk(root, path, {*seen}, left_out)
-                files += [_File(image, class_name, split) for image in images]
+                found = _walk(root, f"{folder}/{class_name}", {*seen}, left_out)
+                files += [_File(image, class_name, split, validation) for image in found]
     else:
         for class_name in folders:
             images = _walk(root, class_name, {*seen}, left_out)
@@ -218,8 +279,21 @@ def count_words(left_out: Counter[str]) -> str:
     return ", ".join(words + ([f"{rest} others"] if rest else []))
 
 
+def _images_of(root: Path, folder: str) -> str:
+    """Return `folder`, or `folder/images` where its images are in there and nowhere else in it."""
+    names, loose = _entries(root / folder)
+    if "images" in names and not loose:
+        rest = [name for name in names if name != "images"]
+        if not any(any(_walk(root, f"{folder}/{name}", set())) for name in rest):
+            return f"{folder}/images"
+    return folder
+
+
 def _walk(
-    root: Path, folder: str, seen: set[tuple[int, int]], left_out: Counter[str]
+    root: Path,
+    folder: str,
+    seen: set[tuple[int, int]],
+    left_out: Counter[str] | None = None,
 ) -> Iterator[str]:
     """Yield names of all images below a folder, each real folder once: links may form loops."""
     identity = _identity(root / folder)
@@ -245,11 +319,47 @@ def _entries(folder: Path, left_out: Counter[str] | None = None) -> tuple[list[s
     if left_out is not None:
         others = {path.name for path in paths} - {*folders, *images}
         left_out.update(Path(name).suffix.lower() for name in sorted(others))
-    for name in folders + images:
-        # Control characters, and bytes that are no Unicode, which come as lone surrogates.
-        if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name):
+    for name in folders:
+        if not _usable(name):
             raise DataError(f"{folder}: the name {name!a} has unprintable characters; rename it")
     return folders, images
+
+
+def _usable(name: str) -> bool:
+    return not any(unicodedata.category(character) in UNUSABLE for character in name)
+
+
+def _printable(root: Path, files: list[_File]) -> tuple[list[_File], dict[str, str]]:
+    """Return the files under names that can be written everywhere, and why some cannot be used
+    (name -> reason)."""
+    named, refused = [], {}
+    for file in files:
+        if not _usable(file.name):
+            shown = ascii(file.name)[1:-1]
+            refused[shown] = f"{root}: the name {shown} has unprintable characters; rename it"
+            file = file._replace(name=shown)
+        named.append(file)
+    return named, refused
+
+
+def _one_name_a_class(root: Path, files: list[_File]) -> list[_File]:
+    """Return the files with one name for class folders that are the same class."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for file in sorted(files, key=lambda file: (file.split == "test", file.validation)):
+        assert file.class_name is not None
+        spellings = names[class_key(file.class_name)]
+        if file.class_name not in spellings:
+            spellings.append(file.class_name)
+    for spellings in names.values():
+        if len(spellings) > 1:
+            same = ", ".join(ascii(name) for name in spellings)
+            say(f"{root}: the folders {same} differ only in how they are written: one class")
+    return [
+        file._replace(
+            class_name=unicodedata.normalize("NFC", names[class_key(file.class_name or "")][0])
+        )
+        for file in files
+    ]
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -76,6 +76,7 @@ class InatSource:
             if boxes.is_file():
                 self._boxes |= _boxes(boxes, names, records)
         self.classes = tuple(categories.values())
+        self.levels = _levels(index, categories)
         self.records = tuple(records.values())
 
     def file(self, record: Record) -> Path:
@@ -119,6 +120,16 @@ def _table(file: Path, index: dict[str, Any], kind: str, field: str) -> dict[int
             raise DataError(f"{file}: {kind} gives id {number} a second time")
         table[number] = str(value)
     return table
+
+
+def _levels(index: dict[str, Any], categories: dict[int, str]) -> dict[str, tuple[str, ...]]:
+    """Return the genus of every species, the first word of its name, and what it belongs to."""
+    entries = {entry["id"]: entry for entry in index["categories"]}
+    levels = {"genus": tuple(name.split()[0] for name in categories.values() if name.split())}
+    above = tuple(entries[number].get("supercategory") for number in categories)
+    if all(above):
+        levels["supercategory"] = tuple(map(str, above))
+    return {name: groups for name, groups in levels.items() if len(groups) == len(categories)}
 
 
 def _field(file: Path, kind: str, entry: Any, field: str) -> Any:

@@ -229,6 +229,7 @@ class SpeciesSource:
     classes: ClassVar[tuple[str, ...]] = CLASSES
     landmark_names: ClassVar[tuple[str, ...]] = PARTS
     families: ClassVar[tuple[str, ...]] = tuple(species.family for species in SPECIES)
+    levels: ClassVar[dict[str, tuple[str, ...]]] = {"family": families}
 
     def __post_init__(self) -> None:
         _check_size(self.size)

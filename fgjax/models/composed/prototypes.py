@@ -50,10 +50,12 @@ def prototype_classes(num_classes: int, per_class: int) -> Int[np.ndarray, "m"]:
 
 
 class Comparison(NamedTuple):
-    """Logits, and each image's smallest squared distance to every prototype."""
+    """Logits, each image's smallest squared distance to every prototype, and the sum of the last
+    layer's absolute weights from prototypes to classes that are not theirs."""
 
     logits: Float[Array, "n k"]
     distances: Float[Array, "n m"]
+    others: Float[Array, ""] | None = None
 
 
 def _own_class(key, shape, dtype=jnp.float32):
@@ -109,7 +111,10 @@ class PrototypeNet(nn.Module):
 
     def _compare(self, features):
         nearest = squared_distances(features, self.prototypes).min((1, 2))
-        return Comparison(self.classifier(log_similarity(nearest)), nearest)
+        logits = self.classifier(log_similarity(nearest))
+        weights = self.classifier.variables["params"]["kernel"]
+        own = _own_class(None, weights.shape) > 0
+        return Comparison(logits, nearest, jnp.abs(jnp.where(own, 0, weights)).sum())
 
     def head(self, features: Float[Array, "n H W d"], train: bool = False) -> Float[Array, "n k"]:
         """Return logits of a map: the nearest place to every prototype, weighed."""

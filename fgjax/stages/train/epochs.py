@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fgjax.core.progress import say
+from fgjax.core.tables import finite
 from fgjax.data.pipeline import balanced_order, epoch_order
 from fgjax.devices.collectives import leads, own_part
 from fgjax.devices.mesh import own_rows, replicate, shard
@@ -34,10 +35,10 @@ def train_epochs(training: Training) -> None:
     settings = job.config.train
     rows = own_rows(training.mesh, training.batch)
     own_batch = rows.stop - rows.start
-    state = history.last_state(start(model, training.recipe.optimizer))
+    state = history.last_state(start(model, training.recipe))
     say(
         f"train: {model.name}, {len(training.training)} images in {len(job.source.classes)} "
-        f"classes (and {len(training.validation)} for validation), {settings.epochs} epochs"
+        f"classes (and {len(training.validation)} for validation), {training.epochs} epochs"
         + (f", going on after epoch {history.first}" if history.first else "")
     )
     if job.config.model.pretrained is None:
@@ -52,14 +53,14 @@ def train_epochs(training: Training) -> None:
         history.first,
     )
     history.begin()
-    curves = Curves(job.run.path / "tensorboard", history.rows) if leads() else None
+    curves = Curves(history.run / "tensorboard", history.rows) if leads() else None
     with closing(curves) if curves else nullcontext():
         train(
             model.replace(network=model.network.clone(dtype=compute_dtype(settings))),
             lambda epoch: _batches(training, proxies, epoch, rows),
             lambda: training.images.batches(own_part(training.validation), own_batch),
             key=training.key,
-            epochs=settings.epochs,
+            epochs=training.epochs,
             batch_size=own_batch,
             recipe=training.recipe,
             place=_placer(training.mesh),
@@ -68,6 +69,12 @@ def train_epochs(training: Training) -> None:
             first_epoch=history.first,
             before_epoch=proxies.begin,
             on_epoch=_on_epoch(training, proxies, curves),
+            recipes=lambda epoch: training.kind.of_epoch(
+                job.config, training.recipe, epoch, settings.epochs
+            ),
+            change=lambda epoch, now: training.kind.change(
+                job.config, epoch, settings.epochs, now, training.images, training.training
+            ),
         )
 
 
@@ -82,7 +89,7 @@ def _batches(
     else:
         order = places[epoch_order(seed, epoch, len(places))]
     order = order[: training.steps * batch].reshape(training.steps, batch)[:, rows].reshape(-1)
-    for number, (inputs, labels) in enumerate(training.images.batches(order, own)):
+    for number, (inputs, labels) in enumerate(training.images.batches(order, own, epoch)):
         yield proxies.put(inputs, order[number * own :][: len(labels)]), labels
 
 
@@ -91,29 +98,36 @@ def _on_epoch(
 ) -> Callable[[EpochResult, TrainState], None]:
     settings = training.job.config.train
     rate = learning_rates(
-        training.steps * settings.epochs,
+        training.steps * settings.epochs // settings.accumulate,
         settings.learning_rate,
         settings.schedule,
         settings.warmup,
         settings.drops,
     )
 
+    def counts(epoch: int) -> bool:
+        return training.kind.counts(training.job.config, epoch, settings.epochs)
+
     def on_epoch(result: EpochResult, state: TrainState) -> None:
-        if not np.isfinite([result.train_loss, result.validation_loss]).all():
+        validated = [result.validation_loss] if len(training.validation) else []
+        if not np.isfinite([result.train_loss, *validated]).all():
             raise ConfigError(
                 f"train.learning_rate={settings.learning_rate}: the loss of epoch "
                 f"{result.epoch + 1} is not finite; give a lower one"
             )
         row = {
             **result._asdict(),
+            "validation_loss": finite(result.validation_loss),  # null where nothing is validated
+            "validation_accuracy": finite(result.validation_accuracy),
+            **({} if counts(result.epoch) else {"counts": False}),
             **proxies.facts(),
-            "learning_rate": float(rate(result.epoch * training.steps)),
+            "learning_rate": float(rate(result.epoch * training.steps // settings.accumulate)),
             "seconds": round(time.monotonic() - training.began, 1),
         }
         training.history.add(row, state)
         if curves is not None:  # the first process
             curves.add(row)
-            _say_epoch(row, settings.epochs)
+            _say_epoch(row, training.epochs)
 
     return on_epoch
 
@@ -121,8 +135,13 @@ def _on_epoch(
 def _say_epoch(row: dict[str, Any], epochs: int) -> None:
     say(
         f"epoch {row['epoch'] + 1}/{epochs}: loss {row['train_loss']:.3f}, "
-        f"validation loss {row['validation_loss']:.3f}, "
-        f"accuracy {row['validation_accuracy']:.1%}, {row['seconds']:.0f} s"
+        + (
+            f"validation loss {row['validation_loss']:.3f}, "
+            f"accuracy {row['validation_accuracy']:.1%}, "
+            if row["validation_accuracy"] is not None
+            else ""
+        )
+        + f"{row['seconds']:.0f} s"
         + (f", {row['proxies']} proxies" if row.get("proxies") else "")
     )
 

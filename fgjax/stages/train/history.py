@@ -7,7 +7,7 @@ run/training/epoch_NNNN   the state after it: that of the last epoch, and of the
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fgjax.core.files import write_atomic
 from fgjax.core.progress import say
@@ -23,15 +23,18 @@ class History:
     Connected processes all have one; the first of them writes.
 
     Args:
-      run: the run's folder.
+      run: the run's folder, or one within.
+      select: which epoch is wanted in the end: the best, or the last.
 
     Attributes:
+      run: the folder.
       folder: of the states.
       rows: of the finished epochs.
       first: the epoch to go on with.
     """
 
-    def __init__(self, run: Path):
+    def __init__(self, run: Path, select: Literal["best", "last"] = "best"):
+        self.run, self._select = run, select
         self.folder = run / "training"
         self._metrics = run / "metrics.jsonl"
         rows = _read_rows(self._metrics)
@@ -78,6 +81,7 @@ class History:
     def begin(self) -> None:
         """Forget what was written of an epoch that comes again."""
         if leads():
+            self.run.mkdir(parents=True, exist_ok=True)
             write_atomic(self._metrics, "".join(json.dumps(row) + "\n" for row in self.rows))
             self._keep(set(range(self.first)))
 
@@ -92,11 +96,14 @@ class History:
 
     @property
     def best(self) -> int:
-        """The epoch with the highest validation accuracy, of equals the one with the lowest
-        loss."""
-        return max(
-            self.rows, key=lambda row: (row["validation_accuracy"], -row["validation_loss"])
-        )["epoch"]
+        """Of the epochs that count the one with the highest validation accuracy, of equals the one
+        with the lowest loss; the last where that is wanted, or where nothing was validated."""
+        if self._select == "last" or self.rows[-1]["validation_accuracy"] is None:
+            return self.rows[-1]["epoch"]
+        counting = [row for row in self.rows if row.get("counts", True)] or self.rows
+        return max(counting, key=lambda row: (row["validation_accuracy"], -row["validation_loss"]))[
+            "epoch"
+        ]
 
     def best_state(self, fresh: TrainState) -> tuple[int, TrainState]:
         """Return the best epoch, as the first process knows it, and its state.

@@ -27,6 +27,7 @@ from fgjax.training.classifier import Recipe
 from fgjax.training.objectives.part_objective import PartObjective
 from fgjax.training.objectives.prototype_loss import PrototypeLoss
 from fgjax.training.objectives.ranking import StreamLoss
+from fgjax.training.prototype_schedule import Phase, phase_of
 
 BATCH = 16
 """Images per forward pass while prototypes are moved."""
@@ -39,9 +40,36 @@ class Plain:
         """Return the patches that the network is shown beside its images; None: none."""
         return None
 
+    def check(self, config: Config, model: Classifier) -> None:
+        """Tell what this kind of network cannot be trained with.
+
+        Raises:
+          ConfigError: an option does not fit it.
+        """
+
     def recipe(self, config: Config, recipe: Recipe) -> Recipe:
         """Return the recipe with what this kind of network changes in it."""
         return recipe
+
+    def of_epoch(self, config: Config, recipe: Recipe, epoch: int, epochs: int) -> Recipe:
+        """Return the recipe of one epoch; the optimizer stays."""
+        return recipe
+
+    def counts(self, config: Config, epoch: int, epochs: int) -> bool:
+        """Return whether the classifier after this epoch may be the one that is kept."""
+        return True
+
+    def change(
+        self,
+        config: Config,
+        epoch: int,
+        epochs: int,
+        model: Classifier,
+        images: TrainingImages,
+        training: Int[np.ndarray, "n"],
+    ) -> Classifier | None:
+        """Return the classifier to go on with after an epoch; None: as it is."""
+        return None
 
     def finish(
         self, model: Classifier, images: TrainingImages, training: Int[np.ndarray, "n"]
@@ -52,6 +80,19 @@ class Plain:
 
 class Regions(Plain):
     """Region grouping: the occurrence prior beside the cross-entropy."""
+
+    def check(self, config: Config, model: Classifier) -> None:
+        """Tell where the maps are smaller than the window that smooths them."""
+        side, window = config.data.size, 2 * config.parts.radius + 1
+        images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+        cells = min(jax.eval_shape(lambda m, x: m.features(x), model, images).shape[1:3])
+        if config.parts.weight and cells < window:
+            radius = (cells - 1) // 2
+            raise ConfigError(
+                f"data.size={side}: the parts' maps have {cells}x{cells} cells, fewer than the "
+                f"window of parts.radius={config.parts.radius} ({window}x{window}): data.size="
+                f"{-(-side // cells) * window} or more, or parts.radius={radius}"
+            )
 
     def recipe(self, config: Config, recipe: Recipe) -> Recipe:
         """Return the recipe with the paper's objective."""
@@ -68,11 +109,56 @@ class Regions(Plain):
 
 
 class Prototypes(Plain):
-    """Prototypes: cluster and separation costs, and a move onto patches of images at the end."""
+    """Prototypes: cluster and separation costs, moves onto patches of images, and the last layer
+    that learns between them."""
+
+    def check(self, config: Config, model: Classifier) -> None:
+        """Tell that prototypes have no mean."""
+        if config.train.ema:
+            raise ConfigError(
+                f"train.ema={config.train.ema}: prototypes move onto patches of images, and a "
+                "mean of theirs is none; train.ema=0"
+            )
+
+    def of_epoch(self, config: Config, recipe: Recipe, epoch: int, epochs: int) -> Recipe:
+        """Return the recipe of a stage of ProtoPNet: the new layers, all but the last one (which
+        says whose prototypes are whose), or the last one alone with its L1 cost."""
+        learns, focus = self._phase(config, epoch, epochs).learns, config.focus
+        given = recipe.frozen[:-1]  # the classifier comes last, see `recipe`
+        if learns == "new":
+            return replace(recipe, frozen=(*given, "trunk", "classifier"))
+        if learns == "joint":
+            return recipe
+        loss = PrototypeLoss(0.0, 0.0, config.train.label_smoothing, focus.last_l1)
+        return replace(
+            recipe, objective=loss, frozen=(*given, "trunk", "adapt1", "adapt2", "prototypes")
+        )
+
+    def counts(self, config: Config, epoch: int, epochs: int) -> bool:
+        """Return whether prototypes are patches of images, which only a push makes them."""
+        pushes = any(self._phase(config, e, epochs).push for e in range(epochs))
+        phase = self._phase(config, epoch, epochs)
+        return not pushes or phase.push or phase.learns == "last"
+
+    def change(
+        self,
+        config: Config,
+        epoch: int,
+        epochs: int,
+        model: Classifier,
+        images: TrainingImages,
+        training: Int[np.ndarray, "n"],
+    ) -> Classifier | None:
+        """Return the classifier with every prototype moved, after the epochs that end so."""
+        pushed = self._phase(config, epoch, epochs).push
+        return self.finish(model, images, training) if pushed else None
+
+    def _phase(self, config: Config, epoch: int, epochs: int) -> Phase:
+        focus = config.focus
+        return phase_of(epoch, epochs, focus.warm, focus.push_every, focus.last_layer)
 
     def recipe(self, config: Config, recipe: Recipe) -> Recipe:
-        """Return the recipe with the costs; the last layer, which says whose prototypes are
-        whose, stays (stage 1 of ProtoPNet)."""
+        """Return the recipe with the costs; the last layer stays."""
         focus = config.focus
         return replace(
             recipe,
@@ -106,6 +192,7 @@ class Streams(Plain):
                 focus.local_weight,
                 focus.ranking,
                 focus.margin,
+                focus.moves_reference,
                 focus.readout == "last",
                 config.train.label_smoothing,
             ),
@@ -128,6 +215,11 @@ def check_mixing(config: Config, model: Classifier, recipe: Recipe) -> None:
         raise ConfigError(
             f"train.mix={recipe.mix.name}: {model.name} trains with a loss of its own, which "
             "knows no mixed labels; train.mix=none, or train.erase=…"
+        )
+    if recipe.objective is not None and recipe.class_weights:
+        raise ConfigError(
+            f"train.class_weights={config.train.class_weights}: {model.name} trains with a loss "
+            "of its own, which knows no such weights; train.sampling=balanced"
         )
 
 

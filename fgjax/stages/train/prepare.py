@@ -1,12 +1,12 @@
 """Everything that a training needs before its first epoch."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Bool, Int, Key
 
 from fgjax.core.progress import say
 from fgjax.data.pipeline import epoch_order
@@ -17,7 +17,7 @@ from fgjax.options.schema import Config, ConfigError
 from fgjax.options.training import TrainConfig
 from fgjax.runs.folder import RunFolder
 from fgjax.stages.classifier import training_model
-from fgjax.stages.images import make_source, training_records
+from fgjax.stages.images import make_source, training_records, untrained_classes
 from fgjax.stages.job import Job
 from fgjax.stages.train.history import History
 from fgjax.stages.train.images import TrainingImages, load_training_images
@@ -37,6 +37,7 @@ class Training:
       training, validation: places of the images in `images`.
       batch: images per step, over all processes.
       steps: per epoch.
+      epochs: how many; fewer than the schedule has, where it is known how many were best.
       mesh, own_mesh: the devices of all connected processes, and of this one.
       history: the epochs that are done.
       failed: images that cannot be read, and why.
@@ -51,6 +52,7 @@ class Training:
     validation: Int[np.ndarray, "m"]
     batch: int
     steps: int
+    epochs: int
     mesh: Mesh
     own_mesh: Mesh
     recipe: Recipe
@@ -74,6 +76,12 @@ def prepare(job: Job) -> Training:
     """
     config, began = job.config, time.monotonic()
     records = training_records(job.source, config)
+    if names := untrained_classes(job.source):
+        some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        say(
+            f"train: {len(names)} of {len(job.source.classes)} classes have test images and none "
+            f"to train on ({some}): they cannot be learnt, and their test images count as wrong"
+        )
     model = training_model(config, job.source)
     kind = kind_of(model)
     patches = kind.patches(job)
@@ -85,13 +93,23 @@ def prepare(job: Job) -> Training:
             f"data.path={config.data.path}: the processes cannot read the same training images "
             f"(this one: {len(images.records)}); every machine needs all of them"
         )
-    training, validation = split_validation(images.labels, config.train.validation, config.seed)
-    if len(training) < 2 or len(validation) < 1:
+    own = np.array([record.validation for record in images.records], bool)
+    if config.train.validation_from == "share":
+        own[:] = False
+    training, validation = split_validation(
+        images.labels, config.train.validation, config.seed, own
+    )
+    if len(training) < 2 or (config.train.validation and not len(validation)):
         raise ConfigError(f"data.path={config.data.path}: too few training images that can be read")
     _check_proxies(config, images)
     mesh, own_mesh = make_mesh(config.parallel, everywhere=True), make_mesh(config.parallel)
     batch = _batch_size(config, model, images, len(training), job.run, mesh.devices.size)
     steps = len(training) // batch
+    if steps * config.train.epochs < config.train.accumulate:
+        raise ConfigError(
+            f"train.accumulate={config.train.accumulate}: the training has only "
+            f"{steps * config.train.epochs} batches, so that nothing would be learnt"
+        )
     return Training(
         job,
         model,
@@ -101,25 +119,59 @@ def prepare(job: Job) -> Training:
         validation,
         batch,
         steps,
+        config.train.epochs,
         mesh,
         own_mesh,
-        make_recipe(config, model, steps * config.train.epochs),
-        History(job.run.path),
+        make_recipe(config, model, steps * config.train.epochs, images.labels[training]),
+        History(job.run.path, config.train.select),
         failed,
         began,
     )
 
 
+def again(training: Training, epochs: int) -> Training:
+    """Return the same training from its start on all images, those for validation too, for so
+    many epochs of the same schedule."""
+    job, every = training.job, np.arange(len(training.images.labels))
+    steps = len(every) // training.batch
+    return replace(
+        training,
+        training=every,
+        validation=every[:0],
+        steps=steps,
+        epochs=epochs,
+        recipe=make_recipe(
+            job.config, training.model, steps * job.config.train.epochs, training.images.labels
+        ),
+        history=History(job.run.path / "refit", "last"),
+    )
+
+
 def with_margin(settings: TrainConfig) -> bool:
     """Return whether training images are read with what the centre crop cuts off."""
-    return settings.crop < 1 or settings.window == "random"
+    return (settings.crop < 1 and settings.crop_from == "square") or settings.window == "random"
 
 
 def split_validation(
-    labels: Int[np.ndarray, "n *a"], share: float, seed: int
+    labels: Int[np.ndarray, "n *a"],
+    share: float,
+    seed: int,
+    own: Bool[np.ndarray, "n"] | None = None,
 ) -> tuple[Int[np.ndarray, "a"], Int[np.ndarray, "b"]]:
     """Return places for training and for validation: about `share` of every class, at least one
-    image of a class that has two or more. Of images with attributes: about `share` of all."""
+    image of a class that has two or more. Of images with attributes: about `share` of all.
+
+    Args:
+      labels: of all images.
+      share: 0: all train.
+      seed: another seed, another split.
+      own: images that are for validation, where any are; then no share of the others is.
+    """
+    every = np.arange(len(labels))
+    if share == 0:
+        return every, every[:0]
+    if own is not None and own.any():
+        return np.flatnonzero(~own), np.flatnonzero(own)
     if labels.ndim == 2:
         labels = np.zeros(len(labels), np.int32)
     validation = []
@@ -129,7 +181,7 @@ def split_validation(
         count = min(max(1, round(share * len(places))), len(places) - 1)
         validation.extend(places[order[:count]])
     validation = np.sort(np.array(validation, np.int64))
-    return np.setdiff1d(np.arange(len(labels)), validation), validation
+    return np.setdiff1d(every, validation), validation
 
 
 def _check_proxies(config: Config, images: TrainingImages) -> None:
@@ -138,10 +190,36 @@ def _check_proxies(config: Config, images: TrainingImages) -> None:
         raise ConfigError(
             "train.sampling=balanced: images with several attributes are of no one class"
         )
+    if images.labels.ndim > 1 and config.train.class_weights != "none":
+        raise ConfigError(
+            f"train.class_weights={config.train.class_weights}: images with several attributes "
+            "are of no one class"
+        )
     if images.labels.ndim > 1 and (config.train.mix, config.proxy.method) != ("none", "none"):
         raise ConfigError(
             "train.mix and proxy.method want one class an image, and these images have several "
             "labels: train.mix=none proxy.method=none"
+        )
+    if config.train.crop < 1 and config.train.crop_from == "file":
+        if images.boxes is not None:
+            raise ConfigError(
+                "train.crop_from=file: a two-stream network is shown patches, whose places are "
+                "those of the middle square; train.crop_from=square"
+            )
+        if config.train.window != "center":
+            raise ConfigError(
+                f"train.window={config.train.window} and train.crop_from=file both say where "
+                "images are cut; leave one out"
+            )
+        if images.windows is None:
+            raise ConfigError(
+                f"train.crop_from=file: data.source={config.data.source} has no larger images to "
+                "cut from; train.crop_from=square"
+            )
+    if images.boxes is not None and config.train.window == "anywhere":
+        raise ConfigError(
+            "train.window=anywhere: a two-stream network is shown patches, whose places are those "
+            "of the middle square; train.window=random"
         )
     if images.boxes is not None and config.proxy.method != "none":
         raise ConfigError(
@@ -186,10 +264,11 @@ def _largest_batch(
         try:
             each = find_batch_size(
                 model.replace(network=network),
-                make_recipe(config, model, 10),
+                make_recipe(config, model, 10 * config.train.accumulate, images.labels),
                 round(config.data.size / (config.data.crop if with_margin(config.train) else 1)),
                 max(1, count // devices),
                 labels=images.labels.shape[1:],
+                patches=0 if images.boxes is None else images.boxes.shape[1],
                 cache=cache_file(),
             )
         except ValueError as error:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
 from fgjax.training.augment.erasing import Erasing
+from fgjax.training.augment.randaugment import randaugment
 
 Images = Float[Array, "n h w c"]
 
@@ -54,6 +55,21 @@ def random_saturation(key: Key[Array, ""], images: Images, strength: float) -> I
     luma = jnp.asarray([0.299, 0.587, 0.114], images.dtype)
     grey = (images * luma[None, None, None]).sum(3, keepdims=True)
     return jnp.clip((images - grey) * factor + grey, 0, 1)
+
+
+def random_hue(key: Key[Array, ""], images: Images, most: float) -> Images:
+    """Return every colour turned about the grey axis, by up to `most` of the whole circle;
+    clipped. Grey stays, and so does the mean of the three channels.
+
+    A rotation in RGB space (Haeberli, Matrix Operations for Image Processing, 1993), not of HSV's
+    hexagon, whose corners have no gradient.
+    """
+    angle = 2 * jnp.pi * jax.random.uniform(key, (len(images), 1), images.dtype, -most, most)
+    cos, across = jnp.cos(angle), jnp.sin(angle) / jnp.sqrt(3.0).astype(images.dtype)
+    same, next_, last = (1 + 2 * cos) / 3, (1 - cos) / 3 - across, (1 - cos) / 3 + across
+    rows = [jnp.concatenate(row, 1) for row in
+            ((same, next_, last), (last, same, next_), (next_, last, same))]  # fmt: skip
+    return jnp.clip(jnp.einsum("nhwc,nkc->nhwk", images, jnp.stack(rows, 1)), 0, 1)
 
 
 def random_crop(
@@ -114,16 +130,22 @@ class Augmentation:
       shift: moved by at most this share of the side.
       light: brightness and contrast, times 1 ± this at most.
       color: saturation, times 1 ± this at most.
+      hue: colours turned by at most this share of the circle.
+      randaugment: strength of RandAugment, of 10; 0: none.
+      operations: of RandAugment, one upon the other.
       erase: what is taken away after all that.
     """
 
     size: int | None = None
     crop: float = 1.0
-    window: Literal["center", "random"] = "center"
+    window: Literal["center", "random", "anywhere"] = "center"
     flip: bool = True
     shift: float = 0.0
     light: float = 0.0
     color: float = 0.0
+    hue: float = 0.0
+    randaugment: float = 0.0
+    operations: int = 2
     erase: Erasing = Erasing()
 
     def __call__(self, key: Key[Array, ""], images: Images) -> Float[Array, "n H W c"]:
@@ -143,4 +165,9 @@ class Augmentation:
             images = random_light(keys[3], images, self.light)
         if self.color:
             images = random_saturation(keys[4], images, self.color)
+        if self.hue:
+            images = random_hue(jax.random.fold_in(key, 102), images, self.hue)
+        if self.randaugment:
+            own = jax.random.fold_in(key, 103)
+            images = randaugment(own, images, self.randaugment, self.operations)
         return self.erase(jax.random.fold_in(key, 100), images)

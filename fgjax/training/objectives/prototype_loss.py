@@ -32,19 +32,25 @@ def cluster_and_separation(
 
 @dataclass(frozen=True)
 class PrototypeLoss:
-    """Eq. 1: cross-entropy + `cluster` · cluster cost - `separation` · separation cost.
+    """Eq. 1: cross-entropy + `cluster` · cluster cost - `separation` · separation cost; and of
+    stage 3, Eq. 4, `l1` · the sum of the last layer's weights to other classes' prototypes.
 
     Attributes:
       cluster, separation: the weights of the two costs; the defaults are the paper's.
       smoothing: ε of label smoothing; 0 in the paper.
+      l1: weight of that sum; 0 but in stage 3, where the two costs are constant.
     """
 
     cluster: float = 0.8
     separation: float = 0.08
     smoothing: float = 0.0
+    l1: float = 0.0
 
     def __call__(self, outputs: Comparison, labels: Int[Array, "n"]) -> Float[Array, ""]:
         """Return the mean loss of a batch."""
         near, far = cluster_and_separation(outputs.distances, labels, outputs.logits.shape[1])
         entropy = cross_entropy(outputs.logits, labels, self.smoothing).mean()
-        return entropy + self.cluster * near - self.separation * far
+        loss = entropy + self.cluster * near - self.separation * far
+        if self.l1 and outputs.others is not None:
+            loss = loss + self.l1 * outputs.others
+        return loss

@@ -39,10 +39,17 @@ class StreamLoss:
 
       L = CE(global) + λ' CE(local) + λ max(0, p^g - p^l + margin), averaged over the images.
 
+    The text has the local stream "take predictions from global branch as reference" (3.1.4.2). With
+    a gradient through p^g the loss would pull the reference down, too: where the margin is missed
+    the global logits' gradient would shrink by the factor 1 - λ p^g. Eq. 3.11 alone does not say
+    which; `moves_reference` is the other reading.
+
     Attributes:
       local: λ'.
       ranking: λ.
       margin: of the ranking loss.
+      moves_reference: whether the ranking loss also moves the global stream, down. False: its
+        probability is a reference, and has no gradient.
       every_step: the local cross-entropy is the mean over all time steps (section 6.1: the
         network whose last step is used), and p^l the last step's.
       smoothing: ε of label smoothing, in both cross-entropies; 0 in the paper.
@@ -51,6 +58,7 @@ class StreamLoss:
     local: float = 1.0
     ranking: float = 0.5
     margin: float = 0.5
+    moves_reference: bool = False
     every_step: bool = False
     smoothing: float = 0.0
 
@@ -72,6 +80,8 @@ class StreamLoss:
             jnp.take_along_axis(jax.nn.softmax(logits), labels[:, None], axis=1)[:, 0]
             for logits in (outputs.global_logits, outputs.local_logits)
         )
+        if not self.moves_reference:
+            p_global = jax.lax.stop_gradient(p_global)
         return (
             total + self.local * local + self.ranking * ranking_loss(p_global, p_local, self.margin)
         )

@@ -17,7 +17,7 @@ from fgjax.attribution.fido.concrete import concrete_dropout, simplified_concret
 from fgjax.attribution.fido.config import FidoConfig, fido_preset
 from fgjax.attribution.fido.loop import settled, step_config
 from fgjax.attribution.fido.method import fido
-from fgjax.attribution.fido.step import TRACES, annealed, enough_score
+from fgjax.attribution.fido.step import TRACES, annealed, enough_score, next_price
 
 # The schedule.
 
@@ -48,11 +48,59 @@ def test_no_image_stops_before_the_temperature_has_fallen():
 
 
 def test_what_is_enough():
-    """In log odds: 1 above the image's own, and 4.6 below both it and 0."""
-    scores = enough_score(jnp.asarray([2.0, -3.0]), FidoConfig())
-    np.testing.assert_allclose(scores, [[3.0, -4.6], [-2.0, -7.6]], rtol=1e-6)
-    everything = enough_score(jnp.asarray([2.0]), fido_preset("soft"))
+    """In log odds: 0.5 above the image's own, and 4.6 below both it and 0, or what the infill
+    leaves, where that is more; never above what the image itself has."""
+    full, alone = jnp.asarray([2.0, -3.0, 2.0, -3.0]), jnp.asarray([-9.0, -9.0, -1.5, 4.0])
+    scores = enough_score(full, alone, FidoConfig())
+    expected = [[2.5, -4.6], [-2.5, -7.6], [2.5, -1.5], [-2.5, -3.0]]
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+    everything = enough_score(full[:1], alone[:1], fido_preset("soft"))
     np.testing.assert_array_equal(everything, [[np.inf, -np.inf]])
+
+
+# The price.
+
+
+@pytest.mark.parametrize(
+    ("step", "met", "expected"),
+    [
+        (7, (1.0, 0.0), (1.0, 1.0)),  # a quarter of the steps: as it was
+        (8, (1.0, 1.0), (np.exp(0.4 * 0.5), np.exp(0.4 * 0.15))),  # better than wanted: dearer
+        (8, (0.25, 0.75), (np.exp(-0.8 * 0.25), np.exp(-0.8 * 0.1))),  # worse: cheaper, faster
+        (20, (1.0, 1.0), (1.0, 1.0)),  # two thirds: no dearer any more
+        (29, (0.25, 0.75), (np.exp(-0.8 * 0.25), np.exp(-0.8 * 0.1))),
+    ],
+)
+def test_the_price_rises_while_the_masks_are_at_their_targets(step, met, expected):
+    price = next_price(
+        jnp.ones((1, 2)), jnp.asarray([met]), jnp.asarray([step]), FidoConfig(price_rate=0.4)
+    )
+    np.testing.assert_allclose(price, [expected], rtol=1e-6)
+
+
+def test_the_price_stays_within_half_and_four_times():
+    price, config = jnp.asarray([[3.9, 0.55]]), FidoConfig(price_rate=4.0)
+    met, step = jnp.asarray([[1.0, 0.0]]), jnp.asarray([10])
+    np.testing.assert_allclose(next_price(price, met, step, config), [[4.0, 0.5]])
+
+
+def test_a_region_too_dear_at_one_price_is_found_at_its_own(key):
+    """A patch of 144 pixels, 7056 of a 224 px image, is worth 2.5 nats. At a price of 4.2 for
+    all of it, nothing; at its own, which falls to half of that, most of it, and nothing else."""
+    weights = np.zeros((SIDE, SIDE), np.float32)
+    weights[PATCH] = 2.5 / 144
+    model = Partial(seen, jnp.asarray(weights))
+    config = replace(COHERENT, l1=6e-4, kept_margin=0.4, deleted_margin=0.5)
+    found = {}
+    for rate in (0.0, 0.4):
+        result = fido(
+            model, jnp.ones((1, SIDE, SIDE, 3)), jnp.asarray([1]), key=key,
+            config=replace(config, price_rate=rate),
+        )  # fmt: skip
+        mask = np.asarray(result.maps["ssr"][0]) > 0.5
+        found[rate] = mask[PATCH].mean(), mask.sum() / 144
+    assert found[0.0][1] == 0
+    assert found[0.4][0] > 0.6 and found[0.4][1] == found[0.4][0]
 
 
 # Noise.
@@ -122,7 +170,9 @@ def cut(key, config):
     return np.asarray(result.maps["ssr"][0]) > 0.5
 
 
-COHERENT = FidoConfig(infill="zeros", infill_also=(), smoothing_end=12.0, l1=3e-4)
+COHERENT = FidoConfig(
+    infill="zeros", infill_also=(), smoothing_end=12.0, l1=3e-4, kept_margin=1.0, price_rate=0.0
+)
 
 
 def test_specks_win_where_pixels_are_free_and_the_patch_where_masks_are_smooth(key):

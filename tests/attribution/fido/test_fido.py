@@ -142,7 +142,12 @@ def numpy_fido(weights, image, infill, target, key, config):
     full = np.einsum("hwc,hwk->k", image, weights) / 3 - GAIN / 2
     full = full[target] - logsumexp(np.delete(full, target))
     high = np.inf if config.kept_margin is None else full + config.kept_margin
-    low = -np.inf if config.deleted_margin is None else min(full, 0) - config.deleted_margin
+    alone = np.einsum("hwc,hwk->k", infill, weights) / 3 - GAIN / 2
+    alone = alone[target] - logsumexp(np.delete(alone, target))
+    low = -np.inf
+    if config.deleted_margin is not None:
+        low = max(min(full, 0) - config.deleted_margin, min(alone, full, 0))
+    price = np.ones(2)
     fills = [
         infill,
         *(np.broadcast_to(image.mean((0, 1)), image.shape) for _ in config.infill_also),
@@ -181,6 +186,7 @@ def numpy_fido(weights, image, infill, target, key, config):
         # What is beyond enough counts for nothing.
         counts = np.stack([score[:, 0] < high, score[:, 1] > low], axis=1)
         d_score = d_score * counts[..., None]
+        met = np.stack([score[:, 0] >= high - 0.5, score[:, 1] <= low + 0.5], axis=1).mean(0)
         score = np.stack([np.minimum(score[:, 0], high), np.maximum(score[:, 1], low)], axis=1)
         # d score / d mask, through φ, then d mask / d ϑ = z (1 - z) / t.
         brightness = (fills - image).mean(-1)
@@ -205,11 +211,19 @@ def numpy_fido(weights, image, infill, target, key, config):
         d_tv[:, :, 1:] += d_across
         d_tv[:, :, :-1] -= d_across
         ramp = min(1.0, step / config.warmup) if config.warmup else 1.0
-        d_importance = ramp * (config.l1 * reference + config.tv * d_tv)
+        paid = config.l1 * price[:, None, None]
+        d_importance = ramp * (paid * reference + config.tv * d_tv)
         gradient += reduce(d_importance) * rate * (1 - rate) * sign
 
         losses = sign[:, 0, 0] * score.mean(0) + ramp * (config.l1 * l1 + config.tv * tv)
         traces.append(np.concatenate([p[..., target].mean(0), losses, l1, tv]))
+        for k, wanted in enumerate((0.5, 0.85)):
+            change = config.price_rate * (met[k] - wanted)
+            change *= 2 if change < 0 else 1
+            if step < config.steps / 4 or (step >= 2 / 3 * config.steps and change > 0):
+                change = 0
+            if config.kept_margin is not None:
+                price[k] = np.clip(price[k] * np.exp(change), 0.5, 4)
         gradient *= sharp * side * side / 224**2
         if config.smoothing:
             sigma = between(config.smoothing, config.smoothing_end, step) * side / 224
@@ -234,6 +248,10 @@ VARIANTS = {
     "smooth moves": dict(smoothing=60.0, smoothing_end=20.0, tv=0.05),
     "smooth at one width, smooth noise": dict(smoothing=30.0, noise_smoothing=40.0),
     "up to what is enough": dict(kept_margin=4.0, deleted_margin=1.0, warmup=2, learning_rate=30.0),
+    "a price of its own": dict(
+        kept_margin=4.0, deleted_margin=1.0, price_rate=0.8, warmup=2, learning_rate=30.0
+    ),
+    "no price without a margin": dict(price_rate=0.8),
     "under two infills": dict(infill_also=("mean",), temperature=0.5),
     "all of it": dict(
         temperature_end=0.3,
@@ -243,6 +261,7 @@ VARIANTS = {
         noise_smoothing=30.0,
         kept_margin=4.0,
         deleted_margin=4.6,
+        price_rate=0.4,
         infill_also=("mean", "mean"),
         learning_rate=30.0,
         l1=2e-4,
@@ -571,6 +590,7 @@ def test_one_class_has_no_odds(key, images):
         (dict(blur_sigma=float("nan")), "blur_sigma=nan"),
         (dict(l1=-1e-3), "l1=-0.001: must not be negative"),
         (dict(tv=-1.0), "tv=-1.0"),
+        (dict(price_rate=-0.1), "price_rate=-0.1: must not be negative"),
         (dict(warmup=-1), "warmup=-1"),
         (dict(mask_size=0), "mask_size=0: must be at least 1, or left out"),
         (dict(images_per_step=0), "images_per_step=0"),
@@ -604,6 +624,7 @@ def test_presets():
             "what was published had one temperature and no smoothing"
         )
         assert (config.kept_margin, config.deleted_margin, config.infill_also) == (None, None, ())
+        assert config.price_rate == 0
     with pytest.raises(ValueError, match="preset='korsch2023'.*Did you mean korsch-2023"):
         fido_preset("korsch2023")
     with pytest.raises(ValueError, match=re.escape("FidoConfig has no lr, step")):

@@ -53,6 +53,7 @@ def test_attributes(celeba):
         ("2.jpg", None, "train"),
         ("3.jpg", None, "test"),
     ]
+    assert [r.validation for r in source.records] == [False, True, False]
 
 
 def test_one_attribute_as_target(celeba):

@@ -1,3 +1,4 @@
+import os
 from collections import Counter
 
 import numpy as np
@@ -108,6 +109,60 @@ def test_val_is_test_unless_there_is_a_test(tmp_path):
     source = FolderSource(tmp_path)
     assert names(source, "test") == ["test/cat/000.png"]
     assert names(source, "train") == ["train/cat/000.png", "val/cat/000.png"]
+
+
+@pytest.mark.parametrize(
+    "train, held, test",
+    [("train", "valid", "test"), ("Train", "Validation", "Test"), ("TRAINING", "dev", "Testing")],
+)
+@pytest.mark.parametrize("nested", ["", "images", "archive"])
+def test_common_names_of_a_split(tmp_path, train, held, test, nested):
+    root = tmp_path / nested
+    for name in (train, held, test):
+        classes(root / name, cat=1, dog=1)
+    (tmp_path / "README.txt").write_text("an export")
+    if nested:
+        (tmp_path / "README.txt").unlink()
+    source = FolderSource(tmp_path)
+    assert source.classes == ("cat", "dog")
+    assert [(r.split, r.validation) for r in source.records if r.label == 0] == [
+        {train: ("train", False), held: ("train", True), test: ("test", False)}[name]
+        for name in sorted((train, held, test))
+    ]
+
+
+def test_images_one_deeper_in_a_split(tmp_path):
+    for name in ("train", "test"):
+        classes(tmp_path / name / "images", cat=1, dog=1)
+        (tmp_path / name / "labels").mkdir()
+    assert FolderSource(tmp_path).classes == ("cat", "dog")
+
+
+def test_a_split_beside_classes_is_refused(tmp_path):
+    for name in ("train", "test", "Meta"):
+        classes(tmp_path / name, cat=1)
+    with pytest.raises(
+        DataError, match=r"Meta beside the folders of a split \(test, train\): move"
+    ):
+        FolderSource(tmp_path)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    classes(tmp_path, train=2, bus=2)
+    assert FolderSource(tmp_path).classes == ("bus", "train")
+
+
+def test_one_class_written_in_two_ways(tmp_path, capsys):
+    composed, apart = "M\u00f6we", "Mo\u0308we"
+    classes(tmp_path / "train", **{"Robin": 1, composed: 1})
+    classes(tmp_path / "test", **{"robin": 1, apart: 1})
+    source = FolderSource(tmp_path)
+    assert source.classes == (composed, "Robin")
+    assert [(r.label, r.split) for r in source.records] == [
+        (0, "test"), (1, "test"), (0, "train"), (1, "train"),
+    ]  # fmt: skip
+    assert "'Robin', 'robin' differ only in how they are written" in capsys.readouterr().out
+    assert all(not isinstance(e, DataError) for _, e in load_examples(source, source.records))
 
 
 def test_hash_split(tmp_path):
@@ -312,11 +367,27 @@ def test_images_beside_class_folders(tmp_path):
         FolderSource(tmp_path)
 
 
-def test_unprintable_names(tmp_path):
+def test_unprintable_names_fail_alone(tmp_path):
     classes(tmp_path, cat=1)
     picture(tmp_path / "cat/two\nlines.png")
-    with pytest.raises(DataError, match=r"cat: the name 'two\\nlines.png' has unprintable"):
+    (tmp_path / "cat" / os.fsdecode(b"latin\xe9.png")).write_bytes(b"")
+    source = FolderSource(tmp_path)
+    outcomes = dict(zip(names(source), (o for _, o in load_examples(source, source.records))))
+    assert [name for name, o in outcomes.items() if not isinstance(o, DataError)] == ["cat/000.png"]
+    assert "two\\nlines.png has unprintable characters; rename it" in str(
+        outcomes["cat/two\\nlines.png"]
+    )
+    fingerprint(source)
+    (tmp_path / "two\nlines").mkdir()
+    with pytest.raises(DataError, match=r"the name 'two\\nlines' has unprintable"):
         FolderSource(tmp_path)
+
+
+def test_names_of_macos_screenshots(tmp_path):
+    name = "cat/Screenshot 2024-01-01 at 9.41.00\u202fAM.png"
+    picture(tmp_path / name)
+    source = FolderSource(tmp_path)
+    assert names(source) == [name] and source.load(source.records[0]).label == 0
 
 
 def test_unreadable_folder(tmp_path, monkeypatch):

@@ -55,6 +55,16 @@ def test_logits_are_the_best_similarities_weighed(model, images):
     assert stages["stem"].shape[0] == 6 and stages["features"].shape == (6, 8, 8, 4)
 
 
+def test_the_cost_of_the_last_layer_is_of_other_classes_weights(model, images):
+    kernel = np.arange(18, dtype=np.float32).reshape(6, 3) - 9
+    params = {**model.variables["params"], "classifier": {"kernel": jnp.asarray(kernel)}}
+    x = model.normalise(images[:1])
+    given = {**model.variables, "params": params}
+    found = jax.jit(lambda v, x: model.network.apply(v, x, method="compare").others)(given, x)
+    own = prototype_classes(3, 2)[:, None] == np.arange(3)[None]
+    assert float(found) == pytest.approx(np.abs(kernel[~own]).sum())
+
+
 def test_projection_moves_each_prototype_onto_the_nearest_patch_of_its_class(model, images):
     labels = np.array([0, 1, 1, 0, 1, 1])  # no image of class 2
     batches = [(images[:4], labels[:4]), (images[4:], labels[4:])]

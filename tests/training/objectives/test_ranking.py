@@ -51,6 +51,24 @@ def test_the_whole_loss(outputs, every_step):
     np.testing.assert_allclose(loss(streams, jnp.asarray(labels)), expected, rtol=1e-5)
 
 
+def test_the_global_stream_is_a_reference_unless_told(outputs):
+    """Its logits' gradient is that of its cross-entropy alone, (p - y)/n; where the margin is
+    missed everywhere, the other reading shrinks that of the right class by 1 - λ p."""
+    streams, labels = outputs
+    p = softmax(np.asarray(streams.global_logits), axis=1)
+    alone = (p - np.eye(4)[labels]) / 6
+
+    def gradient(**more):
+        loss = StreamLoss(ranking=0.5, margin=1.0, **more)
+        whole = lambda z: loss(streams._replace(global_logits=z), jnp.asarray(labels))
+        return np.asarray(jax.grad(whole)(streams.global_logits))
+
+    np.testing.assert_allclose(gradient(), alone, atol=1e-6)
+    right = np.arange(6), labels
+    factor = gradient(moves_reference=True)[right] / alone[right]
+    np.testing.assert_allclose(factor, 1 - 0.5 * p[right], rtol=1e-4)
+
+
 def test_the_defaults_are_the_papers():
     assert (StreamLoss().local, StreamLoss().ranking, StreamLoss().margin) == (1.0, 0.5, 0.5)
 
@@ -70,3 +88,7 @@ def test_cluster_and_separation_by_hand():
     loss = PrototypeLoss(0.8, 0.08)(Comparison(logits, distances), jnp.asarray([0, 1]))
     expected = np.log1p(np.exp([-1.0, -3.0])).mean() + 0.8 * 3 - 0.08 * 4.5
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    last = PrototypeLoss(0.0, 0.0, l1=0.1)(
+        Comparison(logits, distances, jnp.float32(7)), jnp.asarray([0, 1])
+    )
+    np.testing.assert_allclose(last, np.log1p(np.exp([-1.0, -3.0])).mean() + 0.7, rtol=1e-5)
