@@ -220,6 +220,11 @@ class EvaluateConfig:
         "whether the smallest regions that suffice and that destroy are found, under the method's "
         "infill and under patches of the image (about 70 forward passes an image).",
     )
+    randomised: bool = option(
+        False,
+        "whether each map is compared with that of the network with a fresh last layer; takes as "
+        "long as explaining.",
+    )
     curves: int = option(
         0,
         "steps of insertion and deletion, measured with ROAD (2 passes a step, and 18); 0: not "

@@ -97,6 +97,12 @@ def dry_run(job: Job) -> None:
         judging = OF_THE_MAP + OF_BASELINES + 1 + OF_REGIONS * config.evaluate.regions
         if config.evaluate.curves:
             judging += 2 * (config.evaluate.curves + 1) + OF_ROAD
+        if config.evaluate.randomised:
+            side = config.data.size
+            passes = count_passes(
+                config.explain.method, config.explain.settings, side, side, _channels(model, config)
+            )
+            judging += round(_cost(passes))
         seconds = len(records) * judging * forward
         total += seconds
         say(

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -12,6 +13,7 @@ from fgjax.core.progress import say
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError
 from fgjax.evaluation.blank import blank_sentence
+from fgjax.evaluation.doubts import DOUBTS, doubts
 from fgjax.evaluation.order import pixel_ranks
 from fgjax.options.resolve import flatten
 from fgjax.options.schema import Config, ConfigError
@@ -24,7 +26,8 @@ from fgjax.stages.evaluate.summary import better
 from fgjax.stages.job import Job
 from fgjax.stages.stage import Stage
 
-SHOWN = ("p_kept", "p_deleted", "area_ssr", "area_sdr", "area", "iou_cue", "in_cue", "iou_mask",
+SHOWN = ("p_kept", "p_deleted", "deletion_gap", "randomisation_rank_correlation",
+         "area_ssr", "area_sdr", "area", "iou_cue", "in_cue", "iou_mask",
          "in_object", "iou_box", "in_box")  # fmt: skip
 
 
@@ -62,7 +65,11 @@ TRACES = {
     "p_step": "p step",
 }
 """What is drawn over the steps, and its name: not that of the masks when cut."""
-CALLED = {"p_kept": "p kept, cut", "p_deleted": "p deleted, cut"}
+CALLED = {
+    "p_kept": "p kept, cut",
+    "p_deleted": "p deleted, cut",
+    "randomisation_rank_correlation": "randomised |ρ|",
+}
 """Names of numbers that would be taken for others, beside those of `TRACES`."""
 
 
@@ -78,7 +85,7 @@ def write_report(job: Job, metrics: dict[str, Any]) -> None:
     page = Page(
         title=f"{job.name}: {f'maps of {config.maps}' if config.maps else config.explain.method}"
         + (f" against {config.explain.against}" if config.explain.against else ""),
-        summary=_headline(metrics),
+        summary=_headline(metrics) + _doubted(rows),
         facts=_facts(run),
         settings={
             key: str(value)
@@ -86,7 +93,7 @@ def write_report(job: Job, metrics: dict[str, Any]) -> None:
             if not key.startswith(("compare.", "tta."))  # of stages that have pages of their own
         },
         metrics=[_metric(k, value) for k, value in metrics["metrics"].items()],
-        entries=_entries(job, rows[: config.report.images]),
+        entries=_entries(job, _doubtful_first(rows)[: config.report.images]),
         failures=[Failure(**row) for row in run.failures()],
         threshold=config.evaluate.threshold,
     )
@@ -109,6 +116,30 @@ def _headline(metrics: dict[str, Any]) -> str:
     if said := blank_sentence(metrics.get("blank", {"blank": 0})):
         line += f"; {said}"
     return line
+
+
+def _numbers(row: dict[str, str]) -> dict[str, float]:
+    numbers = {k: float(v) for k, v in row.items() if k not in COLUMNS}
+    if {"p_full", "p_deleted"} <= numbers.keys():
+        numbers["deletion_gap"] = numbers["p_full"] - numbers["p_deleted"]
+    return numbers
+
+
+def _doubtful_first(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the rows, those with doubts first, by the gravest of each; else in their order."""
+    order = {doubt: i for i, doubt in enumerate(DOUBTS)}
+    grave = lambda row: min((order[doubt] for doubt in doubts(_numbers(row))), default=len(order))
+    return sorted(rows, key=grave)
+
+
+def _doubted(rows: list[dict[str, str]]) -> str:
+    counts = Counter(doubt for row in rows for doubt in doubts(_numbers(row)))
+    if not counts:
+        return ""
+    some = sum(bool(doubts(_numbers(row))) for row in rows)
+    said = "; ".join(f"{doubt} ({DOUBTS[doubt]}): {counts[doubt]}" for doubt in DOUBTS
+                     if doubt in counts)  # fmt: skip
+    return f". Can the maps be trusted? {some} of {len(rows)} with a doubt, shown first: {said}"
 
 
 def _facts(run: RunFolder) -> dict[str, str]:
@@ -146,7 +177,7 @@ def _entries(job: Job, rows: list[dict[str, str]]) -> Iterator[Entry]:
         if isinstance(example, DataError):
             continue  # it was there when it was evaluated; failures.csv will say so next time
         row, index = rows[place], int(rows[place]["index"])
-        numbers = {k: float(v) for k, v in row.items() if k not in COLUMNS}
+        numbers = _numbers(row)
         maps = read_maps(folder, index)
         yield Entry(
             name=row["name"],
@@ -165,6 +196,7 @@ def _entries(job: Job, rows: list[dict[str, str]]) -> Iterator[Entry]:
             traces={label: traces[k][index].tolist() for k, label in TRACES.items() if k in traces},
             notes=_step_notes(traces, index),
             cutouts=tuple(_cutouts(maps, numbers)),
+            reasons=doubts(numbers),
         )
 
 

@@ -33,4 +33,4 @@ def test_test_time_augmentation_is_counted():
     assert looking_again(config("tta.crops=gradient")) == Passes(2, 1)
     both = ("tta.crops=fido_simplified,fido_simplified_cleaned", *fido)
     found = looking_again(config(*both))  # one map for both, 3 steps of 2 + 2 masks
-    assert found.backward == 12 and found.forward == 4  # a look whole, two crops, the margin
+    assert found.backward == 12 and found.forward == 5  # a look whole, two crops, both margins

@@ -14,9 +14,11 @@ import yaml
 import fgjax.stages.explain.stage
 from fgjax.data.pipeline import take
 from fgjax.evaluation import protocols
+from fgjax.evaluation.doubts import doubts
 from fgjax.options.resolve import resolve
 from fgjax.run import main
 from fgjax.runs.maps import MapStore, load_maps, read_traces
+from fgjax.stages.evaluate.stage import COLUMNS
 from fgjax.stages.images import make_source
 from fgjax.training.checkpoints import load_classifier
 
@@ -279,6 +281,28 @@ def test_dry_run_says_how_much_and_writes_nothing(tmp_path, words, trained, caps
     out = capsys.readouterr().out
     assert (", in bf16" in out) == train
     assert ("train: 40 images, 1 epochs" in out) == train
-    assert "3 images, 1 forward passes and 8 forward and backward passes each (27 in all)" in out
+    assert "3 images, 2 forward passes and 8 forward and backward passes each (30 in all)" in out
     assert "about" in out and "nothing is written" in out
     assert not (tmp_path / "run").exists()
+
+
+def test_doubts_come_first_on_the_page(run, words, capsys):
+    assert main([*words(run), "evaluate.randomised=true", "stages=evaluate,report"]) == 0
+    rows = read_results(run)
+    alike = [float(row["randomisation_rank_correlation"]) for row in rows]
+    assert all(math.isnan(value) or 0 <= value <= 1 for value in alike)
+    assert np.isfinite(alike).any()
+    page = (run / "report.html").read_text(encoding="utf-8")
+    numbers = [{k: float(v) for k, v in row.items() if k not in COLUMNS} for row in rows]
+    doubted = [row["name"] for row, own in zip(rows, numbers, strict=True) if doubts(own)]
+    others = [row["name"] for row in rows if row["name"] not in doubted]
+    places = {row["name"]: page.index(row["name"]) for row in rows}
+    assert doubted and all(places[a] < places[b] for a in doubted for b in others)
+    assert f"{len(doubted)} of {len(rows)} with a doubt, shown first" in page
+    assert all(doubt in page for own in numbers for doubt in doubts(own))
+
+
+def test_maps_that_cannot_be_made_again_are_not_compared(tmp_path, words, capsys):
+    asked = words(tmp_path / "run", "evaluate.randomised=true", "explain.against=second")
+    assert main(asked) == 2
+    assert "explain.against=second asks another question" in capsys.readouterr().err

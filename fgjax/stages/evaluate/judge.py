@@ -34,6 +34,7 @@ from fgjax.evaluation.judge import (
     judge_place,
 )
 from fgjax.runs.maps import read_maps
+from fgjax.stages.evaluate.randomised import randomised_alike
 from fgjax.stages.explain.infills import read_infills
 from fgjax.stages.focus.patches import boxes_of
 from fgjax.stages.job import Job
@@ -87,6 +88,10 @@ def judge_chunk(
     boxes = None
     if patches is not None:
         boxes = boxes_of(job, patches, names, [example for _, example in filled])
+    if about.randomised:
+        own["randomisation_rank_correlation"] = randomised_alike(
+            job, images, chosen, names, maps["heatmap"]
+        )
     own["predicted"] = predicted(job.explained.predict(np.asarray(images), boxes))
     own["target"] = chosen
     return {kind: {k: np.asarray(v) for k, v in values.items()} for kind, values in out.items()}

@@ -17,6 +17,7 @@ from fgjax.options.schema import ConfigError
 from fgjax.runs.folder import RunFolder
 from fgjax.runs.maps import MapStore, read_maps, read_traces
 from fgjax.stages.evaluate.judge import BATCH, judge_chunk
+from fgjax.stages.evaluate.randomised import check_randomised
 from fgjax.stages.evaluate.summary import ChunkTables, print_metrics, summary
 from fgjax.stages.focus.patches import known_patches
 from fgjax.stages.job import Job
@@ -35,7 +36,8 @@ class Evaluate(Stage):
     name = "evaluate"
 
     def missing(self, job: Job) -> None:
-        """Tell that there is nothing to explain."""
+        """Tell that there is nothing to explain, or what its maps cannot be compared with."""
+        check_randomised(job)
         _ = job.records
 
     def run(self, job: Job) -> int:

@@ -45,7 +45,8 @@ SHORT = ("iou_cue", "in_cue", "pointing_cue", "iou_mask", "in_object", "iou_box"
          "p_full", "p_kept", "p_deleted", "area_ssr", "area_sdr", "p_kept_bernoulli",
          "p_deleted_bernoulli", "p_kept_road", "p_deleted_road", "p_kept_shuffled",
          "p_deleted_shuffled", "smallest_kept", "smallest_deleted", "insertion",
-         "deletion", "road_gap", "pointing_part_head", "energy_in_part_head", "pointing_part_any",
+         "deletion", "road_gap", "randomisation_rank_correlation", "pointing_part_head",
+         "energy_in_part_head", "pointing_part_any",
          "energy_in_part_any")  # fmt: skip
 """What a terminal shows; all of it fits into 80 columns."""
 
@@ -161,6 +162,10 @@ def _protocols(
     )
     for name in ("smallest_kept", "smallest_deleted"):
         said[f"{name}_patches"] = f"{said[name]}; infill: {hard_masks.OTHERS['patches']}"
+    said["randomisation_rank_correlation"] = (
+        "absolute value of Spearman's rank correlation, over the pixels, "
+        f"{evaluation.randomisation_protocol()}: the last one"
+    )
     said["smallest_kept_p"] = "class probability with only that region shown"
     said["smallest_deleted_p"] = "class probability with that region replaced"
     return said
@@ -179,7 +184,8 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         low, high = value["interval_95"]
         interval = "" if low is None else f"{_short(low)}..{_short(high)}"
         others = [_short(value["baselines"].get(kind)) for kind in kinds]
-        head = name.replace("_bernoulli", "_drawn").replace("_part_", "_").replace("_", " ")
+        head = name.replace("randomisation_rank_correlation", "randomised |ρ|")
+        head = head.replace("_bernoulli", "_drawn").replace("_part_", "_").replace("_", " ")
         row = (head + arrow, _short(value["mean"]), interval, *others)
         table.add_row(*row, str(value["defined"]))
     if metrics["accuracy"] is not None:

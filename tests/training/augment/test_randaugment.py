@@ -69,7 +69,7 @@ def test_operations_are_pillows(picture, every, name):
     assert changed > 0.1 or name == "identity"
 
 
-@pytest.mark.parametrize("name", set(OPERATIONS) - {"autocontrast", "equalize"})
+@pytest.mark.parametrize("name", sorted({*OPERATIONS} - {"autocontrast", "equalize"}))
 def test_strength_0_changes_nothing(picture, every, name):
     np.testing.assert_allclose(np.asarray(every[0][name]) * 255, picture, atol=1e-3)
 
