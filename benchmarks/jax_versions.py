@@ -64,7 +64,7 @@ def measure() -> dict[str, Any]:
     }
     model = fgjax.create_model("resnet18", 20, size=96)
     recipe = Recipe(optax.sgd(0.01), Augmentation(size=96))
-    held = [jax.tree.map(jnp.array, start(model, recipe.optimizer))]
+    held = [jax.tree.map(jnp.array, start(model, recipe))]
     pixels = rng.integers(0, 255, (32, 96, 96, 3)).astype(np.uint8)
     labels = np.arange(32, dtype=np.int32) % 20
 

@@ -2,7 +2,11 @@
 
     python benchmarks/peak_memory.py                     # ResNet-18, 96²
     python benchmarks/peak_memory.py --size 224 --out FILE
+    python benchmarks/peak_memory.py --every --model vit_large_patch14_224 --size 224 --limit 8
 
+`--every` has a row for each method that applies to the network, one image, its default settings
+but for how often what it repeats is repeated (`FEW`), on which its memory does not depend; with
+`--limit` it tells which take more than so many GiB in all.
 Every row is a process of its own. On a CPU the peak is the process's highest resident memory, and
 what it has before the method is called (the libraries, the compiled forward pass) is taken off; on
 an accelerator it is what the device reports.
@@ -21,6 +25,8 @@ import numpy as np
 from side_by_side import machine
 
 import fgjax
+from fgjax.attribution.registry import needs
+from fgjax.models.registry import NETWORKS
 
 ROWS = (
     ("rise", {"masks": 1000}, 1),
@@ -32,6 +38,37 @@ ROWS = (
     ("fido", {"steps": 5, "images_per_step": 4}, 16),
 )
 """Method, its settings, and how many images are explained in one call."""
+
+
+FEW = {
+    "fido": {"steps": 2},
+    "glas": {"grid": 3},
+    "recursive_glas": {"grid": 3, "rounds": 2},
+    "rise": {"masks": 64},
+    "occlusion": {"window": 112.0, "stride": 56.0},
+    "mask_perturbation": {"steps": 2},
+    "lime": {"samples": 64},
+    "kernel_shap": {"samples": 64},
+    "smooth_gradient": {"samples": 16},
+    "integrated_gradients": {"steps": 16},
+    "xrai": {"steps": 16},
+    "score_cam": {"channels": 64},
+}
+"""What a method repeats one after the other, fewer times; still more than a call's images."""
+
+
+def applies(method: str, name: str) -> bool:
+    """Return whether a method explains a plain network of this name."""
+    wants = set(needs(method))
+    tokens = NETWORKS[name].tokens
+    return not wants & {"regions", "steps"} and not wants & ({"relus"} if tokens else {"attention"})
+
+
+def rows_of(every: bool, name: str) -> list[tuple[str, dict, int]]:
+    """Return the rows: method, settings, images."""
+    if not every:
+        return list(ROWS)
+    return [(m, FEW.get(m, {}), 1) for m in fgjax.METHODS if applies(m, name)]
 
 
 def peak() -> int:
@@ -74,15 +111,22 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--size", type=int, default=96, help="side of the images in pixels")
+    parser.add_argument("--every", action="store_true", help="every method on one image")
+    parser.add_argument("--methods", nargs="*", help="of those, only these")
+    parser.add_argument("--limit", type=float, help="GiB that no row may take")
     parser.add_argument("--row", type=int, help="only this row, printed as JSON")
     parser.add_argument("--out", type=Path, help="write the numbers here as JSON")
     args = parser.parse_args(argv)
+    rows = rows_of(args.every, args.model)
     if args.row is not None:
-        print(json.dumps(measure(args.model, args.size, *ROWS[args.row])))
+        print(json.dumps(measure(args.model, args.size, *rows[args.row])))
         return 0
     report = {"machine": machine(), "model": args.model, "size": args.size, "rows": []}
-    for i, (method, settings, count) in enumerate(ROWS):
+    for i, (method, settings, count) in enumerate(rows):
+        if args.methods and method not in args.methods:
+            continue
         command = [sys.executable, __file__, "--model", args.model, "--size", str(args.size)]
+        command += ["--every"] if args.every else []
         done = subprocess.run([*command, "--row", str(i)], capture_output=True, text=True)
         if done.returncode:
             print(done.stderr, file=sys.stderr)
@@ -92,7 +136,10 @@ def main(argv: list[str] | None = None) -> int:
     print(markdown(report))
     if args.out:
         args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return 0
+    over = [r["method"] for r in report["rows"] if args.limit and r["peak"] > args.limit * 2**30]
+    if over:
+        print(f"more than {args.limit:g} GiB: {', '.join(over)}", file=sys.stderr)
+    return int(bool(over))
 
 
 if __name__ == "__main__":

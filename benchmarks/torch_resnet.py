@@ -93,6 +93,17 @@ if torch:
         def forward(self, x):
             return self.head(self.features(x))
 
+    class Normalise(nn.Module):
+        """Images in [0, 1] -> what a network takes."""
+
+        def __init__(self, mean, std):
+            super().__init__()
+            for key, value in (("mean", mean), ("std", std)):
+                self.register_buffer(key, torch.tensor(value)[:, None, None], persistent=False)
+
+        def forward(self, x):
+            return (x - self.mean) / self.std
+
     def torch_model(name, seed=0):
         """Random weights, with batch statistics and scales that differ from layer to layer:
         a mix-up between two layers would show."""
@@ -120,8 +131,24 @@ def saved_weights(model):
         yield path
 
 
+def load_timm(name, size):
+    """Return the same random weights as timm's network, behind a normalisation, and as fgjax's."""
+    from network_parity import import_timm
+
+    torch.manual_seed(0)
+    options = {"img_size": size} if name.startswith(("vit_", "swin_")) else {}
+    network = import_timm().create_model(name, num_classes=CLASSES, **options)
+    with saved_weights(network) as path:
+        ours = fgjax.load_pretrained(name, path, size=size, say=lambda text: None)
+    theirs = nn.Sequential(Normalise(ours.mean, ours.std), network).requires_grad_(False).eval()
+    return ours, theirs.to(memory_format=torch.channels_last)
+
+
 def load_both(name, size):
-    """Return the same random weights as a PyTorch model and as an fgjax classifier."""
+    """Return the same random weights as an fgjax classifier and as a PyTorch model: our own for
+    some ResNets, timm's for the other networks."""
+    if name not in DEPTHS:
+        return load_timm(name, size)
     theirs = torch_model(name)
     with saved_weights(theirs) as path:
         return fgjax.load_pretrained(name, path, size=size), theirs

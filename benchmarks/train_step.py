@@ -2,8 +2,13 @@
 
     python benchmarks/train_step.py                              # ResNet-18, 96², batch 32
     python benchmarks/train_step.py --model resnet50 --size 224 --batch 8
+    python benchmarks/train_step.py --model vit_small_patch16_224 --size 224 --batch 8 --forward
+    python benchmarks/train_step.py --model convnext_tiny --size 224 --batch 8 --forward
     python benchmarks/train_step.py --depthwise --out FILE       # MobileNetV2's layers, too
+    python benchmarks/train_step.py --quick --model convnext_tiny  # seconds: does it all work?
 
+ResNet-18, -50 and resnet_tiny are compared with PyTorch's of `torch_resnet.py`, other networks
+with timm's. `--forward` times the prediction of such a batch, too.
 One step: images from 8 bits, the forward pass with the batch's statistics, cross-entropy, the
 gradient of all weights, SGD with momentum. Both sides start from the same weights; before
 anything is timed their losses over three steps must agree. The rounds alternate.
@@ -31,9 +36,8 @@ LAYERS = ((112, 32, 1), (112, 96, 2), (56, 144, 1), (56, 144, 2), (28, 192, 1), 
 """Side, channels and stride of MobileNetV2's depthwise convolutions at 224²."""
 
 
-def make_steps(name, size, batch):
+def make_steps(ours, theirs, name, size, batch):
     """Return both sides' steps: each call makes one and returns its loss."""
-    ours, theirs = load_both(name, size)
     rng = np.random.default_rng(0)
     images = rng.random((batch, size, size, 3), np.float32)
     labels = rng.integers(0, CLASSES, batch).astype(np.int32)
@@ -41,9 +45,31 @@ def make_steps(name, size, batch):
     return case.ours, lambda: case.theirs(case.network, None).numpy()
 
 
-def time_step(name, size, batch, rounds):
+def time_forward(model, network, size, batch, rounds):
+    """Parity of the logits, then the times of a prediction."""
+    images = np.random.default_rng(1).random((batch, size, size, 3), np.float32)
+    predict, ready = jax.jit(lambda model, x: model(x)), jnp.asarray(images)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last, as the network is
+
+    def theirs():
+        with torch.no_grad():
+            return network(x).numpy()
+
+    def ours():
+        return np.asarray(predict(model, ready))
+
+    expected = theirs()
+    gap = float(np.abs(ours() - expected).max() / np.abs(expected).max())
+    assert gap < 1e-3, f"the logits differ by {gap} of their largest"
+    return {
+        "logits_differ_by": gap,
+        **summarise(alternate({"fgjax": ours, "torch": theirs}, rounds)),
+    }
+
+
+def time_step(model, network, name, size, batch, rounds):
     """Parity of the losses, then the times."""
-    ours, theirs = make_steps(name, size, batch)
+    ours, theirs = make_steps(model, network, name, size, batch)
     began = time.perf_counter()
     losses = [[ours() for _ in range(3)], [theirs() for _ in range(3)]]
     compile_s = time.perf_counter() - began
@@ -118,6 +144,11 @@ def markdown(report):
         lines.append(
             f"| {name} | {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}) |"
         )
+        if "forward" in case:
+            ratio, name = case["forward"]["ratio"], name.replace("training step", "forward")
+            lines.append(
+                f"| {name} | {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}) |"
+            )
     for part in ("forward", "with both gradients") if report["depthwise"] else ():
         value = total_ratio(report["depthwise"], part)
         lines.append(
@@ -134,6 +165,9 @@ def markdown(report):
     return "\n".join(lines)
 
 
+QUICK = {"size": 64, "batch": 2, "rounds": 2, "forward": True}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="resnet18")
@@ -141,14 +175,21 @@ def main():
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--depthwise", action="store_true", help="time depthwise layers, too")
+    parser.add_argument("--forward", action="store_true", help="time the prediction, too")
+    parser.add_argument("--quick", action="store_true", help=f"tiny: {QUICK}")
     parser.add_argument("--out", type=Path, help="write all numbers here as JSON")
     args = parser.parse_args()
+    if args.quick:
+        vars(args).update(QUICK)
     if torch is None:
         sys.exit(NO_TORCH)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     report = {"machine": machine(), "load_before": os.getloadavg()[0]}
-    step = time_step(args.model, args.size, args.batch, args.rounds)
-    case = {"model": args.model, "size": args.size, "batch": args.batch, "step": step}
+    model, network = load_both(args.model, args.size)
+    about = {"model": args.model, "size": args.size, "batch": args.batch}
+    case = about | {"step": time_step(model, network, *about.values(), args.rounds)}
+    if args.forward:
+        case["forward"] = time_forward(model, network, args.size, args.batch, args.rounds)
     report |= {"cases": [case], "depthwise": []}
     if args.depthwise:
         report["depthwise"] = time_depthwise(16, args.rounds)

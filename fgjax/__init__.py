@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
         guided_backprop,
     )
     from fgjax.attribution.hires_cam import HiresCamConfig, hires_cam
+    from fgjax.attribution.input_x_gradient import InputXGradientConfig, input_x_gradient
     from fgjax.attribution.kernel_shap import KernelShapConfig, kernel_shap
     from fgjax.attribution.layer_cam import LayerCamConfig, layer_cam
     from fgjax.attribution.lime import LimeConfig, lime
@@ -99,6 +100,7 @@ _NAMES = {
     "fgjax.attribution.gradients": "GradientConfig SmoothGradientConfig gradient smooth_gradient",
     "fgjax.attribution.guided": "DeconvnetConfig GuidedBackpropConfig deconvnet guided_backprop",
     "fgjax.attribution.hires_cam": "HiresCamConfig hires_cam",
+    "fgjax.attribution.input_x_gradient": "InputXGradientConfig input_x_gradient",
     "fgjax.attribution.kernel_shap": "KernelShapConfig kernel_shap",
     "fgjax.attribution.layer_cam": "LayerCamConfig layer_cam",
     "fgjax.attribution.lime": "LimeConfig lime",
@@ -159,6 +161,7 @@ __all__ = [
     "GuidedBackpropConfig",
     "GuidedGradCamConfig",
     "HiresCamConfig",
+    "InputXGradientConfig",
     "IntegratedGradientsConfig",
     "KernelShapConfig",
     "LayerCamConfig",
@@ -195,6 +198,7 @@ __all__ = [
     "guided_backprop",
     "guided_grad_cam",
     "hires_cam",
+    "input_x_gradient",
     "insertion",
     "integrated_gradients",
     "iou",

@@ -40,10 +40,27 @@ POLISHED = ("parity", "real")
 use_onednn(os.environ.get("FGJAX_ONEDNN", "off"))  # or auto, on: slower, no cache takes them
 
 
+WEEKLY = [
+    line
+    for line in Path(__file__).with_name("weekly.txt").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith("#")
+]
+
+
 def pytest_configure(config):
-    """In CI the slow tests run too: they guard promises."""
+    """In CI the slow tests run too, but for those of every week: they guard promises."""
     if os.environ.get("CI") and config.option.markexpr == "not slow":
-        config.option.markexpr = ""
+        config.option.markexpr = "not weekly"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark what `weekly.txt` names: a test, or one case of it."""
+    for item in items:
+        name = item.nodeid.removeprefix("tests/")
+        if name in WEEKLY or name.split("[")[0] in WEEKLY:
+            item.add_marker("slow")
+            item.add_marker("weekly")
 
 
 def pytest_unconfigure(config):

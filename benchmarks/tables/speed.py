@@ -69,6 +69,9 @@ def _train_step(report: dict[str, Any]) -> Iterator[Work]:
     for case in report["cases"]:
         work = f"training step, {case['model']}, {case['size']}², batch {case['batch']}"
         yield Work(work, _ratio(case["step"]["ratio"]), seconds=_seconds(case["step"]))
+        if "forward" in case:
+            work, result = work.replace("training step", "forward"), case["forward"]
+            yield Work(work, _ratio(result["ratio"]), seconds=_seconds(result))
 
 
 KINDS: dict[str, Callable[[dict[str, Any]], Iterator[Work]]] = {

@@ -29,7 +29,7 @@ def our_training(setup: Setup, model, **recipe):
     if setup.precision == "bf16":
         model = model.replace(network=model.network.clone(dtype=jnp.bfloat16))
     recipe = Recipe(optax.sgd(RATE, momentum=MOMENTUM), Augmentation(flip=False), **recipe)
-    state = [jax.tree.map(jnp.array, start(model, recipe.optimizer))]
+    state = [jax.tree.map(jnp.array, start(model, recipe))]
     data = jax.device_put((images_8_bit(setup), setup.targets.astype(np.int32), jax.random.key(0)))
     step = partial(train_step, network=model.network, mean=model.mean, std=model.std, recipe=recipe)
 

@@ -125,18 +125,25 @@ class Fit:
       crop: share of the shorter side that stays, in (0, 1].
       mode: "crop", "squash" or "whole".
       place: where the cut lies, x and y: 0 is the image's left or upper end, 1 its other one.
+      area: share of the whole image's area that becomes the result, whatever `crop` and `mode`
+        say, its width over its height being `aspect`; a side that would be longer than the
+        image's is the image's. None: as `crop` and `mode` say.
     """
 
     size: int
     crop: float = 1.0
     mode: Literal["crop", "squash", "whole"] = "crop"
     place: tuple[float, float] = (0.5, 0.5)
+    area: float | None = None
+    aspect: float = 1.0
 
     def __post_init__(self):
         if self.size < 1:
             raise ValueError(f"size must be at least 1 pixel, not {self.size}")
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop must lie in (0, 1], not {self.crop}")
+        if self.area is not None and not (0 < self.area <= 1 and self.aspect > 0):
+            raise ValueError(f"area must lie in (0, 1], not {self.area}, aspect above 0")
         if self.mode not in ("crop", "squash", "whole"):
             raise ValueError(f'mode must be "crop", "squash" or "whole", not {self.mode!r}')
 
@@ -151,7 +158,7 @@ class Fit:
 
     def result(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Return height and width of what an h × w image becomes."""
-        if self.mode != "whole":
+        if self.mode != "whole" or self.area is not None:
             return self.size, self.size
         height, width = (max(s // MULTIPLE * MULTIPLE, MULTIPLE) for s in self._resized(shape))
         return height, width
@@ -159,6 +166,13 @@ class Fit:
     def window(self, shape: tuple[int, int]) -> tuple[float, float, float, float]:
         """Return the rectangle x0, y0, x1, y1 of an h × w image that becomes the result."""
         height, width = shape
+        if self.area is not None:
+            side = (self.area * height * width) ** 0.5
+            across, down = (
+                min(side * self.aspect**p, k) for p, k in ((0.5, width), (-0.5, height))
+            )
+            left, top = self.place[0] * (width - across), self.place[1] * (height - down)
+            return left, top, left + across, top + down
         (new_height, new_width), (down, across) = self._resized(shape), self.result(shape)
         left = int(self.place[0] * (new_width - across))
         top = int(self.place[1] * (new_height - down))

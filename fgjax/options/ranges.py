@@ -66,6 +66,8 @@ def check_ranges(config: Config, flat: dict[str, Any]) -> None:
     for share in config.train.drops:
         if not 0 < share < 1:
             raise ConfigError(f"train.drops: {share} is not a share of the training, in (0, 1)")
+    if not config.probe.penalties or not min(config.probe.penalties) > 0:
+        raise ConfigError("probe.penalties: one or more numbers above 0, such as [1,0.1,0.01]")
     read_rates(config.train.rates)
     focus, model = config.focus, config.model
     if focus.readout == "sum" and not focus.first <= focus.last <= focus.steps:

@@ -22,9 +22,20 @@ from fgjax.core.option import (
     option_of,
 )
 from fgjax.data.registry import SOURCES
-from fgjax.options.training import FocusConfig, PartsConfig, ProxyConfig, TrainConfig
+from fgjax.options.training import FocusConfig, PartsConfig, ProbeConfig, ProxyConfig, TrainConfig
 
-STAGES = ("train", "test", "explain", "evaluate", "report", "look", "compare", "tta", "parts")
+STAGES = (
+    "train",
+    "probe",
+    "test",
+    "explain",
+    "evaluate",
+    "report",
+    "look",
+    "compare",
+    "tta",
+    "parts",
+)
 CONTROLS = ("center", "random", "constant", "zero", "flipped")
 """Maps that no number may fall for; compare.methods takes them, too. flipped is 1 - the map of the
 method with the fewest passes, the others know nothing of the image."""
@@ -437,7 +448,8 @@ class Config:
     )
     stages: tuple[str, ...] = option(
         ("train", "explain", "evaluate", "report"),
-        "which of train, test (the accuracy on all test images), explain, evaluate, report, "
+        "which of train, probe (a linear classifier on frozen features), "
+        "test (the accuracy on all test images), explain, evaluate, report, "
         "look (what may be wrong, and tables for field work), compare (many methods), "
         "tta (test-time augmentation), parts (region grouping) to do.",
         example=",".join(STAGES),
@@ -469,6 +481,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
     explain: ExplainConfig = field(default_factory=ExplainConfig)
     evaluate: EvaluateConfig = option(EvaluateConfig, "no map depends on it.", free=True)

@@ -66,6 +66,23 @@ class TrainConfig:
     clip: float | None = option(
         None, "the largest norm of a step's gradients; null: any.", within=ABOVE_ZERO
     )
+    accumulate: int = option(
+        1,
+        "batches whose gradients make one step: as if train.batch_size were so many times larger, "
+        "in the memory of one (but for batch normalisation, which sees each batch alone).",
+        within=ABOVE_ZERO,
+    )
+    ema: float = option(
+        0.0,
+        "decay of a moving average of the weights, such as 0.999, which is validated and kept in "
+        "their place; 0: none.",
+        within=BELOW_ONE,
+    )
+    checkpointing: bool = option(
+        False,
+        "whether blocks are computed again on the way back instead of kept: less memory, a third "
+        "more time; of ResNets, transformers, ConvNeXt and Swin.",
+    )
     drop_path: float = option(
         0.0,
         "the last block's chance to be left out for an image of a step, that of the others in "
@@ -91,6 +108,12 @@ class TrainConfig:
         "share of the target spread over the other classes.",
         within=ZERO_TO_ONE,
     )
+    class_weights: Literal["none", "inverse", "effective"] = option(
+        "none",
+        "what the loss of an image counts, by its class's number of images n: none (all alike), "
+        "inverse (1/n), or effective ((1-b)/(1-b^n), Cui et al. 2019).",
+    )
+    class_beta: float = option(0.999, "b of effective.", within=BELOW_ONE)
     validation: float = option(
         0.1,
         "share of the training images that picks the best epoch; 0: none of them, all train and "
@@ -115,6 +138,11 @@ class TrainConfig:
         "smallest share of the area that a random crop keeps; 1: no random crops.",
         within=SHARE,
     )
+    crop_from: Literal["square", "file"] = option(
+        "square",
+        "of what such a crop is a part: square (the middle of the image, already shrunk), or file "
+        "(all of the image at its full resolution, sides 3:4 to 4:3; decoded anew every epoch).",
+    )
     window: Literal["center", "random", "anywhere"] = option(
         "center",
         "where data.size pixels are cut, without a change of scale: center; random, within the "
@@ -138,6 +166,13 @@ class TrainConfig:
         "random turns of the colours' circle by at most this share of it.",
         within=Range("from 0 to 0.5", lambda value: 0 <= value <= 0.5),
     )
+    randaugment: float = option(
+        0.0,
+        "strength, of 10, of a few operations drawn for each image (rotation, shear, contrast, "
+        "posterize, …); 0: none.",
+        within=Range("from 0 to 10", lambda value: 0 <= value <= 10),
+    )
+    operations: int = option(2, "of train.randaugment, an image.", within=ABOVE_ZERO)
     erase: Literal["none", "cutout", "random_erasing", "hide_and_seek", "grid_mask"] = option(
         "none",
         "what is taken out of training images: none, cutout, random_erasing, hide_and_seek or "
@@ -160,6 +195,26 @@ class TrainConfig:
         within=ABOVE_ZERO,
     )
     mix_probability: float = option(1.0, "of a batch to be mixed.", within=ZERO_TO_ONE)
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """A linear classifier on frozen features, and k nearest neighbours beside it."""
+
+    penalties: tuple[float, ...] = option(
+        (1.0, 0.1, 0.01, 1e-3, 1e-4),
+        "of the squared weights of standardised features; the validation images choose, and "
+        "without any the largest counts.",
+        example="1,0.1,0.01",
+    )
+    neighbours: int = option(20, "that vote, weighted by cosine.", within=ABOVE_ZERO)
+    temperature: float = option(0.07, "of their votes.", within=ABOVE_ZERO)
+    cache: str | None = option(
+        None,
+        "folder in which features are kept; null: the user's own cache folder.",
+        path=True,
+        free=True,
+    )
 
 
 @dataclass(frozen=True)

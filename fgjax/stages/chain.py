@@ -11,6 +11,7 @@ from fgjax.stages.job import Job
 from fgjax.stages.look.stage import Look
 from fgjax.stages.mend import mend
 from fgjax.stages.parts.stage import Parts
+from fgjax.stages.probe.stage import Probe
 from fgjax.stages.report import Report
 from fgjax.stages.stage import Stage
 from fgjax.stages.test import Test
@@ -20,6 +21,7 @@ from fgjax.stages.tta.stage import Tta
 CHAIN: tuple[Stage, ...] = (
     Patches(),
     Train(),
+    Probe(),
     Test(),
     Explain(),
     Evaluate(),

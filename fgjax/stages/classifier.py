@@ -76,7 +76,7 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
     settings = config.model
     if trains(config) and not (run / "checkpoint" / "classifier.json").is_file():
         raise ConfigError(
-            f"{run}: no classifier is trained yet: stages must include train "
+            f"{run}: no classifier is trained yet: stages must include train or probe "
             "(or give model.weights or model.checkpoint)"
         )
     try:
@@ -146,12 +146,19 @@ def training_model(config: Config, source: Source) -> Classifier:
         left out of a network that has no such blocks.
     """
     model, rate = _start(config, source), config.train.drop_path
+    # Both of the training alone: a checkpoint does not keep them.
+    if config.train.checkpointing:
+        if not hasattr(model.network, "checkpointing"):
+            raise ConfigError(
+                f"train.checkpointing=true: {model.name} has no blocks to compute again; ResNets, "
+                "transformers, ConvNeXt and Swin have"
+            )
+        model = model.replace(network=model.network.clone(checkpointing=True))
     if not rate:
         return model
     if not hasattr(model.network, "drop_path"):
         able = "transformers, ConvNeXt, Swin and EfficientNet have"
         raise ConfigError(f"train.drop_path={rate}: {model.name} has no blocks to drop; {able}")
-    # Of the training alone: a checkpoint does not keep it.
     return model.replace(network=model.network.clone(drop_path=rate))
 
 

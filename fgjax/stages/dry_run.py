@@ -64,6 +64,9 @@ def dry_run(job: Job) -> None:
                 f"  before it, to find patches: {focus.extractor}, {focus.extractor_epochs} "
                 "epochs, not counted here"
             )
+    if "probe" in config.stages:
+        total += len(source.records) * forward
+        say(f"  probe: {len(source.records)} images, a forward pass each where features are new")
     if "test" in config.stages:
         count = sum(r.split == "test" and r.label is not None for r in source.records)
         total += count * forward

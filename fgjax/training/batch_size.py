@@ -63,7 +63,7 @@ def _shapes(
     model: Classifier, recipe: Recipe, batch: int, side: int, labels: tuple[int, ...], patches: int
 ) -> tuple[tuple, dict]:
     """Return the arguments of `train_step`, without their values."""
-    state = jax.eval_shape(lambda: start(model, recipe.optimizer))
+    state = jax.eval_shape(lambda: start(model, recipe))
     images: Any = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8)
     if patches:
         images = (images, jax.ShapeDtypeStruct((batch, patches, 4), jnp.float32))
@@ -112,7 +112,7 @@ def step_runs(
       jax.errors.JaxRuntimeError: whatever else goes wrong.
     """
     (_, shapes, _, _), static = _shapes(model, recipe, batch, side, labels, patches)
-    state = jax.tree.map(jnp.array, start(model, recipe.optimizer))
+    state = jax.tree.map(jnp.array, start(model, recipe))
     images = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     classes = jnp.zeros((batch, *labels), jnp.int32)
     try:

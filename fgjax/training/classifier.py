@@ -37,11 +37,21 @@ Inputs = (
 
 
 class TrainState(NamedTuple):
-    """What one step hands to the next; all arrays, so a checkpoint is the tree as it is."""
+    """What one step hands to the next; all arrays, so a checkpoint is the tree as it is.
+
+    Attributes:
+      average: of the variables so far, see `Recipe.average`; None: none is kept.
+    """
 
     step: Int[Array, ""]
     variables: Any
     optimizer: Any
+    average: Any = None
+
+    @property
+    def judged(self) -> Any:
+        """The variables that are validated and kept: the average, where there is one."""
+        return self.variables if self.average is None else self.average
 
 
 class EpochResult(NamedTuple):
@@ -72,6 +82,12 @@ class Recipe:
       objective: (what that method returns, labels) -> the loss, a scalar. None: cross-entropy of
         logits, with `smoothing`, of mixed images mixed.
       mix: how images and their labels are mixed; see `Mixing`. Not with an objective.
+      class_weights: what the loss of an image counts, by its label; none: all alike. Not with an
+        objective.
+      accumulate: steps whose gradients move the weights together; the optimizer was made with the
+        same.
+      average: decay of an exponential moving average of weights and statistics, see
+        `moving_average`; 0: none is kept.
     """
 
     optimizer: optax.GradientTransformation
@@ -83,6 +99,9 @@ class Recipe:
     method: str | None = None
     objective: Callable[[Any, Int[Array, "n *a"]], Float[Array, ""]] | None = None
     mix: Mixing = Mixing()
+    class_weights: tuple[float, ...] = ()
+    accumulate: int = 1
+    average: float = 0.0
 
     def loss(
         self, outputs: Any, labels: Int[Array, "n *a"], mixed: Mixed | None
@@ -91,12 +110,34 @@ class Recipe:
         if self.objective is not None:
             return self.objective(outputs, labels)
         assert mixed is not None  # without an objective images are mixed, if only with themselves
-        return self.mix.loss(outputs, labels, mixed, self.smoothing)
+        return self.mix.loss(outputs, labels, mixed, self.smoothing, self.class_weights)
 
 
-def start(model: Classifier, optimizer: optax.GradientTransformation) -> TrainState:
+def start(model: Classifier, recipe: Recipe) -> TrainState:
     """Return the state before the first step."""
-    return TrainState(jnp.int32(0), model.variables, optimizer.init(model.variables["params"]))
+    moments = recipe.optimizer.init(model.variables["params"])
+    average = model.variables if recipe.average else None
+    return TrainState(jnp.int32(0), model.variables, moments, average)
+
+
+def moving_average(average: Any, variables: Any, step: Int[Array, ""], recipe: Recipe) -> Any:
+    """Return the average after a step, the first being 0: a_t = d_t a_{t-1} + (1 - d_t) v_t.
+
+    d_t = min(d, (1 + t) / (10 + t)), t = 1, 2, … counting the moves of the weights, so that what a
+    short training began with is forgotten, too.
+    """
+    t = (step + 1) // recipe.accumulate
+    count = t.astype(jnp.float32)
+    decay = jnp.minimum(recipe.average, (1 + count) / (10 + count))
+    moved = (step + 1) % recipe.accumulate == 0
+
+    def mean(old, new):
+        if not jnp.issubdtype(new.dtype, jnp.floating):
+            return new
+        # Where nothing moves rounding must not, either.
+        return jnp.where(moved, old + (1 - decay).astype(old.dtype) * (new - old), old)
+
+    return jax.tree.map(mean, average, variables)
 
 
 def _fix_statistics(recipe: Recipe):
@@ -169,7 +210,10 @@ def train_step(
         updates, moments = recipe.optimizer.update(grad, state.optimizer, before)
         params = optax.apply_updates(before, keep(updates, recipe.frozen))
     variables = {**state.variables, **changed, "params": params}
-    return TrainState(state.step + 1, variables, moments), value
+    average = state.average
+    if average is not None:
+        average = moving_average(average, variables, state.step, recipe)
+    return TrainState(state.step + 1, variables, moments, average), value
 
 
 @program("explain", static_argnames="size")
@@ -278,7 +322,7 @@ def train(
       change: is given the classifier after an epoch's steps, and returns another one of the same
         network to go on with, or None.
     """
-    state = start(model, recipe.optimizer) if state is None else state
+    state = start(model, recipe) if state is None else state
     # The step donates its state: the model's own arrays must survive it.
     state = jax.tree.map(jnp.array, state)
     for epoch in range(first_epoch, epochs):
@@ -299,7 +343,7 @@ def train(
             )
             losses.append(awaited(loss))
         mean_loss = float(np.mean(jax.device_get(losses)))
-        now = model.replace(variables=own_copy(state.variables))
+        now = model.replace(variables=own_copy(state.judged))
         changed = change(epoch, now)
         if changed is not None:
             now = changed

@@ -144,19 +144,22 @@ def make_optimizer(
     layer_decay: float = 1.0,
     clip: float | None = None,
     decay: Literal["kernels", "all"] = "kernels",
+    accumulate: int = 1,
 ) -> optax.GradientTransformation:
     """AdamW, or SGD with momentum, under a schedule (see `learning_rates`).
 
     AdamW's decay is decoupled, SGD's is part of the gradient, as in PyTorch.
 
     Args:
+      steps: how often it is called in all.
       decay: which weights decay: kernels, or all.
       rates: (beginning of a module's name, factor of its learning rate) pairs, such as
         (("classifier", 10.0),). "backbone" is everything but the classifier.
       layer_decay: what the rate of a block is, as a share of the next one's (see `depths`).
       clip: the largest norm of all gradients together; larger ones are scaled down to it.
+      accumulate: so many calls in a row move the weights once, by the mean of their gradients.
     """
-    rate = learning_rates(steps, learning_rate, schedule, warmup, drops)
+    rate = learning_rates(steps // accumulate, learning_rate, schedule, warmup, drops)
     which = _kernels if decay == "kernels" else None
     if optimizer == "adamw":
         moves = optax.adamw(rate, eps=adam_eps, weight_decay=weight_decay, mask=which)
@@ -166,7 +169,10 @@ def make_optimizer(
     before = [optax.clip_by_global_norm(clip)] if clip else []
     after = [_scale_by_module(rates)] if rates else []
     after += [_scale_by_depth(layer_decay)] if layer_decay != 1 else []
-    return optax.chain(*before, moves, *after) if before or after else moves
+    whole = optax.chain(*before, moves, *after) if before or after else moves
+    if accumulate == 1:
+        return whole
+    return optax.MultiSteps(whole, accumulate).gradient_transformation()
 
 
 def _change(tree: Any, names: tuple[str, ...], change: Callable) -> Any:

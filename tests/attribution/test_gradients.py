@@ -29,6 +29,7 @@ from fgjax.attribution.gradients import (
     gradient,
     smooth_gradient,
 )
+from fgjax.attribution.input_x_gradient import InputXGradientConfig, input_x_gradient
 from fgjax.attribution.path_integral import (
     INTEGRATED_GRADIENTS_PRESETS,
     IntegratedGradientsConfig,
@@ -65,6 +66,7 @@ def images():
 TARGETS = jnp.asarray([2, 0, 1])
 METHODS = {
     "gradient": (gradient, GradientConfig()),
+    "input": (input_x_gradient, InputXGradientConfig()),
     "smooth": (smooth_gradient, SmoothGradientConfig(samples=5)),
     "squared": (smooth_gradient, SmoothGradientConfig(samples=5, kind="squared")),
     "variance": (smooth_gradient, SmoothGradientConfig(samples=5, kind="variance")),
@@ -91,6 +93,42 @@ def test_the_gradient_of_a_linear_model_is_its_weight(weights, images):
     np.testing.assert_allclose(
         result.heatmap, largest / largest.max((1, 2), keepdims=True), rtol=1e-5
     )
+
+
+def test_input_times_gradient_of_a_linear_model_is_its_terms(weights, images):
+    """They sum to the score; of a cubic one, s = Σ w x³, to three times it."""
+    terms = of_targets(weights) * np.asarray(images)
+    for power, function in ((1, linear), (3, cubic)):
+        model = Partial(function, jnp.asarray(weights))
+        expected = power * (of_targets(weights) * np.asarray(images) ** power).sum(-1)
+        result = input_x_gradient(model, images, TARGETS)
+        np.testing.assert_allclose(result.maps["signed"], expected, rtol=1e-4, atol=1e-5)
+        size = np.abs(expected)
+        np.testing.assert_allclose(
+            result.heatmap, size / size.max((1, 2), keepdims=True), rtol=1e-4, atol=1e-5
+        )
+    largest = np.abs(terms).max(-1)
+    by_channel = input_x_gradient(
+        Partial(linear, jnp.asarray(weights)),
+        images,
+        TARGETS,
+        config=InputXGradientConfig(reduce="max_abs"),
+    )
+    np.testing.assert_allclose(
+        by_channel.heatmap, largest / largest.max((1, 2), keepdims=True), rtol=1e-4
+    )
+
+
+def test_input_times_gradient_is_the_images_times_the_gradient(key, images):
+    """Of a model that is not linear; and one step of integrated gradients from black."""
+    hidden = jax.random.normal(key, (images[0].size, 10)) / 5
+    model = Partial(lambda w, x: jnp.tanh(x.reshape(len(x), -1) @ w)[:, :CLASSES], hidden)
+    expected = (images * input_gradient(model, images, TARGETS)).sum(-1)
+    signed = input_x_gradient(model, images, TARGETS).maps["signed"]
+    np.testing.assert_allclose(signed, expected, rtol=1e-6)
+    one = IntegratedGradientsConfig(steps=1, rule="right")
+    path = integrated_gradients(model, images, TARGETS, config=one).maps["signed"]
+    np.testing.assert_allclose(signed, path, rtol=1e-5, atol=1e-6)
 
 
 def test_scores(weights, images):

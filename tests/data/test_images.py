@@ -465,3 +465,17 @@ def test_an_extreme_panorama_needs_no_extreme_memory():
 def test_impossible_fits(arguments):
     with pytest.raises(ValueError, match="must"):
         Fit(*arguments)
+
+
+def test_a_share_of_the_whole_image_is_cut_out():
+    fit = Fit(32, area=0.25, aspect=4 / 3, place=(1.0, 0.0))
+    x0, y0, x1, y1 = fit.window((100, 300))
+    assert (x1, y0) == (300, 0)
+    assert (x1 - x0) * (y1 - y0) == pytest.approx(0.25 * 100 * 300)
+    assert (x1 - x0) / (y1 - y0) == pytest.approx(4 / 3)
+    # A side that would be longer than the image's is the image's.
+    np.testing.assert_allclose(Fit(32, area=1.0, aspect=1.0).window((100, 400)), [100, 0, 300, 100])
+    box = fit.box(np.array([x0, 0, 300, y1 / 2], np.float32), (100, 300))
+    np.testing.assert_allclose(box, [0, 0, 32, 16], atol=1e-4)
+    with pytest.raises(ValueError, match="area"):
+        Fit(32, area=0.0)

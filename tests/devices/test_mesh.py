@@ -104,7 +104,7 @@ TWO_STEPS = """
 
     def two_steps(model, recipe, images, labels, spread):
         # The state after each step, and the losses.
-        state, batch = jax.tree.map(jnp.array, start(model, recipe.optimizer)), (images, labels)
+        state, batch = jax.tree.map(jnp.array, start(model, recipe)), (images, labels)
         if spread:
             state, batch = replicate(mesh, state), shard(mesh, batch)
         kind = dict(network=model.network, recipe=recipe, mean=model.mean, std=model.std)
@@ -139,7 +139,7 @@ def test_training_on_eight_devices_is_training_on_one():
         devices = len(jax.tree.leaves(states[1])[0].sharding.device_set)
         path = pathlib.Path(tempfile.mkdtemp()) / "state"
         save_tree(path, states[1])
-        loaded = load_tree(path, start(model, recipe.optimizer))
+        loaded = load_tree(path, start(model, recipe))
         result = dict(
             apart=gap(states[0], states[1]),
             moved=gap(states[0].variables, model.variables),

@@ -8,12 +8,14 @@ from PIL import Image
 
 import fgjax.stages.train.history
 from fgjax.data.sets.folder import FolderSource
+from fgjax.models.classifier import create_model
 from fgjax.options.resolve import resolve
 from fgjax.run import main
 from fgjax.stages.images import make_source
 from fgjax.stages.train.history import History
 from fgjax.stages.train.images import Windows, load_training_images
-from fgjax.stages.train.prepare import split_validation
+from fgjax.stages.train.prepare import split_validation, with_margin
+from fgjax.stages.train.recipe import make_recipe
 from fgjax.training.checkpoints import load_classifier
 
 LABELS = np.repeat(np.arange(3), [10, 5, 1]).astype(np.int32)
@@ -69,6 +71,35 @@ def test_windows_lie_anywhere_and_are_a_function_of_the_epoch(tmp_path):
     images, _ = load_training_images(source, list(source.records), config)
     first = lambda epoch: next(images.batches(np.arange(8), 8, epoch))[0][:, 0, 0, 0].tolist()
     assert first(0) == left(0) and first(3) == left(3) and first(None) == [64] * 8
+
+
+def test_crops_are_taken_from_the_whole_file_at_its_resolution(tmp_path):
+    """The margin's colour, which the middle square never shows, and stripes that shrink away."""
+    pixels = np.zeros((64, 192, 3), np.uint8)
+    pixels[:, 64:128:2] = 255  # one pixel wide
+    pixels[:, :64, 0] = pixels[:, 128:, 0] = 200
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(8):
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    words = ["config=train_folder", f"data.path={tmp_path}", "data.size=32", "data.crop=1",
+             "data.test_share=0"]  # fmt: skip
+    reddest, sharpest = {}, {}
+    for kind in ("square", "file"):
+        config = resolve([*words, "train.crop=0.05", f"train.crop_from={kind}"])[1]
+        source = make_source(config)
+        images, _ = load_training_images(source, list(source.records), config)
+        parts = [next(images.batches(np.arange(16), 16, epoch))[0] for epoch in range(3)]
+        seen = np.concatenate(parts).astype(int)
+        assert seen.shape == (48, 32, 32, 3)
+        reddest[kind] = (seen[..., 0] - seen[..., 1]).max()
+        sharpest[kind] = np.abs(np.diff(seen[..., 1], axis=2)).max()
+    assert reddest["square"] < 20 and reddest["file"] > 190  # the filter reaches over the edge
+    assert sharpest["file"] > 2 * sharpest["square"]
+    again = next(images.batches(np.arange(16), 16, 2))[0]
+    np.testing.assert_array_equal(again, parts[2])
+    assert make_recipe(config, create_model("toys:MICRO", 2), 5).augment.crop == 1
+    assert not with_margin(config.train)
 
 
 def test_all_of_an_image_is_squeezed_into_the_square(tmp_path):

@@ -134,4 +134,4 @@ def test_the_models_weights_are_untouched(model):
     before = jax.tree.map(jnp.array, model.variables)
     assert step_runs(model, RECIPE, 2, 32)
     jax.tree.map(np.testing.assert_array_equal, model.variables, before)
-    assert int(start(model, RECIPE.optimizer).step) == 0
+    assert int(start(model, RECIPE).step) == 0

@@ -97,10 +97,101 @@ def test_a_step_keeps_what_else_a_network_holds():
     network = Scaled()
     model = Classifier(network.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3))), network)
     recipe = Recipe(optax.sgd(0.1), Augmentation(flip=False))
-    state = jax.tree.map(jnp.array, start(model, recipe.optimizer))
+    state = jax.tree.map(jnp.array, start(model, recipe))
     state, _ = train_step(state, IMAGES[:2], LABELS[:2], jax.random.key(0), network=network,
                           mean=model.mean, std=model.std, recipe=recipe)  # fmt: skip
     assert float(state.variables["constants"]["scale"]) == 3
+
+
+class Dense(nn.Module):
+    """Without statistics of a batch, which several small batches do not have."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        hidden = jnp.tanh(nn.Dense(4, name="hidden")(x[:, ::4, ::4].reshape(len(x), -1)))
+        return nn.Dense(2, name="classifier")(hidden)
+
+
+@pytest.fixture(scope="module")
+def dense():
+    network = Dense()
+    variables = network.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    return Classifier(variables, network)
+
+
+def many_steps(model, recipe, parts):
+    """The states after every step."""
+    state, seen = jax.tree.map(jnp.array, start(model, recipe)), []
+    for part in parts:
+        state, _ = train_step(
+            state, IMAGES[part], LABELS[part], jax.random.key(0), network=model.network,
+            mean=model.mean, std=model.std, recipe=recipe,
+        )  # fmt: skip
+        seen.append(jax.tree.map(np.array, state))
+    return seen
+
+
+@pytest.fixture(scope="module")
+def averaged(dense):
+    """Six small batches, two to a move of the weights, and their moving average."""
+    optimizer = make_optimizer(6, 0.1, optimizer="sgd", schedule="constant", accumulate=2)
+    recipe = Recipe(optimizer, Augmentation(flip=False), accumulate=2, average=0.3)
+    return recipe, many_steps(dense, recipe, np.arange(24).reshape(6, 4))
+
+
+def test_small_batches_together_are_a_large_one(dense, averaged):
+    _, small = averaged
+    optimizer = make_optimizer(3, 0.1, optimizer="sgd", schedule="constant")
+    recipe = Recipe(optimizer, Augmentation(flip=False))
+    large = many_steps(dense, recipe, np.arange(24).reshape(3, 8))
+    for two, one in zip(small[1::2], large, strict=True):
+        for a, b in zip(*(jax.tree.leaves(s.variables) for s in (two, one)), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+    moved = small[0].variables["params"]["hidden"]["kernel"]
+    np.testing.assert_array_equal(moved, dense.variables["params"]["hidden"]["kernel"])
+    assert (small[1].variables["params"]["hidden"]["kernel"] != moved).any()
+
+
+def test_the_average_follows_the_weights(dense, averaged):
+    """a = d a + (1 - d) w at every move, d = min(0.3, (1 + t) / (10 + t)), in NumPy."""
+    _, states = averaged
+    average = np.asarray(dense.variables["params"]["hidden"]["kernel"], np.float64)
+    for number, state in enumerate(states):
+        if number % 2:
+            t = (number + 1) // 2
+            decay = min(0.3, (1 + t) / (10 + t))
+            now = state.variables["params"]["hidden"]["kernel"]
+            average = decay * average + (1 - decay) * now
+        kept = state.average["params"]["hidden"]["kernel"]
+        np.testing.assert_allclose(kept, average, rtol=1e-6, atol=1e-7)
+        assert state.judged is state.average
+    assert np.abs(kept - now).max() > 1e-4
+
+
+def test_a_training_with_an_average_goes_on_from_disk(dense, averaged, tmp_path):
+    """To the bit, in the middle of a move, too; and the average is what is validated."""
+    recipe, states = averaged
+    save_tree(tmp_path / "state", jax.tree.map(jnp.asarray, states[2]))
+    state = load_tree(tmp_path / "state", start(dense, recipe))
+    seen = []
+    state = train(
+        dense,
+        lambda epoch: iter([(IMAGES[i : i + 4], LABELS[i : i + 4]) for i in (12, 16, 20)]),
+        validation_batches,
+        key=jax.random.key(0),
+        epochs=1,
+        batch_size=BATCH,
+        recipe=recipe,
+        state=state,
+        on_epoch=lambda result, state: seen.append(result.validation_loss),
+    )
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(states[-1]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    losses = [
+        measure(dense.replace(variables=v), validation_batches(), BATCH)[0]
+        for v in (state.average, state.variables)
+    ]
+    assert seen == losses[:1] and losses[0] != losses[1]
 
 
 def test_every_epoch_may_have_its_recipe_and_its_end(model, recipe):
@@ -150,7 +241,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(model, recipe, wh
 
     with pytest.raises(Killed):
         learn(model, recipe, on_epoch=save_and_die)
-    state = load_tree(tmp_path / "state", start(model, recipe.optimizer))
+    state = load_tree(tmp_path / "state", start(model, recipe))
     assert int(state.step) == 4
     state = learn(model, recipe, state=state, first_epoch=1)
     assert jax.tree.structure(state) == jax.tree.structure(whole[0])
@@ -191,7 +282,7 @@ def test_a_step_is_one_of_gradient_descent(model):
     before = model.variables["params"]
     value, gradient = jax.jit(jax.value_and_grad(loss))(before)
     state, ours = train_step(
-        jax.tree.map(jnp.array, start(model, descent.optimizer)),
+        jax.tree.map(jnp.array, start(model, descent)),
         jnp.asarray(images),
         labels,
         jax.random.key(0),
@@ -210,7 +301,7 @@ def test_a_step_is_one_of_gradient_descent(model):
 
 def step(model, recipe, images=None, labels=None):
     images = IMAGES[:BATCH] if images is None else images
-    state = jax.tree.map(jnp.array, start(model, recipe.optimizer))
+    state = jax.tree.map(jnp.array, start(model, recipe))
     return train_step(
         state, jnp.asarray(images), jnp.asarray(LABELS[:BATCH]), jax.random.key(0),
         network=model.network, mean=model.mean, std=model.std, recipe=recipe,
@@ -298,7 +389,7 @@ def test_an_objective_of_what_another_method_returns(model):
     recipe = Recipe(optax.sgd(rate), Augmentation(flip=False), method="features",
                     objective=objective, batch_norm="fixed")  # fmt: skip
     images, labels = IMAGES[:BATCH], LABELS[:BATCH]
-    state = jax.tree.map(jnp.array, start(model, recipe.optimizer))
+    state = jax.tree.map(jnp.array, start(model, recipe))
     kind = dict(network=model.network, mean=model.mean, std=model.std, recipe=recipe)
     after, loss = train_step(state, images, labels, jax.random.key(0), **kind)
 

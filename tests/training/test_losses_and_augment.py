@@ -17,7 +17,8 @@ from fgjax.training.augment.geometry_and_light import (
     random_shift,
     random_window,
 )
-from fgjax.training.objectives.losses import cross_entropy
+from fgjax.training.augment.mixing import Mixing
+from fgjax.training.objectives.losses import class_weights, cross_entropy
 
 
 def random_images(n=16, height=10, width=12):
@@ -37,6 +38,38 @@ def test_cross_entropy(smoothing):
 def test_cross_entropy_of_sure_answers_is_finite():
     logits = jnp.asarray([[1e4, 0.0], [1e4, 0.0]])
     np.testing.assert_allclose(cross_entropy(logits, jnp.asarray([0, 1])), [0, 1e4])
+
+
+def test_weights_of_classes():
+    """Inverse frequency and Cui et al.'s effective number, in NumPy; the mean over images is 1."""
+    counts = np.array([90, 9, 1, 0])
+    inverse = np.array(class_weights(counts, "inverse"))
+    np.testing.assert_allclose(inverse, [100 / 270, 100 / 27, 100 / 3, 0])
+    effective = np.array(class_weights(counts, "effective", 0.9))
+    numbers = [sum(0.9**i for i in range(n)) for n in counts[:3]]  # 1 + β + … + β^(n-1)
+    np.testing.assert_allclose(effective[:3] / effective[0], numbers[0] / np.array(numbers))
+    for weights in (inverse, effective, np.array(class_weights(counts, "effective", 0.0))):
+        assert (weights * counts).sum() / 100 == pytest.approx(1)
+        assert weights[3] == 0
+    assert class_weights(counts, "effective", 0.0)[:3] == pytest.approx([1, 1, 1])
+
+
+@pytest.mark.parametrize("name", ["none", "mixup"])
+def test_the_loss_counts_by_class(key, name):
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.random((6, 2, 2, 3)), jnp.float32)
+    logits, labels = rng.normal(size=(6, 3)), rng.integers(0, 3, 6)
+    weights = (0.5, 2.0, 1.0)
+    mix = Mixing(name)
+    mixed = mix(key, images)
+    partner, share = np.asarray(mixed.partner), np.asarray(mixed.share)
+    target = np.eye(3) * 0.9 + 0.1 / 3
+    towards = lambda labels: (
+        -(target[labels] * log_softmax(logits, axis=1)).sum(1) * np.array(weights)[labels]
+    )
+    expected = (share * towards(labels) + (1 - share) * towards(labels[partner])).mean()
+    result = mix.loss(jnp.asarray(logits, jnp.float32), jnp.asarray(labels), mixed, 0.1, weights)
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
 
 
 def test_flip_swaps_left_and_right_in_half_of_the_images(key):

@@ -154,6 +154,18 @@ def test_large_gradients_are_scaled_down_together():
     assert small["a"]["kernel"] == pytest.approx(-0.4)  # 0.2 is below: as it is
 
 
+def test_gradients_of_several_calls_move_the_weights_once():
+    """By their mean; also where that is clipped, and under a schedule in moves, not calls."""
+    settings = dict(weight_decay=0.1, clip=0.5, warmup=0.5)
+    gradients = [0.3, -0.1, 0.5, 0.2, 0.4, 0.0]
+    several = moves(make_optimizer(6, 0.1, accumulate=2, **settings), gradients)
+    once = moves(make_optimizer(3, 0.1, **settings), [0.1, 0.35, 0.2])
+    for after, (odd, even) in zip(once, zip(several[::2], several[1::2])):
+        assert jax.tree.leaves(even) == pytest.approx(jax.tree.leaves(after), rel=1e-6)
+        assert odd != even or after is once[0]  # the first move has the rate 0
+    assert several[2] == several[1] and several[4] == several[3]
+
+
 def test_equal_settings_are_one_object():
     assert make_optimizer(10, 0.1, drops=(0.5,)) is make_optimizer(10, 0.1, drops=(0.5,))
 

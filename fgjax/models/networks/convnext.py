@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fgjax.models.names import Table
-from fgjax.models.networks.layers import Conv, DepthwiseConv, Padding
+from fgjax.models.networks.layers import Conv, DepthwiseConv, Padding, computed_again
 from fgjax.models.networks.tokens import (
     Activation,
     DropPath,
@@ -93,6 +93,7 @@ class ConvNext(nn.Module):
       pointwise: dense layers are kept as 1x1 convolutions, as in timm's files of small ones.
       layer_scale: how LayerScale begins; None: without.
       drop_path: the last block's chance to be left out in a training step.
+      checkpointing: blocks are computed again on the way back, see `computed_again`.
     """
 
     num_classes: int
@@ -104,8 +105,10 @@ class ConvNext(nn.Module):
     drop_path: float = 0.0
     padding: Padding = "symmetric"
     dtype: Any = jnp.float32
+    checkpointing: bool = False
 
     def setup(self) -> None:
+        block = computed_again(ConvNextBlock, self.checkpointing)
         rates = iter(drop_path_rates(self.drop_path, sum(self.depths)))
         self.stem = Patchify(self.widths[0], 4, dtype=self.dtype)
         self.stem_norm = LayerNorm(1e-6, self.dtype)
@@ -115,7 +118,7 @@ class ConvNext(nn.Module):
                 shrink_norms[f"{stage}"] = LayerNorm(1e-6, self.dtype)
                 shrinks[f"{stage}"] = Patchify(width, 2, dtype=self.dtype)
             for i in range(depth):
-                blocks[f"{stage}_{i}"] = ConvNextBlock(
+                blocks[f"{stage}_{i}"] = block(
                     self.response_norm, self.pointwise, self.layer_scale, next(rates),
                     self.padding, self.dtype,
                 )  # fmt: skip

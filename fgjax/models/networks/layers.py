@@ -226,3 +226,15 @@ class Norm(nn.Module):
             return x + own["bias"].astype(x.dtype)[None, None, None]
         norm = nn.BatchNorm(momentum=0.9, epsilon=self.epsilon, dtype=self.dtype, name="norm")
         return norm(x, use_running_average=not train)
+
+
+def computed_again(block: type[nn.Module], on: bool, static: tuple[int, ...] = (2,)) -> Any:
+    """Return the kind of block, or where `on` one whose insides are computed again on the way
+    back instead of kept.
+
+    Args:
+      static: places of the arguments that are no arrays, the module itself being 0.
+
+    Reference: Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016.
+    """
+    return nn.remat(block, static_argnums=static) if on else block

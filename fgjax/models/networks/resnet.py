@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fgjax.models.names import Table
-from fgjax.models.networks.layers import Conv, Norm, Padding, max_pool
+from fgjax.models.networks.layers import Conv, Norm, Padding, computed_again, max_pool
 from fgjax.models.registry import Network, Trunk
 
 
@@ -84,6 +84,7 @@ class ResNet(nn.Module):
       width: channels of the first stage.
       small_stem: 3x3 stride 2 and no pooling (stride 16 in all), for images of about
         100 px; else 7x7 stride 2 and 3x3 max pooling (stride 32).
+      checkpointing: blocks are computed again on the way back, see `computed_again`.
     """
 
     num_classes: int
@@ -96,6 +97,7 @@ class ResNet(nn.Module):
     deep_stem: bool = False
     groups: int = 1
     inner: int = 1
+    checkpointing: bool = False
 
     def setup(self) -> None:
         if self.deep_stem:
@@ -108,12 +110,12 @@ class ResNet(nn.Module):
         else:
             self.stem = Conv(self.width, 3 if self.small_stem else 7, 2, self.padding, self.dtype)
         self.stem_norm = Norm(self.dtype)
-        blocks = {}
+        blocks, block = {}, computed_again(Block, self.checkpointing)
         for stage, depth in enumerate(self.depths):
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
                 width = self.width * 2**stage
-                blocks[f"{stage}_{i}"] = Block(
+                blocks[f"{stage}_{i}"] = block(
                     width, stride, self.bottleneck, self.padding, self.dtype, self.groups,
                     self.inner, self.deep_stem,
                 )  # fmt: skip

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fgjax.models.names import Table
+from fgjax.models.networks.layers import computed_again
 from fgjax.models.networks.tokens import (
     Attention,
     DropPath,
@@ -139,6 +140,7 @@ class Swin(nn.Module):
       depths, heads: of the four stages.
       window: cells along the side of a window.
       drop_path: the last block's chance to be left out in a training step.
+      checkpointing: blocks are computed again on the way back, see `computed_again`.
     """
 
     num_classes: int
@@ -149,14 +151,16 @@ class Swin(nn.Module):
     drop_path: float = 0.0
     padding: str = "symmetric"
     dtype: Any = jnp.float32
+    checkpointing: bool = False
 
     def setup(self) -> None:
+        block = computed_again(SwinBlock, self.checkpointing)
         rates = iter(drop_path_rates(self.drop_path, sum(self.depths)))
         self.stem = Patchify(self.width, 4, dtype=self.dtype)
         self.stem_norm = LayerNorm(1e-5, self.dtype)
         self.merges = {f"{stage}": Merge(self.dtype) for stage in range(1, len(self.depths))}
         self.blocks = {
-            f"{stage}_{i}": SwinBlock(heads, self.window, i % 2 == 1, next(rates), self.dtype)
+            f"{stage}_{i}": block(heads, self.window, i % 2 == 1, next(rates), self.dtype)
             for stage, (depth, heads) in enumerate(zip(self.depths, self.heads, strict=True))
             for i in range(depth)
         }

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 from fgjax.core.features import Attended, Features
 from fgjax.models.classifier import Classifier
 from fgjax.models.names import Table
+from fgjax.models.networks.layers import computed_again
 from fgjax.models.networks.tokens import (
     ActivationKind,
     Attention,
@@ -96,6 +97,7 @@ class VisionTransformer(nn.Module):
       layer_scale: how LayerScale begins; None: without.
       gate: of the perceptrons, see `Mlp`.
       drop_path: the last block's chance to be left out in a training step.
+      checkpointing: blocks are computed again on the way back, see `computed_again`.
       embedding: width of the space that images share with texts: the head is the cosine to
         the texts of the classes. None: it is a linear layer.
     """
@@ -122,8 +124,10 @@ class VisionTransformer(nn.Module):
     embedding: int | None = None
     padding: str = "symmetric"
     dtype: Any = jnp.float32
+    checkpointing: bool = False
 
     def setup(self) -> None:
+        block = computed_again(Block, self.checkpointing, static=(2, 3))
         self.patches = Patchify(self.width, self.patch, not self.norm_first, self.dtype)
         if self.class_token:
             self.class_tokens = self.param("cls_token", small, (1, 1, self.width), jnp.float32)
@@ -137,7 +141,7 @@ class VisionTransformer(nn.Module):
         if self.norm_first:
             self.norm_pre = norm()
         self.blocks = [
-            Block(
+            block(
                 self.heads, self.hidden, self.activation, self.gate, self.qkv_bias,
                 self.layer_scale, self.epsilon, rate, self.dtype,
             )
@@ -493,6 +497,12 @@ def _clip() -> list[Network]:
     ]
 
 
-VITS = (*_plain(), *_averaged(), *_dino(), *_clip())
+def _ours() -> list[Network]:
+    """Return a network small enough to be trained from scratch in minutes, on images of 96 px."""
+    small = dict(patch=8, width=96, depth=4, heads=4, hidden=192, grid=12)
+    return [_vit("vit_tiny", _timm(), **small)]
+
+
+VITS = (*_ours(), *_plain(), *_averaged(), *_dino(), *_clip())
 """BioCLIP is vit_base_patch16_clip_224, BioCLIP 2 vit_large_patch14_clip_224; OpenAI's CLIPs are
 the "quickgelu" ones."""

@@ -35,7 +35,7 @@ def train_epochs(training: Training) -> None:
     settings = job.config.train
     rows = own_rows(training.mesh, training.batch)
     own_batch = rows.stop - rows.start
-    state = history.last_state(start(model, training.recipe.optimizer))
+    state = history.last_state(start(model, training.recipe))
     say(
         f"train: {model.name}, {len(training.training)} images in {len(job.source.classes)} "
         f"classes (and {len(training.validation)} for validation), {training.epochs} epochs"
@@ -98,7 +98,7 @@ def _on_epoch(
 ) -> Callable[[EpochResult, TrainState], None]:
     settings = training.job.config.train
     rate = learning_rates(
-        training.steps * settings.epochs,
+        training.steps * settings.epochs // settings.accumulate,
         settings.learning_rate,
         settings.schedule,
         settings.warmup,
@@ -121,7 +121,7 @@ def _on_epoch(
             "validation_accuracy": finite(result.validation_accuracy),
             **({} if counts(result.epoch) else {"counts": False}),
             **proxies.facts(),
-            "learning_rate": float(rate(result.epoch * training.steps)),
+            "learning_rate": float(rate(result.epoch * training.steps // settings.accumulate)),
             "seconds": round(time.monotonic() - training.began, 1),
         }
         training.history.add(row, state)

@@ -35,20 +35,27 @@ class Windows:
 
     Args:
       source: the data set, with a `fit`.
+      crop: smallest share of the whole image's area that is cut out and resized, what
+        `RandomResizedCrop` does elsewhere; 1: the scale stays.
     """
 
-    def __init__(self, source: Source, seed: int, epoch: int):
-        self._source, self._seed = source, [seed, epoch]
+    def __init__(self, source: Source, seed: int, epoch: int, crop: float = 1.0):
+        self._source, self._seed, self._crop = source, [seed, epoch], crop
         self.classes, self.landmark_names = source.classes, source.landmark_names
         self.records = source.records
 
     def load(self, record: Record) -> Example:
         """Decode one image, cut at its place."""
         name = zlib.crc32(record.name.encode("utf-8", "backslashreplace"))
-        raw = np.random.PCG64(np.random.SeedSequence([*self._seed, name])).random_raw(2)
-        x, y = (raw / 2**64).tolist()
+        raw = np.random.PCG64(np.random.SeedSequence([*self._seed, name])).random_raw(4)
+        x, y, area, aspect = (raw / 2**64).tolist()
         own: Any = copy.copy(self._source)
         own.fit = replace(own.fit, place=(x, y))
+        if self._crop < 1:
+            least, widest = self._crop, 4 / 3
+            own.fit = replace(
+                own.fit, area=least + (1 - least) * area, aspect=widest ** (2 * aspect - 1)
+            )
         return own.load(record)
 
 
@@ -65,6 +72,7 @@ class TrainingImages:
       workers: threads that decode.
       boxes: of each image's patches, in its pixels; None: there are none.
       windows: the seed of random windows; None: all images are cut in the middle.
+      crop: of those, see `Windows`.
     """
 
     source: Source
@@ -74,6 +82,7 @@ class TrainingImages:
     workers: int
     boxes: Float[np.ndarray, "n p 4"] | None = None
     windows: int | None = None
+    crop: float = 1.0
 
     def batches(
         self, order: Int[np.ndarray, "m"], size: int, epoch: int | None = None
@@ -99,7 +108,7 @@ class TrainingImages:
             return
         source = self.source
         if self.windows is not None and epoch is not None:
-            source = Windows(self.source, self.windows, epoch)
+            source = Windows(self.source, self.windows, epoch, self.crop)
         loaded = load_examples(
             source,
             [self.records[i] for i in order],
@@ -124,7 +133,8 @@ def load_training_images(
       patches: of every image, where the network looks at patches.
     """
     failed, good, pixels, boxes = {}, [], None, []
-    anywhere = config.train.window == "anywhere" and hasattr(source, "fit")
+    crop = config.train.crop if config.train.crop_from == "file" else 1.0
+    anywhere = (config.train.window == "anywhere" or crop < 1) and hasattr(source, "fit")
     windows = config.seed if anywhere else None  # then each epoch has other pixels to decode
     workers = config.data.workers
     with progress("load", len(records)) as counter:
@@ -160,7 +170,9 @@ def load_training_images(
         if pixels.nbytes <= ON_DEVICE * _free_memory():
             pixels = jax.device_put(pixels)
     stacked = np.stack(boxes) if boxes else None
-    return TrainingImages(source, tuple(good), labels, pixels, workers, stacked, windows), failed
+    return TrainingImages(
+        source, tuple(good), labels, pixels, workers, stacked, windows, crop
+    ), failed
 
 
 def _free_memory() -> float:

@@ -84,7 +84,8 @@ class Regions(Plain):
     def check(self, config: Config, model: Classifier) -> None:
         """Tell where the maps are smaller than the window that smooths them."""
         side, window = config.data.size, 2 * config.parts.radius + 1
-        cells = min(jax.eval_shape(model.features, jnp.zeros((1, side, side, 3))).shape[1:3])
+        images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+        cells = min(jax.eval_shape(lambda m, x: m.features(x), model, images).shape[1:3])
         if config.parts.weight and cells < window:
             radius = (cells - 1) // 2
             raise ConfigError(
@@ -110,6 +111,14 @@ class Regions(Plain):
 class Prototypes(Plain):
     """Prototypes: cluster and separation costs, moves onto patches of images, and the last layer
     that learns between them."""
+
+    def check(self, config: Config, model: Classifier) -> None:
+        """Tell that prototypes have no mean."""
+        if config.train.ema:
+            raise ConfigError(
+                f"train.ema={config.train.ema}: prototypes move onto patches of images, and a "
+                "mean of theirs is none; train.ema=0"
+            )
 
     def of_epoch(self, config: Config, recipe: Recipe, epoch: int, epochs: int) -> Recipe:
         """Return the recipe of a stage of ProtoPNet: the new layers, all but the last one (which
@@ -206,6 +215,11 @@ def check_mixing(config: Config, model: Classifier, recipe: Recipe) -> None:
         raise ConfigError(
             f"train.mix={recipe.mix.name}: {model.name} trains with a loss of its own, which "
             "knows no mixed labels; train.mix=none, or train.erase=…"
+        )
+    if recipe.objective is not None and recipe.class_weights:
+        raise ConfigError(
+            f"train.class_weights={config.train.class_weights}: {model.name} trains with a loss "
+            "of its own, which knows no such weights; train.sampling=balanced"
         )
 
 

@@ -105,6 +105,11 @@ def prepare(job: Job) -> Training:
     mesh, own_mesh = make_mesh(config.parallel, everywhere=True), make_mesh(config.parallel)
     batch = _batch_size(config, model, images, len(training), job.run, mesh.devices.size)
     steps = len(training) // batch
+    if steps * config.train.epochs < config.train.accumulate:
+        raise ConfigError(
+            f"train.accumulate={config.train.accumulate}: the training has only "
+            f"{steps * config.train.epochs} batches, so that nothing would be learnt"
+        )
     return Training(
         job,
         model,
@@ -117,7 +122,7 @@ def prepare(job: Job) -> Training:
         config.train.epochs,
         mesh,
         own_mesh,
-        make_recipe(config, model, steps * config.train.epochs),
+        make_recipe(config, model, steps * config.train.epochs, images.labels[training]),
         History(job.run.path, config.train.select),
         failed,
         began,
@@ -135,14 +140,16 @@ def again(training: Training, epochs: int) -> Training:
         validation=every[:0],
         steps=steps,
         epochs=epochs,
-        recipe=make_recipe(job.config, training.model, steps * job.config.train.epochs),
+        recipe=make_recipe(
+            job.config, training.model, steps * job.config.train.epochs, training.images.labels
+        ),
         history=History(job.run.path / "refit", "last"),
     )
 
 
 def with_margin(settings: TrainConfig) -> bool:
     """Return whether training images are read with what the centre crop cuts off."""
-    return settings.crop < 1 or settings.window == "random"
+    return (settings.crop < 1 and settings.crop_from == "square") or settings.window == "random"
 
 
 def split_validation(
@@ -183,11 +190,32 @@ def _check_proxies(config: Config, images: TrainingImages) -> None:
         raise ConfigError(
             "train.sampling=balanced: images with several attributes are of no one class"
         )
+    if images.labels.ndim > 1 and config.train.class_weights != "none":
+        raise ConfigError(
+            f"train.class_weights={config.train.class_weights}: images with several attributes "
+            "are of no one class"
+        )
     if images.labels.ndim > 1 and (config.train.mix, config.proxy.method) != ("none", "none"):
         raise ConfigError(
             "train.mix and proxy.method want one class an image, and these images have several "
             "labels: train.mix=none proxy.method=none"
         )
+    if config.train.crop < 1 and config.train.crop_from == "file":
+        if images.boxes is not None:
+            raise ConfigError(
+                "train.crop_from=file: a two-stream network is shown patches, whose places are "
+                "those of the middle square; train.crop_from=square"
+            )
+        if config.train.window != "center":
+            raise ConfigError(
+                f"train.window={config.train.window} and train.crop_from=file both say where "
+                "images are cut; leave one out"
+            )
+        if images.windows is None:
+            raise ConfigError(
+                f"train.crop_from=file: data.source={config.data.source} has no larger images to "
+                "cut from; train.crop_from=square"
+            )
     if images.boxes is not None and config.train.window == "anywhere":
         raise ConfigError(
             "train.window=anywhere: a two-stream network is shown patches, whose places are those "
@@ -236,7 +264,7 @@ def _largest_batch(
         try:
             each = find_batch_size(
                 model.replace(network=network),
-                make_recipe(config, model, 10),
+                make_recipe(config, model, 10 * config.train.accumulate, images.labels),
                 round(config.data.size / (config.data.crop if with_margin(config.train) else 1)),
                 max(1, count // devices),
                 labels=images.labels.shape[1:],

@@ -1,6 +1,8 @@
 """From the options `train.*` to the recipe of a training."""
 
+import numpy as np
 from flax import traverse_util
+from jaxtyping import Int
 
 from fgjax.models.classifier import Classifier
 from fgjax.models.pretrained_trunk import TRUNK
@@ -11,11 +13,20 @@ from fgjax.training.augment.erasing import Erasing
 from fgjax.training.augment.geometry_and_light import Augmentation
 from fgjax.training.augment.mixing import Mixing
 from fgjax.training.classifier import Recipe
+from fgjax.training.objectives.losses import class_weights
 from fgjax.training.optimizer import begins_with, check_modules, make_optimizer
 
 
-def make_recipe(config: Config, model: Classifier, steps: int) -> Recipe:
+def make_recipe(
+    config: Config,
+    model: Classifier,
+    steps: int,
+    labels: Int[np.ndarray, "n *a"] | None = None,
+) -> Recipe:
     """Return the recipe of `train.*` for a training of so many steps.
+
+    Args:
+      labels: of the images that are trained on, which train.class_weights counts.
 
     Raises:
       ConfigError: train.rates or train.freeze names no module of the network, or labels are to
@@ -42,16 +53,19 @@ def make_recipe(config: Config, model: Classifier, steps: int) -> Recipe:
         layer_decay=settings.layer_decay,
         clip=settings.clip,
         decay=settings.decay,
+        accumulate=settings.accumulate,
     )
     augment = Augmentation(
         size=config.data.size,
-        crop=settings.crop,
+        crop=1.0 if settings.crop_from == "file" else settings.crop,  # else cut where it is decoded
         window=settings.window,
         flip=settings.flip,
         shift=settings.shift,
         light=settings.light,
         color=settings.color,
         hue=settings.hue,
+        randaugment=settings.randaugment,
+        operations=settings.operations,
         # Erasing papers fill with what is 0 once an image is normalised.
         erase=Erasing(settings.erase, settings.erase_side, tuple(model.mean)),
     )
@@ -63,8 +77,21 @@ def make_recipe(config: Config, model: Classifier, steps: int) -> Recipe:
         # A fresh network's statistics look as if they were folded, too; it has to learn them.
         folded = config.model.pretrained is not None and statistics_are_folded(model, modules)
         batch_norm = "fixed" if folded else "batch"
+    weights: tuple[float, ...] = ()
+    if settings.class_weights != "none" and labels is not None:
+        counts = np.bincount(labels, minlength=model.network.num_classes)
+        weights = class_weights(counts, settings.class_weights, settings.class_beta)
     plain = Recipe(
-        optimizer, augment, settings.label_smoothing, batch_norm, modules, settings.freeze, mix=mix
+        optimizer,
+        augment,
+        settings.label_smoothing,
+        batch_norm,
+        modules,
+        settings.freeze,
+        mix=mix,
+        class_weights=weights,
+        accumulate=settings.accumulate,
+        average=settings.ema,
     )
     kind = kind_of(model)
     kind.check(config, model)

@@ -91,8 +91,8 @@ def finish(training: Training, validated: Training) -> None:
       validated: what chose the epoch; the same where there is no other.
     """
     run, history = training.job.run, training.history
-    best, state = history.best_state(start(training.model, training.recipe.optimizer))
-    model = training.model.replace(variables=state.variables)
+    best, state = history.best_state(start(training.model, training.recipe))
+    model = training.model.replace(variables=state.judged)
     model = training.kind.finish(model, training.images, training.training)
     model = model.replace(temperature=_temperature(model, training, validated))
     # What is there without its classifier.json is half a checkpoint.
@@ -123,8 +123,8 @@ def _temperature(model: Classifier, training: Training, validated: Training) -> 
     if images.labels.ndim > 1 or not len(validated.validation):
         return 1.0
     if training is not validated:
-        fresh = start(validated.model, validated.recipe.optimizer)
-        before = validated.model.replace(variables=validated.history.best_state(fresh)[1].variables)
+        fresh = start(validated.model, validated.recipe)
+        before = validated.model.replace(variables=validated.history.best_state(fresh)[1].judged)
         model = validated.kind.finish(before, images, validated.training)
     rows = own_rows(validated.mesh, validated.batch)
     own = rows.stop - rows.start

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
 from fgjax.training.augment.erasing import Erasing
+from fgjax.training.augment.randaugment import randaugment
 
 Images = Float[Array, "n h w c"]
 
@@ -130,6 +131,8 @@ class Augmentation:
       light: brightness and contrast, times 1 ± this at most.
       color: saturation, times 1 ± this at most.
       hue: colours turned by at most this share of the circle.
+      randaugment: strength of RandAugment, of 10; 0: none.
+      operations: of RandAugment, one upon the other.
       erase: what is taken away after all that.
     """
 
@@ -141,6 +144,8 @@ class Augmentation:
     light: float = 0.0
     color: float = 0.0
     hue: float = 0.0
+    randaugment: float = 0.0
+    operations: int = 2
     erase: Erasing = Erasing()
 
     def __call__(self, key: Key[Array, ""], images: Images) -> Float[Array, "n H W c"]:
@@ -162,4 +167,7 @@ class Augmentation:
             images = random_saturation(keys[4], images, self.color)
         if self.hue:
             images = random_hue(jax.random.fold_in(key, 102), images, self.hue)
+        if self.randaugment:
+            own = jax.random.fold_in(key, 103)
+            images = randaugment(own, images, self.randaugment, self.operations)
         return self.erase(jax.random.fold_in(key, 100), images)

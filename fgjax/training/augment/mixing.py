@@ -187,15 +187,29 @@ class Mixing:
         return jax.tree.map(lambda a, b: jnp.where(taken, a, b), mixed, alone)
 
     def loss(
-        self, logits: Float[Array, "m k"], labels: Int[Array, "n"], mixed: Mixed, smoothing: float
+        self,
+        logits: Float[Array, "m k"],
+        labels: Int[Array, "n"],
+        mixed: Mixed,
+        smoothing: float,
+        class_weights: tuple[float, ...] = (),
     ) -> Float[Array, ""]:
-        """Return the mean loss of a mixed batch; with "none", cross-entropy."""
+        """Return the mean loss of a mixed batch; with "none", cross-entropy.
+
+        Args:
+          class_weights: what a label's cross-entropy is multiplied by; none: all alike.
+        """
         n = len(labels)
-        own = cross_entropy(logits[:n], labels, smoothing)
+
+        def towards(labels):
+            loss = cross_entropy(logits[:n], labels, smoothing)
+            return loss * jnp.asarray(class_weights)[labels] if class_weights else loss
+
+        own = towards(labels)
         if self.name == "augmix":
             views = logits.reshape(3, n, -1)
             return (own + CONSISTENCY * jensen_shannon(views)).mean()
         if self.name == "none":
             return own.mean()
-        other = cross_entropy(logits, labels[mixed.partner], smoothing)
+        other = towards(labels[mixed.partner])
         return (mixed.share * own + (1 - mixed.share) * other).mean()

@@ -1,7 +1,10 @@
 """Losses of classifiers."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 
@@ -39,3 +42,23 @@ def jensen_shannon(logits: Float[Array, "v n k"]) -> Float[Array, "n"]:
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     log_mean = jax.scipy.special.logsumexp(log_p, axis=0) - jnp.log(float(len(logits)))
     return (jnp.exp(log_p) * (log_p - log_mean[None])).sum(-1).mean(0)
+
+
+def class_weights(
+    counts: Int[np.ndarray, "k"], by: Literal["inverse", "effective"], beta: float = 0.999
+) -> tuple[float, ...]:
+    """Return what an image's loss counts, by its class, so that rare classes are heard.
+
+      inverse:    w_c ∝ 1 / n_c
+      effective:  w_c ∝ (1 - β) / (1 - β^n_c)   (Cui et al. 2019, Eq. 2 and section 4.2)
+
+    Scaled so that their mean over the images is 1: the loss keeps its size. A class without an
+    image has weight 0.
+
+    Reference: Cui et al., Class-Balanced Loss Based on Effective Number of Samples, 2019.
+    """
+    there = counts > 0
+    some = np.where(there, counts, 1)
+    weights = 1 / some if by == "inverse" else (1 - beta) / (1 - beta**some)
+    weights = np.where(there, weights, 0.0)
+    return tuple((weights * counts.sum() / (weights * counts).sum()).tolist())

@@ -171,7 +171,7 @@ def test_every_mixing_learns(model, name):
     pixels[::2, ..., 0] += 100
     pixels[1::2, ..., 2] += 100
     recipe = Recipe(make_optimizer(30, 3e-3), Augmentation(flip=False), mix=Mixing(name))
-    state = jax.tree.map(jnp.array, start(model, recipe.optimizer))
+    state = jax.tree.map(jnp.array, start(model, recipe))
     losses = []
     for _ in range(12):
         state, loss = train_step(

@@ -82,7 +82,7 @@ def test_a_step_is_one_of_gradient_descent_on_the_loss_of_both_streams(model):
         objective=StreamLoss(),
     )
     state, value = train_step(
-        jax.tree.map(jnp.array, start(model, recipe.optimizer)),
+        jax.tree.map(jnp.array, start(model, recipe)),
         (jnp.asarray(images), jnp.asarray(boxes)), jnp.asarray(labels), jax.random.key(0),
         network=model.network, mean=model.mean, std=model.std, recipe=recipe,
     )  # fmt: skip

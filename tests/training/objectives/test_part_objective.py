@@ -80,7 +80,7 @@ def test_fixed_statistics_of_the_trunk_only(model, fixed):
     )  # fmt: skip
     images = RNG.integers(0, 255, (4, 16, 16, 3)).astype(np.uint8)
     state, loss = train_step(
-        jax.tree.map(jnp.array, start(model, recipe.optimizer)), jnp.asarray(images),
+        jax.tree.map(jnp.array, start(model, recipe)), jnp.asarray(images),
         jnp.asarray(RNG.integers(0, 2, (4, 2)), jnp.int32), jax.random.key(0),
         network=model.network, mean=model.mean, std=model.std, recipe=recipe,
     )  # fmt: skip
