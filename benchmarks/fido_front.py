@@ -108,16 +108,16 @@ def draw(rows: dict[str, list[dict]], path: Path) -> None:
     best = front(points)
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     axes = figure.add_subplot()
-    for i, (name, point) in enumerate(points.items()):
+    height = 0.0
+    for name, point in points.items():
         color = "#1b6e53" if name in best else "#7a7a7a"
         fill = color if point.enough else "none"
         axes.plot(point.coherent, point.area, "o", color=color, markerfacecolor=fill)
         about = name if point.enough else f"{name} (kept {point.kept:.2f}, {point.deleted:.2f})"
-        place, side = ((-6, 4), "right") if point.coherent > 70 else ((6, 4), "left")
-        place = (place[0], -11) if i % 2 else place  # in turns, as neighbours are near
-        axes.annotate(about, (point.coherent, point.area), place, ha=side, fontsize=8,
-                      textcoords="offset points")  # fmt: skip
-    axes.set_xlim(0, 103)
+        height = max(point.area - 0.5, height + 1.9)  # the smallest first: labels do not overlap
+        axes.annotate(about, (point.coherent, point.area), (point.coherent - 3, height), ha="right",
+                      fontsize=8, arrowprops=dict(arrowstyle="-", lw=0.4))  # fmt: skip
+    axes.set_xlim(min(40, min(point.coherent for point in points.values()) - 20), 103)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("share of the cut masks in five pieces, % (higher is more coherent)")
     axes.set_ylabel("area of SSR + SDR, % (lower is better)")
