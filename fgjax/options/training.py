@@ -80,8 +80,8 @@ class TrainConfig:
     )
     checkpointing: bool = option(
         False,
-        "whether blocks are computed again on the way back instead of kept: less memory, a third "
-        "more time; of ResNets, transformers, ConvNeXt and Swin.",
+        "whether blocks are computed again on the way back instead of kept: less memory, more "
+        "time; of ResNets, transformers, ConvNeXt and Swin.",
     )
     drop_path: float = option(
         0.0,
