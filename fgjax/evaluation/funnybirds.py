@@ -79,7 +79,7 @@ def sufficient_sets(kinds: Int[np.ndarray, "k p"], label: int) -> Bool[np.ndarra
 
 
 def controlled_data_check(
-    important: Bool[np.ndarray, "t n p"], sufficient: Sequence[Bool[np.ndarray, "s p"]]
+    important: Bool[np.ndarray, "t n p"], sufficient: Sequence[Bool[np.ndarray, "_ p"]]
 ) -> Float[np.ndarray, "t n"]:
     """Return CSDC: the share, of the sufficient set that fits best, that is important.
 

@@ -33,6 +33,7 @@ STAGES = (
     "report",
     "look",
     "compare",
+    "funnybirds",
     "tta",
     "parts",
 )
@@ -456,7 +457,8 @@ class Config:
         "which of train, probe (a linear classifier on frozen features), "
         "test (the accuracy on all test images), explain, evaluate, report, "
         "look (what may be wrong, and tables for field work), compare (many methods), "
-        "tta (test-time augmentation), parts (region grouping) to do.",
+        "funnybirds (many methods, by drawings without parts), tta (test-time augmentation), "
+        "parts (region grouping) to do.",
         example=",".join(STAGES),
         names=lambda: STAGES,
         free=True,

@@ -7,6 +7,7 @@ from fgjax.stages.compare.stage import Compare
 from fgjax.stages.evaluate.stage import Evaluate
 from fgjax.stages.explain.stage import Explain
 from fgjax.stages.focus.stage import Patches
+from fgjax.stages.funnybirds.stage import FunnyBirds
 from fgjax.stages.job import Job
 from fgjax.stages.look.stage import Look
 from fgjax.stages.mend import mend
@@ -28,6 +29,7 @@ CHAIN: tuple[Stage, ...] = (
     Report(),
     Look(),
     Compare(),
+    FunnyBirds(),
     Tta(),
     Parts(),
 )

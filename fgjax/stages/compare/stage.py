@@ -64,7 +64,7 @@ def compare_methods(job: Job) -> int:
     """
     began = time.monotonic()
     config, run = job.config, job.run
-    comparison, failed = _prepare(job)
+    comparison, failed = prepare(job)
     run.set_failures("compare", failed)
     model = job.explained.model
     lacks = {"steps"} if not getattr(model, "looks_again", False) else set()
@@ -74,7 +74,7 @@ def compare_methods(job: Job) -> int:
     refused: dict[str, str] = {}
     for method in sorted(methods, key=lambda m: m in CONTROLS):  # "flipped" needs a method's maps
         if method == "flipped":
-            comparison = _with_flipped(comparison, methods, refused)
+            comparison = with_flipped(comparison, methods, refused)
         try:
             _explain(comparison, method)
         except (ValueError, TypeError) as error:
@@ -98,7 +98,7 @@ def compare_methods(job: Job) -> int:
     return len(failed)
 
 
-def _with_flipped(
+def with_flipped(
     comparison: Comparison, methods: tuple[str, ...], refused: dict[str, str]
 ) -> Comparison:
     """Return it with the method whose map the control turns around: that of the fewest passes, or
@@ -114,7 +114,12 @@ def _with_flipped(
     return dataclasses.replace(comparison, flipped=fewest)
 
 
-def _prepare(job: Job) -> tuple[Comparison, dict[str, str]]:
+def prepare(job: Job) -> tuple[Comparison, dict[str, str]]:
+    """Return what every method is asked, and why images could not be read.
+
+    Raises:
+      ConfigError: none can be read.
+    """
     config, records, explained = job.config, job.records, job.explained
     failed, good, examples = {}, [], []
     for place, example in load_examples(job.source, records, workers=config.data.workers):

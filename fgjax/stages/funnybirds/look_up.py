@@ -1,0 +1,103 @@
+"""What the model makes of every drawing of a bird: asked once, looked up by every method."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from fgjax.data.types import Record
+from fgjax.evaluation.funnybirds import (
+    background_independence,
+    irrelevant_parts,
+    rival_classes,
+    rivals_behave,
+    sufficient_sets,
+)
+from fgjax.stages.classifier import Explained
+
+CHUNK = 32
+"""Drawings that the model is asked about at a time: those of a bird."""
+
+
+class LookUp(NamedTuple):
+    """Everything that the numbers of all methods are looked up in.
+
+    Attributes:
+      images: the whole birds.
+      logits: of every drawing without a subset of the parts.
+      masks: of the parts, then of the things; nothing where there is no such thing.
+      irrelevant: of the parts, then of the things.
+      rivals: two other classes, and `shared` the parts the bird has in common with each.
+      sufficient: the smallest sets of parts that tell each bird's class.
+      correct: the whole bird is classified right.
+      background: BI, of the model.
+      behaves: the model does with the rivals what target sensitivity takes for granted.
+    """
+
+    images: Float[np.ndarray, "n h w 3"]
+    logits: Float[np.ndarray, "n subsets k"]
+    masks: Bool[np.ndarray, "n q h w"]
+    irrelevant: Bool[np.ndarray, "n q"]
+    labels: Int[np.ndarray, "n"]
+    rivals: Int[np.ndarray, "n 2"]
+    shared: Bool[np.ndarray, "n 2 p"]
+    sufficient: list[Bool[np.ndarray, "s p"]]
+    correct: Bool[np.ndarray, "n"]
+    background: Float[np.ndarray, "n"]
+    behaves: Bool[np.ndarray, "n"]
+
+
+def look_up(source: Any, explained: Explained, records: tuple[Record, ...]) -> LookUp:
+    """Draw every bird without every subset of its parts, and ask the model about each drawing.
+
+    Args:
+      source: one with `subsets(record)` and `kinds`; the model's outputs are its classes.
+    """
+    kinds = source.kinds
+    drawn = [source.subsets(record) for record in records]
+    most = max(len(birds.things) for birds in drawn)
+    labels = np.array([record.label for record in records])
+    output = np.array([explained.index[label] for label in range(len(kinds))])
+    logits, scores, without, masks, present = [], [], [], [], []
+    for birds, label in zip(drawn, labels, strict=True):
+        found = _ask(explained, birds.images)[:, output]
+        fewer = np.full(most, np.nan)
+        if len(birds.things):
+            fewer[: len(birds.things)] = _ask(explained, birds.without_things)[:, output[label]]
+        parts = birds.masks.shape[0]
+        alone = found[2 ** np.arange(parts), label]
+        logits.append(found)
+        scores.append(found[0, label])
+        without.append(np.concatenate([alone, fewer]))
+        things = np.zeros((most, *birds.masks.shape[1:]), bool)
+        things[: len(birds.things)] = birds.things
+        masks.append(np.concatenate([birds.masks, things]))
+        present.append(masks[-1].any((1, 2)))
+    score, fewer, seen = np.array(scores), np.array(without), np.array(present)
+    irrelevant = irrelevant_parts(score, np.where(seen, fewer, score[:, None]), seen)
+    rivals = np.array([rival_classes(kinds, label) for label in labels.tolist()])
+    shared = kinds[rivals] == kinds[labels][:, None]
+    every, parts = np.stack(logits), kinds.shape[1]
+    return LookUp(
+        images=np.stack([birds.images[0] for birds in drawn]).astype(np.float32) / 255,
+        logits=every,
+        masks=np.stack(masks),
+        irrelevant=irrelevant,
+        labels=labels,
+        rivals=rivals,
+        shared=shared,
+        sufficient=[sufficient_sets(kinds, label) for label in labels.tolist()],
+        correct=every[:, 0].argmax(1) == labels,
+        background=background_independence(irrelevant[:, parts:], seen[:, parts:]),
+        behaves=rivals_behave(every, rivals, shared),
+    )
+
+
+def _ask(explained: Explained, images: np.ndarray) -> np.ndarray:
+    """Return the logits, `CHUNK` drawings at a time, the last repeated: one program."""
+    found = []
+    for start in range(0, len(images), CHUNK):
+        some = images[start : start + CHUNK].astype(np.float32) / 255
+        filled = np.concatenate([some, np.repeat(some[-1:], CHUNK - len(some), axis=0)])
+        found.append(np.asarray(explained.predict(filled))[: len(some)])
+    return np.concatenate(found)

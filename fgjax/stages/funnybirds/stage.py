@@ -1,0 +1,146 @@
+"""Stage "funnybirds": every method by the FunnyBirds protocol, on birds drawn without their parts.
+
+    run/funnybirds/METHOD.json        the parts' importance, and what it was made with
+    run/funnybirds.csv, .md, .json    the table
+
+A method that is done is not done again.
+"""
+
+import json
+import time
+from dataclasses import asdict
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from fgjax.attribution import METHODS
+from fgjax.attribution.registry import needs
+from fgjax.core.files import write_atomic
+from fgjax.core.progress import progress, say
+from fgjax.core.tables import to_csv
+from fgjax.evaluation.funnybirds import part_importance
+from fgjax.options.schema import CONTROLS, ConfigError
+from fgjax.stages.compare.comparison import Comparison
+from fgjax.stages.compare.stage import prepare, with_flipped
+from fgjax.stages.funnybirds.look_up import LookUp, look_up
+from fgjax.stages.funnybirds.table import COLUMNS, numbers, summary, to_markdown
+from fgjax.stages.job import Job
+from fgjax.stages.stage import Stage
+
+
+class FunnyBirds(Stage):
+    """Score every method by whether it names the parts that the decision hangs on."""
+
+    name = "funnybirds"
+
+    def missing(self, job: Job) -> None:
+        """Tell that the data cannot be drawn without its parts."""
+        if not hasattr(job.source, "subsets"):
+            raise ConfigError(
+                f"stages=funnybirds: images of data.source={job.config.data.source} cannot be "
+                "drawn without their parts; those of data.source=funny_species can"
+            )
+        _ = job.records
+
+    def run(self, job: Job) -> int:
+        """Do what is not done yet, and make the table."""
+        return score_methods(job)
+
+
+def score_methods(job: Job) -> int:
+    """Write the table of every method of compare.methods. Return 0: drawings do not fail.
+
+    Raises:
+      ConfigError: a class has no output; a file of ours cannot be read.
+    """
+    began, config, run = time.monotonic(), job.config, job.run
+    comparison, _ = prepare(job)
+    if any(job.explained.index[label] is None for label in range(len(job.source.classes))):
+        raise ConfigError("stages=funnybirds: the classifier has no output for some class")
+    seen = look_up(job.source, job.explained, comparison.records)
+    say(f"funnybirds: {len(seen.labels)} birds, {seen.logits.shape[1]} drawings each")
+    if not seen.correct.any():
+        raise ConfigError("stages=funnybirds: the classifier is right on none of these birds")
+    model = job.explained.model
+    lacks = {"steps"} if not getattr(model, "looks_again", False) else set()
+    lacks |= {"attention"} if not hasattr(model, "attend") else set()
+    every = [m for m in METHODS if not lacks & set(needs(m))]
+    methods = config.compare.methods or (*every, *CONTROLS)
+    refused: dict[str, str] = {}
+    found = {}
+    for method in sorted(methods, key=lambda m: m in CONTROLS):
+        if method == "flipped":
+            comparison = with_flipped(comparison, methods, refused)
+        try:
+            importance = _importance(comparison, method, seen)
+        except (ValueError, TypeError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            refused[method] = str(error).splitlines()[0]
+            say(f"funnybirds: {method} is left out: {refused[method]}")
+            continue
+        right = seen.correct
+        values, threshold = numbers(only(seen, right), importance[right])
+        found[method] = (values, threshold)
+    about = summary(found, seen, refused)
+    rows = [
+        {"method": row["method"], "metric": name, "mean": row[name], "low": row[f"{name}_95"][0],
+         "high": row[f"{name}_95"][1], "images": row[f"{name}_defined"]}
+        for row in about["rows"] for name in COLUMNS
+    ]  # fmt: skip
+    write_atomic(run.path / "funnybirds.csv", to_csv(rows, list(rows[0]) if rows else []))
+    write_atomic(run.path / "funnybirds.json", json.dumps(about, indent=1) + "\n")
+    text = to_markdown(about)
+    write_atomic(run.path / "funnybirds.md", text)
+    say(text)
+    earlier = run.stage("funnybirds").get("seconds", 0.0)
+    run.finish("funnybirds", seconds=round(earlier + time.monotonic() - began, 1),
+               images=len(seen.labels), methods=list(found))  # fmt: skip
+    return 0
+
+
+def only(seen: LookUp, chosen: np.ndarray) -> LookUp:
+    """Return the look-up of some birds."""
+    places = np.flatnonzero(chosen)
+    return LookUp(*(
+        [value[i] for i in places] if isinstance(value, list) else value[places] for value in seen
+    ))  # fmt: skip
+
+
+def _importance(comparison: Comparison, method: str, seen: LookUp) -> Float[np.ndarray, "n 3 q"]:
+    """Return the share of each part and thing in the maps for the class and for its two rivals."""
+    file = comparison.folder.parent / "funnybirds" / f"{method}.json"
+    about = _about(comparison, method)
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+        if held["about"] == about:
+            return np.array(held["importance"], float).reshape(len(seen.labels), 3, -1)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there, or not whole: it is made again
+    explain, index = comparison.explain(method), comparison.explained.index
+    classes = np.concatenate([seen.labels[:, None], seen.rivals], axis=1)
+    rows = np.zeros((len(classes), 3, seen.masks.shape[1]))
+    with progress(f"funnybirds: {method}", 3 * len(classes)) as counter:
+        for place, labels in enumerate(classes):
+            image, key = comparison.images[place][None], comparison.keys[place][None]
+            for i, label in enumerate(labels):
+                target = jnp.asarray([index[int(label)]], jnp.int32)
+                made = explain(comparison.explained.model, image, target, key)["heatmap"]
+                heat = np.asarray(made, np.float64)
+                rows[place, i] = part_importance(heat, seen.masks[place][None])[0]
+                counter.advance(1)
+    file.parent.mkdir(exist_ok=True)
+    held = {"about": about, "importance": rows.tolist()}
+    write_atomic(file, json.dumps(held) + "\n")
+    return rows
+
+
+def _about(comparison: Comparison, method: str) -> dict[str, Any]:
+    settings = comparison.settings(method)
+    free = ("chunk_size", "images_per_step")
+    plain = {k: v for k, v in (asdict(settings) if settings else {}).items() if k not in free}
+    of = comparison.flipped if method == "flipped" else None
+    names = [record.name for record in comparison.records]
+    return json.loads(json.dumps({"images": names, "settings": plain, "of": of}))
