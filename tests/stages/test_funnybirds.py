@@ -51,12 +51,12 @@ def seen_by_a_model_that_counts_parts(labels):
     logits = np.einsum("sp,nkp->nsk", (1 - away) * WEIGHTS, same)
     rivals = np.array([rival_classes(KINDS, label) for label in labels.tolist()])
     shared = KINDS[rivals] == KINDS[labels][:, None]
-    n = len(labels)
+    n, sufficient = len(labels), [sufficient_sets(KINDS, label) for label in labels.tolist()]
     irrelevant = np.zeros((n, 6), bool)
     irrelevant[:, 5] = True
     return LookUp(
         np.zeros((n, 8, 8, 3)), logits, np.ones((n, 6, 8, 8), bool), irrelevant, labels, rivals,
-        shared, [sufficient_sets(KINDS, label) for label in labels.tolist()], np.ones(n, bool), np.ones(n),
+        shared, sufficient, np.ones(n, bool), np.ones(n),
         rivals_behave(logits, rivals, shared),
     )  # fmt: skip
 

@@ -104,9 +104,9 @@ def score_methods(job: Job) -> int:
 def only(seen: LookUp, chosen: np.ndarray) -> LookUp:
     """Return the look-up of some birds."""
     places = np.flatnonzero(chosen)
-    return LookUp(*(
-        [value[i] for i in places] if isinstance(value, list) else value[places] for value in seen
-    ))  # fmt: skip
+    sufficient = [seen.sufficient[i] for i in places]
+    rest = {name: value[places] for name, value in seen._asdict().items() if name != "sufficient"}
+    return LookUp(**rest, sufficient=sufficient)
 
 
 def _importance(comparison: Comparison, method: str, seen: LookUp) -> Float[np.ndarray, "n 3 q"]:
