@@ -105,9 +105,11 @@ def test_ranking_loss():
     np.testing.assert_allclose(gradient[1], a.grad.numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("every_step", [False, True])
-def test_the_whole_loss_and_its_gradient(every_step, smoothing):
+@pytest.mark.parametrize(
+    ("every_step", "smoothing", "moves"),
+    [(False, 0.0, False), (True, 0.1, False), (True, 0.0, True)],
+)
+def test_the_whole_loss_and_its_gradient(every_step, smoothing, moves):
     streams = Streams(draw(N, 20), draw(N, 20, seed=1), draw(N, T, 20, seed=2))
     labels = np.random.default_rng(3).integers(0, 20, N).astype(np.int32)
     g, local, each = (torch.from_numpy(z).requires_grad_() for z in streams)
@@ -116,10 +118,11 @@ def test_the_whole_loss_and_its_gradient(every_step, smoothing):
     first = entropy(g, y)
     second = sum(entropy(each[:, t], y) for t in range(T)) / T if every_step else entropy(local, y)
     p_global, p_local = (z.softmax(1).gather(1, y[:, None])[:, 0] for z in (g, local))
-    third = functional.margin_ranking_loss(p_local, p_global, torch.ones(N), margin=0.5)
+    reference = p_global if moves else p_global.detach()
+    third = functional.margin_ranking_loss(p_local, reference, torch.ones(N), margin=0.5)
     expected = first + 1.0 * second + 0.5 * third
     expected.backward()
-    loss = StreamLoss(every_step=every_step, smoothing=smoothing)
+    loss = StreamLoss(every_step=every_step, smoothing=smoothing, moves_reference=moves)
     ours, gradient = jax.jit(jax.value_and_grad(loss))(streams, jnp.asarray(labels))
     np.testing.assert_allclose(ours, expected.item(), atol=1e-5)
     for mine, theirs in zip(gradient, (g, local, each), strict=True):

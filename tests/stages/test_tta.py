@@ -132,6 +132,9 @@ def test_boxes_are_where_they_should_be(done, drawn):
         ):
             heat = fgjax.fido(model, image, target, key=key[None], config=settings).heatmap[0]
             y, x = np.nonzero(np.asarray(heat) > 0.5)
+            if not len(x):  # two steps of a toy may find nothing: the whole image, as the note says
+                assert found[name] == [0, 0, 32, 32]
+                continue
             side = max(x.max() + 1 - x.min(), y.max() + 1 - y.min()) * 1.2
             box = found[name]
             assert box[2] - box[0] == pytest.approx(min(side, 32), abs=0.02)

@@ -133,7 +133,7 @@ def test_each_stream_has_a_rate_of_its_own(model):
     )  # fmt: skip
     before = jax.tree.map(np.array, model.variables["params"])
     state, _ = train_step(
-        jax.tree.map(jnp.array, start(model, optimizer)),
+        jax.tree.map(jnp.array, start(model, recipe)),
         (jnp.asarray(images), jnp.asarray(boxes)), jnp.asarray(labels), jax.random.key(0),
         network=model.network, mean=model.mean, std=model.std, recipe=recipe,
     )  # fmt: skip
