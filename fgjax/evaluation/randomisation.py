@@ -85,13 +85,16 @@ def cascading_randomisation(
     for name in chosen:
         changed = _with_layers_of(fresh, model, order[: order.index(name) + 1], level)
         maps = explain(changed, images, targets)
-        flat = (maps.reshape(len(maps), -1) for maps in (start, maps))
-        rho = jnp.abs(rank_correlation(*flat))
-        rho = jnp.where(is_flat(start) | is_flat(maps), jnp.nan, rho)
-        alike.append((rho, structural_similarity(start, maps)))
+        alike.append((absolute_correlation(start, maps), structural_similarity(start, maps)))
     empty = jnp.zeros((0, len(images)), jnp.float32)
     ranks, ssim = (jnp.stack(values) for values in zip(*alike)) if alike else (empty, empty)
     return Randomised(chosen, ranks, ssim)
+
+
+def absolute_correlation(a: Float[Array, "n h w"], b: Float[Array, "n h w"]) -> Float[Array, "n"]:
+    """Return |ρ|, Spearman's over the pixels, in [0, 1]; NaN where either map is constant."""
+    rho = jnp.abs(rank_correlation(*(maps.reshape(len(maps), -1) for maps in (a, b))))
+    return jnp.where(is_flat(a) | is_flat(b), jnp.nan, rho)
 
 
 def randomisation_protocol(layers: Sequence[str] = ()) -> str:

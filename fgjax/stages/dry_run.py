@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fgjax.attribution import CONFIGS, METHODS
-from fgjax.attribution.registry import Passes, count_passes, needs
+from fgjax.attribution import CONFIGS
+from fgjax.attribution.registry import Passes, count_passes
 from fgjax.core.features import grid_of
 from fgjax.core.progress import say
 from fgjax.devices.forward import compiled
@@ -16,6 +16,7 @@ from fgjax.models.folding import fold_batch_norm
 from fgjax.models.precision import in_precision
 from fgjax.options.schema import CONTROLS, Config
 from fgjax.stages.classifier import load_model, training_model, trains
+from fgjax.stages.compare.methods import methods_of
 from fgjax.stages.focus.patches import looks_at_patches, patch_file
 from fgjax.stages.images import training_records
 from fgjax.stages.job import Job
@@ -27,6 +28,8 @@ OF_THE_MAP, OF_BASELINES, OF_REGIONS = 49, 4 * 3, 2 * 35
 for at most four baselines; and about what the smallest regions take under two infills."""
 OF_ROAD = 18
 """Forward passes that ROAD's shares take."""
+OF_DRAWINGS = 64
+"""Forward passes of a bird without every subset of its five parts, and without what lies around."""
 FEW = 4
 """Images that are looked at to time a forward pass."""
 BACKWARD, TRAINING = 2.3, 3.3
@@ -45,7 +48,7 @@ def dry_run(job: Job) -> None:
         model = training_model(config, source)
     else:
         model = load_model(config, source, Path(config.run_dir)).model
-    explained = {"explain", "evaluate", "compare", "tta"} & set(config.stages)
+    explained = {"explain", "evaluate", "compare", "funnybirds", "tta"} & set(config.stages)
     records = job.records if explained else ()
     say(f"config={job.name} would do, in {config.run_dir}:")
     total, forward = 0.0, _seconds_per_pass(model, config)
@@ -117,6 +120,14 @@ def dry_run(job: Job) -> None:
             f"  compare: {len(records)} images, {_words(passes)} each, of all methods, about "
             f"{_time(seconds)}"
         )
+    if "funnybirds" in config.stages:
+        passes = without_parts(config, model)
+        seconds = len(records) * _cost(passes) * forward
+        total += seconds
+        say(
+            f"  funnybirds: {len(records)} images, {_words(passes)} each, of all methods, about "
+            f"{_time(seconds)}"
+        )
     if "tta" in config.stages:
         passes = looking_again(config)
         seconds = len(records) * _cost(passes) * forward
@@ -132,10 +143,8 @@ def dry_run(job: Job) -> None:
 def comparing(config: Config, model: Any) -> Passes:
     """Return the passes of an image in the comparison, of all methods together."""
     compare = config.compare
-    steps = getattr(model, "looks_again", False)
-    every = [m for m in METHODS if steps or "steps" not in needs(m)]
     forward = backward = 0
-    for method in compare.methods or (*every, *CONTROLS):
+    for method in methods_of(config, model):
         # Both curves under every infill, and ROAD's percentages in both orders beside the image.
         forward += 2 * (compare.steps + 1) * (1 + len(compare.infills)) + OF_ROAD * compare.road
         if method in CONTROLS:
@@ -145,6 +154,20 @@ def comparing(config: Config, model: Any) -> Passes:
         own = count_passes(method, settings, side, side, channels)
         times = 1 + (compare.sensitivity if sum(own) <= compare.again else 0)
         forward, backward = forward + times * own.forward, backward + times * own.backward
+    return Passes(forward, backward)
+
+
+def without_parts(config: Config, model: Any) -> Passes:
+    """Return the passes of an image in the FunnyBirds protocol, of all methods together: the
+    drawings, and three maps of each method."""
+    side, channels = config.data.size, _channels(model, config)
+    forward, backward = OF_DRAWINGS, 0
+    for method in methods_of(config, model):
+        if method in CONTROLS:
+            continue
+        settings = config.compare.settings.get(method) or CONFIGS[method]()
+        own = count_passes(method, settings, side, side, channels)
+        forward, backward = forward + 3 * own.forward, backward + 3 * own.backward
     return Passes(forward, backward)
 
 

@@ -93,7 +93,7 @@ def write_report(job: Job, metrics: dict[str, Any]) -> None:
             if not key.startswith(("compare.", "tta."))  # of stages that have pages of their own
         },
         metrics=[_metric(k, value) for k, value in metrics["metrics"].items()],
-        entries=_entries(job, _doubtful_first(rows)[: config.report.images]),
+        entries=_entries(job, doubtful_first(rows)[: config.report.images]),
         failures=[Failure(**row) for row in run.failures()],
         threshold=config.evaluate.threshold,
     )
@@ -125,7 +125,7 @@ def _numbers(row: dict[str, str]) -> dict[str, float]:
     return numbers
 
 
-def _doubtful_first(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+def doubtful_first(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """Return the rows, those with doubts first, by the gravest of each; else in their order."""
     order = {doubt: i for i, doubt in enumerate(DOUBTS)}
     grave = lambda row: min((order[doubt] for doubt in doubts(_numbers(row))), default=len(order))
@@ -133,13 +133,15 @@ def _doubtful_first(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def _doubted(rows: list[dict[str, str]]) -> str:
-    counts = Counter(doubt for row in rows for doubt in doubts(_numbers(row)))
+    found = [doubts(_numbers(row)) for row in rows]
+    counts = Counter(doubt for raised in found for doubt in raised)
     if not counts:
         return ""
-    some = sum(bool(doubts(_numbers(row))) for row in rows)
-    said = "; ".join(f"{doubt} ({DOUBTS[doubt]}): {counts[doubt]}" for doubt in DOUBTS
-                     if doubt in counts)  # fmt: skip
-    return f". Can the maps be trusted? {some} of {len(rows)} with a doubt, shown first: {said}"
+    said = [f"{doubt} ({when}): {counts[doubt]}" for doubt, when in DOUBTS.items() if counts[doubt]]
+    return (
+        f". Can the maps be trusted? {sum(map(bool, found))} of {len(rows)} with a doubt, shown "
+        f"first: {'; '.join(said)}"
+    )
 
 
 def _facts(run: RunFolder) -> dict[str, str]:

@@ -111,6 +111,7 @@ def test_boxes_are_where_they_should_be(done, drawn):
     _, config, _ = resolve(drawn(done))
     source, model = make_source(config), load_classifier(done)
     records = take([r for r in source.records if r.split == "test"], 3)
+    around_something = 0
     for record in records:
         example = source.load(record)
         found = {crop: box_of(rows(done)[record.name, crop]) for crop in ALL}
@@ -135,6 +136,7 @@ def test_boxes_are_where_they_should_be(done, drawn):
             if not len(x):  # two steps of a toy may find nothing: the whole image, as the note says
                 assert found[name] == [0, 0, 32, 32]
                 continue
+            around_something += 1
             side = max(x.max() + 1 - x.min(), y.max() + 1 - y.min()) * 1.2
             box = found[name]
             assert box[2] - box[0] == pytest.approx(min(side, 32), abs=0.02)
@@ -143,6 +145,7 @@ def test_boxes_are_where_they_should_be(done, drawn):
             assert box[0] == pytest.approx(left, abs=0.02)
             # At 32 px a blob of one pixel is as large as 49 of 224: none is a speck.
             assert found[f"{name}_cleaned"] == box
+    assert around_something >= 3
 
 
 def test_the_table_is_made_of_the_rows(done, capsys, drawn):

@@ -15,7 +15,7 @@ from fgjax.data.registry import DataSet
 from fgjax.data.species.catalogue import PARTS
 from fgjax.data.species.funny import KINDS, TELLING, Subsets, draw_kind, draw_subsets
 from fgjax.data.species.scenes import Scene, sample_scene
-from fgjax.data.species.source import _check_size, _split_and_index
+from fgjax.data.species.source import check_size, split_and_index
 from fgjax.data.types import SPLITS, DataError, Example, Record
 
 STREAM = 11
@@ -49,7 +49,7 @@ class FunnySource:
     parts: ClassVar[tuple[str, ...]] = TELLING
 
     def __post_init__(self) -> None:
-        _check_size(self.size)
+        check_size(self.size)
         for name in ("train", "test", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
@@ -65,7 +65,7 @@ class FunnySource:
         )
 
     def _scene(self, record: Record) -> tuple[Scene, np.random.Generator]:
-        split, index = _split_and_index(record.name)
+        split, index = split_and_index(record.name)
         count = {"train": self.train, "test": self.test}[split]
         if index >= count:
             raise DataError(f"{record.name}: this set has {count} {split} images ({split}={count})")

@@ -94,7 +94,7 @@ def draw(
     Raises:
       ValueError: no such size, part or species.
     """
-    _check_size(size)
+    check_size(size)
     looks = _looks(scene, without, swap or {})
     rng = np.random.default_rng(scene.seed)
     image = paint_texture(TEXTURES[scene.background], rng, size)
@@ -123,7 +123,8 @@ def draw(
     )
 
 
-def _check_size(size: int) -> None:
+def check_size(size: int) -> None:
+    """Raise ValueError for a side that nothing is drawn at."""
     if not 32 <= size <= 1024:
         raise ValueError(f"size={size}: images are 32 to 1024 pixels wide")
 
@@ -232,7 +233,7 @@ class SpeciesSource:
     levels: ClassVar[dict[str, tuple[str, ...]]] = {"family": families}
 
     def __post_init__(self) -> None:
-        _check_size(self.size)
+        check_size(self.size)
         for name in ("train", "test", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must not be negative")
@@ -249,7 +250,7 @@ class SpeciesSource:
 
     def scene(self, record: Record) -> Scene:
         """Return the scene of `record`. DataError: it is not one of this data set."""
-        split, index = _split_and_index(record.name)
+        split, index = split_and_index(record.name)
         count = {"train": self.train, "test": self.test}[split]
         if index >= count:
             raise DataError(f"{record.name}: this set has {count} {split} images ({split}={count})")
@@ -277,7 +278,8 @@ class SpeciesSource:
         return draw_without_parts(self.scene(record), self.size)
 
 
-def _split_and_index(name: str) -> tuple[Split, int]:
+def split_and_index(name: str) -> tuple[Split, int]:
+    """Return what the name of a drawing says. DataError: it is none."""
     split, _, number = name.partition("/")
     if split not in ("train", "test") or not number.isdecimal():
         raise DataError(f"{name!r} is no record of the drawn birds: they are called test/000012")

@@ -15,13 +15,16 @@ from fgjax.attribution.registry import METHOD_ENTRIES, count_passes
 from fgjax.core.batching import fill_up
 from fgjax.core.features import grid_of
 from fgjax.core.files import as_written
+from fgjax.core.keys import image_key
 from fgjax.core.tables import read_csv
-from fgjax.data.pipeline import Batch
-from fgjax.data.types import Record, Source
+from fgjax.data.pipeline import Batch, load_examples, stack
+from fgjax.data.types import DataError, Record, Source
 from fgjax.evaluation import center_bell, constant, random_maps, zero
-from fgjax.options.schema import CONTROLS, Config
+from fgjax.evaluation.faithfulness import target_probability
+from fgjax.options.schema import CONTROLS, Config, ConfigError
 from fgjax.runs.maps import read_maps
 from fgjax.stages.classifier import Explained
+from fgjax.stages.job import Job
 
 ON_AN_ACCELERATOR = 16
 """Images that are explained and judged at a time there, where nothing is said."""
@@ -139,6 +142,42 @@ class Comparison:
         """Return where a row's numbers lie."""
         name = f"scores_{row.variant}.csv" if row.variant else "scores.csv"
         return self.folder / row.method / name
+
+
+def prepare(job: Job) -> tuple[Comparison, dict[str, str]]:
+    """Return what every method is asked, and why images could not be read.
+
+    Raises:
+      ConfigError: none can be read.
+    """
+    config, records, explained = job.config, job.records, job.explained
+    failed, good, examples = {}, [], []
+    for place, example in load_examples(job.source, records, workers=config.data.workers):
+        if isinstance(example, DataError):
+            failed[records[place].name] = str(example)
+        else:
+            good.append(records[place])
+            examples.append(example)
+    if not examples:
+        raise ConfigError(f"data.path={config.data.path}: no image to explain could be read")
+    batch = stack(examples)
+    images = jnp.asarray(batch.images.astype(np.float32) / 255)
+    logits = np.concatenate([explained.predict(np.asarray(image)[None]) for image in images])
+    targets = [
+        explained.target(example.label, row, config.explain.target)
+        for example, row in zip(examples, logits, strict=True)
+    ]
+    key = jax.random.fold_in(job.key, 5)
+    keys = jnp.stack([image_key(key, record.name) for record in good])
+    targets = np.array(targets, np.int32)
+    p_full = np.asarray(target_probability(jnp.asarray(logits), jnp.asarray(targets)))
+    return (
+        Comparison(
+            config, job.source, explained, tuple(good), batch, images, targets, keys,
+            job.run.path / "compare", p_full,
+        ),
+        failed,
+    )  # fmt: skip
 
 
 def read_scores(path: Path, names: Sequence[str]) -> dict[int, dict[str, str]]:

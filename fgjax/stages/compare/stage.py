@@ -22,21 +22,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fgjax.attribution import METHODS
-from fgjax.attribution.registry import needs
 from fgjax.core.files import as_written, write_atomic
-from fgjax.core.keys import image_key
-from fgjax.core.progress import progress, say
+from fgjax.core.progress import progress
 from fgjax.core.tables import to_csv
-from fgjax.data.pipeline import load_examples, stack
-from fgjax.data.types import DataError
 from fgjax.devices.memory import PeakMemory
-from fgjax.evaluation.faithfulness import target_probability
-from fgjax.options.schema import CONTROLS, ConfigError
+from fgjax.options.schema import ConfigError
 from fgjax.runs.arrange import arrange, write_names
 from fgjax.runs.maps import MapStore
-from fgjax.stages.compare.comparison import Comparison, RowOf, passes, read_scores
+from fgjax.stages.compare.comparison import Comparison, RowOf, prepare, read_scores
 from fgjax.stages.compare.measure import measure
+from fgjax.stages.compare.methods import each_method, methods_of
 from fgjax.stages.compare.table import write_comparison
 from fgjax.stages.job import Job
 from fgjax.stages.stage import Stage
@@ -66,25 +61,14 @@ def compare_methods(job: Job) -> int:
     config, run = job.config, job.run
     comparison, failed = prepare(job)
     run.set_failures("compare", failed)
-    model = job.explained.model
-    lacks = {"steps"} if not getattr(model, "looks_again", False) else set()
-    lacks |= {"attention"} if not hasattr(model, "attend") else set()
-    every = [m for m in METHODS if not lacks & set(needs(m))]
-    methods = config.compare.methods or (*every, *CONTROLS)
-    refused: dict[str, str] = {}
-    for method in sorted(methods, key=lambda m: m in CONTROLS):  # "flipped" needs a method's maps
-        if method == "flipped":
-            comparison = with_flipped(comparison, methods, refused)
-        try:
-            _explain(comparison, method)
-        except (ValueError, TypeError) as error:
-            if isinstance(error, ConfigError):
-                raise
-            refused[method] = str(error).splitlines()[0]
-            say(f"compare: {method} is left out: {refused[method]}")
-            continue
+    methods = methods_of(config, job.explained.model)
+
+    def explain_and_measure(comparison: Comparison, method: str) -> None:
+        _explain(comparison, method)
         for row in (RowOf(method), *(RowOf(method, v) for v in comparison.variants(method))):
             _measure(comparison, row)
+
+    refused = each_method(comparison, methods, explain_and_measure, "compare")
     done = [method for method in methods if method not in refused]
     write_comparison(comparison, done, refused, run)
     earlier = run.stage("compare").get("seconds", 0.0)
@@ -96,58 +80,6 @@ def compare_methods(job: Job) -> int:
         failed=len(failed),
     )
     return len(failed)
-
-
-def with_flipped(
-    comparison: Comparison, methods: tuple[str, ...], refused: dict[str, str]
-) -> Comparison:
-    """Return it with the method whose map the control turns around: that of the fewest passes, or
-    the one whose turned maps are there already."""
-    done = [m for m in methods if m not in CONTROLS and m not in refused]
-    if not done:
-        return comparison
-    settings = comparison.folder / "flipped" / "settings.json"
-    if settings.is_file():
-        earlier = json.loads(settings.read_text(encoding="utf-8"))["settings"]["of"]
-        return dataclasses.replace(comparison, flipped=earlier)
-    fewest = min(done, key=lambda m: sum(passes(comparison, m)))
-    return dataclasses.replace(comparison, flipped=fewest)
-
-
-def prepare(job: Job) -> tuple[Comparison, dict[str, str]]:
-    """Return what every method is asked, and why images could not be read.
-
-    Raises:
-      ConfigError: none can be read.
-    """
-    config, records, explained = job.config, job.records, job.explained
-    failed, good, examples = {}, [], []
-    for place, example in load_examples(job.source, records, workers=config.data.workers):
-        if isinstance(example, DataError):
-            failed[records[place].name] = str(example)
-        else:
-            good.append(records[place])
-            examples.append(example)
-    if not examples:
-        raise ConfigError(f"data.path={config.data.path}: no image to explain could be read")
-    batch = stack(examples)
-    images = jnp.asarray(batch.images.astype(np.float32) / 255)
-    logits = np.concatenate([explained.predict(np.asarray(image)[None]) for image in images])
-    targets = [
-        explained.target(example.label, row, config.explain.target)
-        for example, row in zip(examples, logits, strict=True)
-    ]
-    key = jax.random.fold_in(job.key, 5)
-    keys = jnp.stack([image_key(key, record.name) for record in good])
-    targets = np.array(targets, np.int32)
-    p_full = np.asarray(target_probability(jnp.asarray(logits), jnp.asarray(targets)))
-    return (
-        Comparison(
-            config, job.source, explained, tuple(good), batch, images, targets, keys,
-            job.run.path / "compare", p_full,
-        ),
-        failed,
-    )  # fmt: skip
 
 
 def _check_settings(comparison: Comparison, method: str) -> None:

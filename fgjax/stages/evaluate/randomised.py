@@ -3,18 +3,16 @@
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fgjax.attribution import METHODS
 from fgjax.attribution.registry import needs
-from fgjax.core.floor import is_flat
-from fgjax.core.keys import image_key
-from fgjax.evaluation.order import rank_correlation
-from fgjax.evaluation.randomisation import layers_top_down, randomise
+from fgjax.evaluation.randomisation import absolute_correlation, layers_top_down, randomise
 from fgjax.models.classifier import Classifier
 from fgjax.models.folding import fold_batch_norm
+from fgjax.models.precision import in_precision
 from fgjax.options.schema import ConfigError
+from fgjax.stages.explain.explainer import explaining_keys
 from fgjax.stages.explain.infills import read_infills
 from fgjax.stages.job import Job
 
@@ -50,7 +48,7 @@ def randomised_alike(
     """Return |ρ|, Spearman's over the pixels, of maps and of those whose network has a fresh last
     layer, drawn by its own initialisers; NaN where either map is blank.
 
-    Everything else is as it was when the maps were made: settings, keys, infills.
+    Everything else is as it was when the maps were made: settings, keys, infills, precision.
 
     Raises:
       ConfigError: the classifier is a plain function, whose layers nobody knows.
@@ -66,12 +64,10 @@ def randomised_alike(
         )
     last = layers_top_down(model, images)[:1]
     fresh = randomise(model, images, last, key=jax.random.key(config.seed))
-    own = jax.random.fold_in(job.key, 3)  # as in `Explainer`
-    keys = jnp.stack([image_key(own, name) for name in names])
     settings = config.explain.settings
     if config.explain.infills is not None:
         settings = replace(settings, infill=read_infills(job, names, images.shape))
-    method = METHODS[config.explain.method]
-    maps = method(fold_batch_norm(fresh), images, targets, key=keys, config=settings).heatmap
-    alike = jnp.abs(rank_correlation(*(m.reshape(len(m), -1) for m in (heat, maps))))
-    return jnp.where(is_flat(heat) | is_flat(maps), jnp.nan, alike)
+    asked = in_precision(fold_batch_norm(fresh), config.explain.precision)
+    method, keys = METHODS[config.explain.method], explaining_keys(job, names)
+    maps = method(asked, images, targets, key=keys, config=settings).heatmap
+    return absolute_correlation(heat, maps)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Key
 
 from fgjax.attribution.common.streaming import choose_chunk
 from fgjax.attribution.common.types import Attribution
@@ -35,6 +35,12 @@ TURNS = 4
 
 Item = tuple[int, Example]
 """An image's place among all, and the image."""
+
+
+def explaining_keys(job: Job, names: Sequence[str]) -> Key[jax.Array, "n"]:
+    """Return each image's own key, whatever its neighbours are."""
+    key = jax.random.fold_in(job.key, 3)
+    return jax.numpy.stack([image_key(key, name) for name in names])
 
 
 class Answer(NamedTuple):
@@ -75,7 +81,6 @@ class Explainer:
     ):
         config, self._job = job.config, job
         self._method, self._names, self._patches = method, names, patches
-        self._key = jax.random.fold_in(job.key, 3)
         self._mesh = make_mesh(config.parallel)
         self._settings = config.explain.settings
         wants = needs(config.explain.method)
@@ -159,7 +164,7 @@ class Explainer:
             ],
             np.int32,
         )
-        keys = jax.numpy.stack([image_key(self._key, name) for name in names])
+        keys = explaining_keys(self._job, names)
         batch = (images, jax.numpy.asarray(targets), keys)
         if self._split:
             batch = shard(self._mesh, batch)

@@ -15,15 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from fgjax.attribution import METHODS
-from fgjax.attribution.registry import needs
 from fgjax.core.files import write_atomic
 from fgjax.core.progress import progress, say
 from fgjax.core.tables import to_csv
 from fgjax.evaluation.funnybirds import part_importance
-from fgjax.options.schema import CONTROLS, ConfigError
-from fgjax.stages.compare.comparison import Comparison
-from fgjax.stages.compare.stage import prepare, with_flipped
+from fgjax.options.schema import ConfigError
+from fgjax.stages.compare.comparison import Comparison, prepare
+from fgjax.stages.compare.methods import each_method, methods_of
 from fgjax.stages.funnybirds.look_up import LookUp, look_up
 from fgjax.stages.funnybirds.table import COLUMNS, numbers, summary, to_markdown
 from fgjax.stages.job import Job
@@ -63,27 +61,14 @@ def score_methods(job: Job) -> int:
     say(f"funnybirds: {len(seen.labels)} birds, {seen.logits.shape[1]} drawings each")
     if not seen.correct.any():
         raise ConfigError("stages=funnybirds: the classifier is right on none of these birds")
-    model = job.explained.model
-    lacks = {"steps"} if not getattr(model, "looks_again", False) else set()
-    lacks |= {"attention"} if not hasattr(model, "attend") else set()
-    every = [m for m in METHODS if not lacks & set(needs(m))]
-    methods = config.compare.methods or (*every, *CONTROLS)
-    refused: dict[str, str] = {}
+    right = only(seen, seen.correct)
     found = {}
-    for method in sorted(methods, key=lambda m: m in CONTROLS):
-        if method == "flipped":
-            comparison = with_flipped(comparison, methods, refused)
-        try:
-            importance = _importance(comparison, method, seen)
-        except (ValueError, TypeError) as error:
-            if isinstance(error, ConfigError):
-                raise
-            refused[method] = str(error).splitlines()[0]
-            say(f"funnybirds: {method} is left out: {refused[method]}")
-            continue
-        right = seen.correct
-        values, threshold = numbers(only(seen, right), importance[right])
-        found[method] = (values, threshold)
+
+    def score(comparison: Comparison, method: str) -> None:
+        found[method] = numbers(right, _importance(comparison, method, seen)[seen.correct])
+
+    methods = methods_of(config, job.explained.model)
+    refused = each_method(comparison, methods, score, "funnybirds")
     about = summary(found, seen, refused)
     rows = [
         {"method": row["method"], "metric": name, "mean": row[name], "low": row[f"{name}_95"][0],
