@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fgjax.options.schema import CONTROLS
+from fgjax.options.judging import CONTROLS
 from tables.files import RESULTS, ROOT, read_json, read_rows, to_markdown
 
 

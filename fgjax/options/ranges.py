@@ -6,7 +6,8 @@ from typing import Any
 
 from fgjax.core.spelling import did_you_mean
 from fgjax.data.registry import SOURCES
-from fgjax.options.schema import CROPS, OPTIONS, STAGES, Config, ConfigError, DistributedConfig
+from fgjax.options.judging import CROPS
+from fgjax.options.schema import OPTIONS, STAGES, Config, ConfigError, DistributedConfig
 
 LARGEST = 2**31 - 1
 """Of whole numbers but the seed: what devices count with."""

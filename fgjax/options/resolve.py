@@ -26,8 +26,9 @@ from fgjax.attribution import CONFIGS, PRESETS
 from fgjax.attribution.registry import METHOD_ENTRIES
 from fgjax.core.option import option_of
 from fgjax.core.spelling import did_you_mean
+from fgjax.options.judging import CompareConfig
 from fgjax.options.ranges import check_ranges, check_sizes
-from fgjax.options.schema import OPTIONS, CompareConfig, Config, ConfigError, ExplainConfig
+from fgjax.options.schema import OPTIONS, Config, ConfigError, ExplainConfig
 
 
 def config_folder() -> Path:

@@ -14,7 +14,8 @@ from fgjax.core.progress import say
 from fgjax.devices.forward import compiled
 from fgjax.models.folding import fold_batch_norm
 from fgjax.models.precision import in_precision
-from fgjax.options.schema import CONTROLS, Config
+from fgjax.options.judging import CONTROLS
+from fgjax.options.schema import Config
 from fgjax.stages.classifier import load_model, training_model, trains
 from fgjax.stages.compare.methods import methods_of
 from fgjax.stages.focus.patches import looks_at_patches, patch_file

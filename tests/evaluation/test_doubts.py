@@ -22,11 +22,18 @@ def test_a_good_map_raises_none_and_an_unknown_number_neither():
         ("randomisation_rank_correlation", 0.5, "map does not need the weights"),
         ("p_deleted", 0.46, "removing it changes little"),
         ("p_kept", 0.44, "not enough by itself"),
-        ("smallest_deleted", NAN, "no region destroys"),
+        ("smallest_deleted", NAN, "infill keeps the class"),
     ],
 )
 def test_each_number_raises_its_own(name, value, doubt):
     assert doubts(GOOD | {name: value}) == (doubt,)
+
+
+def test_a_map_is_not_blamed_for_what_its_infill_leaves():
+    infill = GOOD | {"p_deleted": 0.5, "smallest_deleted": NAN, "smallest_deleted_p": 0.3}
+    assert doubts(infill) == ("infill keeps the class",)  # it takes 0.4 of 0.6
+    assert "removing it changes little" in doubts(infill | {"p_deleted": 0.61})
+    assert "removing it changes little" in doubts(infill | {"smallest_deleted": 0.3})
 
 
 def test_the_gravest_comes_first():

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fgjax.data.megadetector import Detection, check
-from fgjax.options.schema import LookConfig
+from fgjax.options.judging import LookConfig
 from fgjax.run import main
 from fgjax.runs.maps import load_maps
 from fgjax.stages.look.reasons import (

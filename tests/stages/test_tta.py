@@ -16,8 +16,9 @@ import fgjax.stages.tta.stage as tta
 import fgjax.stages.tta.table as tta_table
 from fgjax.core.keys import image_key
 from fgjax.data.pipeline import take
+from fgjax.options.judging import CROPS
 from fgjax.options.resolve import resolve
-from fgjax.options.schema import CROPS, ConfigError
+from fgjax.options.schema import ConfigError
 from fgjax.run import main
 from fgjax.stages.images import make_source
 from fgjax.training.checkpoints import load_classifier

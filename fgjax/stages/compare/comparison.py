@@ -21,7 +21,8 @@ from fgjax.data.pipeline import Batch, load_examples, stack
 from fgjax.data.types import DataError, Record, Source
 from fgjax.evaluation import center_bell, constant, random_maps, zero
 from fgjax.evaluation.faithfulness import target_probability
-from fgjax.options.schema import CONTROLS, Config, ConfigError
+from fgjax.options.judging import CONTROLS
+from fgjax.options.schema import Config, ConfigError
 from fgjax.runs.maps import read_maps
 from fgjax.stages.classifier import Explained
 from fgjax.stages.job import Job

@@ -8,7 +8,8 @@ from typing import Any
 from fgjax.attribution import METHODS
 from fgjax.attribution.registry import needs
 from fgjax.core.progress import say
-from fgjax.options.schema import CONTROLS, Config, ConfigError
+from fgjax.options.judging import CONTROLS
+from fgjax.options.schema import Config, ConfigError
 from fgjax.stages.compare.comparison import Comparison, passes
 
 

@@ -22,7 +22,7 @@ from fgjax.evaluation.faithfulness import curve_protocol
 from fgjax.evaluation.landmark_targets import is_of_a_part, part_is_better, part_protocols
 from fgjax.evaluation.localization import POINTING_PROTOCOLS
 from fgjax.evaluation.summary import BETTER, model_protocols, protocols
-from fgjax.options.schema import CONTROLS
+from fgjax.options.judging import CONTROLS
 from fgjax.report.comparison import Column, Picture, Row, Table, write_comparison_page
 from fgjax.runs.folder import RunFolder
 from fgjax.runs.maps import read_maps, read_traces

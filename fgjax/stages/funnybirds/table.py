@@ -17,7 +17,7 @@ from fgjax.evaluation.funnybirds import (
     single_deletion,
     target_sensitivity,
 )
-from fgjax.options.schema import CONTROLS
+from fgjax.options.judging import CONTROLS
 from fgjax.stages.funnybirds.look_up import LookUp
 
 COLUMNS = {

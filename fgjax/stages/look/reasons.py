@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from fgjax.options.schema import LookConfig
+from fgjax.options.judging import LookConfig
 
 WRONG = "sure and wrong"
 UNSURE = "unsure"

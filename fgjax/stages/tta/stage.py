@@ -36,7 +36,8 @@ from fgjax.data.boxes import fitted_box, read_boxes
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError, Example, Record, Source
 from fgjax.evaluation.crops import crop_and_resize
-from fgjax.options.schema import CROPS, Config, ConfigError
+from fgjax.options.judging import CROPS
+from fgjax.options.schema import Config, ConfigError
 from fgjax.runs.folder import ConfigChanged, RunFolder
 from fgjax.stages.explain.images_per_step import given_or_usual
 from fgjax.stages.images import make_source

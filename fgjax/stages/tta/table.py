@@ -13,7 +13,8 @@ from fgjax.core.progress import console, say
 from fgjax.core.tables import finite
 from fgjax.evaluation import difference_interval, summarise
 from fgjax.evaluation.crops import GRADIENT_SIGMA, SPECK
-from fgjax.options.schema import CROPS, Config
+from fgjax.options.judging import CROPS
+from fgjax.options.schema import Config
 from fgjax.stages.tta.crops import DETAIL, MISSING, fido_settings
 
 TITLES = {
