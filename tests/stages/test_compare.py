@@ -211,7 +211,7 @@ def test_a_method_the_model_cannot_serve_is_left_out_and_said(
     def cannot(model, images, targets, *, key, config):
         raise ValueError("grad_cam needs features(images) and head(features)")
 
-    monkeypatch.setitem(fgjax.stages.compare.stage.METHODS, "grad_cam", cannot)
+    monkeypatch.setitem(fgjax.stages.compare.methods.METHODS, "grad_cam", cannot)
     few = [w for w in SMALL if not w.startswith("compare.methods")]
     given = words(tmp_path / "run", *few, f"model.checkpoint={trained}/checkpoint")
     assert main([*given, "compare.methods=[gradient,grad_cam]", "data.limit=1"]) == 0

@@ -27,8 +27,12 @@ def each_method(
     methods: tuple[str, ...],
     work: Callable[[Comparison, str], Any],
     stage: str,
-) -> dict[str, str]:
-    """Do `work` for every method, the controls last; return why a method is left out.
+) -> tuple[Comparison, dict[str, str]]:
+    """Do `work` for every method, the controls last.
+
+    Returns:
+      the comparison, which knows now what the control "flipped" turns around; and why methods are
+      left out.
 
     Raises:
       ConfigError: what is wrong is not the method's.
@@ -44,7 +48,7 @@ def each_method(
                 raise
             refused[method] = str(error).splitlines()[0]
             say(f"{stage}: {method} is left out: {refused[method]}")
-    return refused
+    return comparison, refused
 
 
 def _with_flipped(

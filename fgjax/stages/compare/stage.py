@@ -68,7 +68,7 @@ def compare_methods(job: Job) -> int:
         for row in (RowOf(method), *(RowOf(method, v) for v in comparison.variants(method))):
             _measure(comparison, row)
 
-    refused = each_method(comparison, methods, explain_and_measure, "compare")
+    comparison, refused = each_method(comparison, methods, explain_and_measure, "compare")
     done = [method for method in methods if method not in refused]
     write_comparison(comparison, done, refused, run)
     earlier = run.stage("compare").get("seconds", 0.0)

@@ -68,7 +68,7 @@ def score_methods(job: Job) -> int:
         found[method] = numbers(right, _importance(comparison, method, seen)[seen.correct])
 
     methods = methods_of(config, job.explained.model)
-    refused = each_method(comparison, methods, score, "funnybirds")
+    _, refused = each_method(comparison, methods, score, "funnybirds")
     about = summary(found, seen, refused)
     rows = [
         {"method": row["method"], "metric": name, "mean": row[name], "low": row[f"{name}_95"][0],
