@@ -39,6 +39,7 @@ def file(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_trunk_is_the_file_s(file):
     said = []
     model = load_trunk(

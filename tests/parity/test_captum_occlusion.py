@@ -31,6 +31,7 @@ def torch_network(kernel, weights):
     return forward
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("window", "stride"), [(8, 4), (11, 5), (7, 7), (15, 2)])
 def test_signed_maps_are_captums(window, stride):
     rng = np.random.default_rng(0)

@@ -47,6 +47,7 @@ def lstm():
     return torch.nn.LSTM(C, D, num_layers=2, batch_first=True)
 
 
+@pytest.mark.slow
 def test_two_stacked_lstms_over_ten_steps(lstm):
     features = draw(N, 3, 3, C)
     pooled = torch.from_numpy(features.mean((1, 2)))
@@ -57,6 +58,7 @@ def test_two_stacked_lstms_over_ten_steps(lstm):
     np.testing.assert_allclose(ours, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_gradient_through_recurrence_and_attention(lstm):
     features, weights = draw(N, 1, 1, C), 0.1 * draw(T, D, seed=1)
     x = torch.from_numpy(features[:, 0, 0]).requires_grad_()

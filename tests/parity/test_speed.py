@@ -89,6 +89,7 @@ def test_masks_of_rise_are_drawn_as_ours_are(key):
         assert np.abs(gap[inside]).max() < 0.05
 
 
+@pytest.mark.slow
 def test_quick_run_writes_what_the_report_reads(tmp_path, monkeypatch):
     """And a network that cannot be compiled is told, beside the numbers of the one that is not."""
 
@@ -123,6 +124,7 @@ def test_gpu_script_runs_on_a_cpu(tmp_path, monkeypatch, capsys, known_peak):
     assert len(rows) == 2 and all("glas" in row and "`gpu.py`" in row for row in rows)
 
 
+@pytest.mark.slow
 def test_without_torch_ours_is_measured_alone(tmp_path, monkeypatch, capsys, known_peak):
     monkeypatch.setattr("sys.argv", ["gpu.py"])
     for module in (gpu, speed):

@@ -143,6 +143,7 @@ def test_a_sweep_is_not_connected(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [0, 1])
 def test_who_is_not_connected_is_told_what_to_look_at(own, words, tmp_path):
     """Nobody listens there, or nobody else comes: a sentence in seconds, no traceback."""

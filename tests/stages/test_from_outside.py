@@ -170,6 +170,7 @@ def maps(run: Path) -> np.ndarray:
     return np.stack([read_maps(run / "maps.zarr", i)["heatmap"] for i in range(4)])
 
 
+@pytest.mark.slow
 def test_files_and_installed_packages_run_alike(folder, tmp_path, capsys):
     one, other = tmp_path / "words", tmp_path / "names"
     words = ("data.source=toy_set:Sides", "model.name=toy_network:Small",

@@ -44,6 +44,7 @@ def asked(monkeypatch, model, pending, *words, free=None, account=None, backend=
     return images_per_step(config, model, mesh, pending, False)
 
 
+@pytest.mark.slow
 def test_the_step_is_accounted_and_grows_with_its_images(model, account):
     """Weights once; of each image at least its masks' pixels, both ways, and about as much for
     each, however many there are."""

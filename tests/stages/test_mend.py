@@ -72,6 +72,7 @@ def assert_same_results(run: Path, fresh: Path) -> None:
         assert (run / name).read_text() == (fresh / name).read_text(), name
 
 
+@pytest.mark.slow
 def test_photos_that_came_changed_and_went(own, tmp_path, told, picture, capsys):
     photos(own / "data", picture, a=5, c=6, d=7)  # new, another, mended
     capsys.readouterr()
@@ -246,6 +247,7 @@ def compared(run: Path) -> dict[str, str]:
     return found | {"compare.csv": (run / "compare.csv").read_text()}
 
 
+@pytest.mark.slow
 def test_a_comparison_mends_too(tmp_path, told, picture, capsys):
     data = photos(tmp_path / "data", picture, b=1, c=2)
     assert main(told(data, tmp_path / "run", *COMPARE)) == 0

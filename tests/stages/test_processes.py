@@ -97,6 +97,7 @@ def test_one_after_the_other(fresh, finished, words, capsys):
     assert (fresh / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_another_process_with_other_options_is_refused(fresh, words, capsys):
     assert main(words(fresh, *of_two(1))) == 0
     assert main(words(fresh, "seed=3", *of_two(1))) == 2

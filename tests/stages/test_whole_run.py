@@ -296,6 +296,7 @@ def test_rows_with_a_doubt_come_first_the_gravest_before():
     assert [row["name"] for row in doubtful_first(rows)] == ["d", "b", "a", "c"]
 
 
+@pytest.mark.slow
 def test_maps_are_held_against_those_of_a_fresh_last_layer(tmp_path, trained, of_trained):
     run = tmp_path / "run"
     words = of_trained(run, "explain.method=gradient", "data.limit=3", "evaluate.regions=false",

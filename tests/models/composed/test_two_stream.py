@@ -141,6 +141,7 @@ def test_a_checkpoint_brings_it_back(name, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "pixels", "side"),
     [("vgg19", 448, 14), ("mobilenet_v2", 224, 7)],
