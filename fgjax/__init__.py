@@ -57,6 +57,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     from fgjax.attribution.mask_perturbation import MaskPerturbationConfig, mask_perturbation
     from fgjax.attribution.occlusion import OcclusionConfig, occlusion
     from fgjax.attribution.path_integral import IntegratedGradientsConfig, integrated_gradients
+    from fgjax.attribution.prompt_cam import PromptCamConfig, prompt_cam
     from fgjax.attribution.recursive_glas import RecursiveGlasConfig, recursive_glas
     from fgjax.attribution.region_attention import RegionAttentionConfig, region_attention
     from fgjax.attribution.registry import CONFIGS, METHODS, PRESETS
@@ -108,6 +109,7 @@ _NAMES = {
     "fgjax.attribution.mask_perturbation": "MaskPerturbationConfig mask_perturbation",
     "fgjax.attribution.occlusion": "OcclusionConfig occlusion",
     "fgjax.attribution.path_integral": "IntegratedGradientsConfig integrated_gradients",
+    "fgjax.attribution.prompt_cam": "PromptCamConfig prompt_cam",
     "fgjax.attribution.recursive_glas": "RecursiveGlasConfig recursive_glas",
     "fgjax.attribution.region_attention": "RegionAttentionConfig region_attention",
     "fgjax.attribution.registry": "CONFIGS METHODS PRESETS",
@@ -169,6 +171,7 @@ __all__ = [
     "LrpConfig",
     "MaskPerturbationConfig",
     "OcclusionConfig",
+    "PromptCamConfig",
     "RecursiveGlasConfig",
     "RegionAttentionConfig",
     "RiseConfig",
@@ -215,6 +218,7 @@ __all__ = [
     "occlusion",
     "part_occurrence_loss",
     "pointing_game",
+    "prompt_cam",
     "proxy_images",
     "ranking_loss",
     "recursive_glas",

@@ -10,7 +10,9 @@ from typing import Any, Literal, NamedTuple, get_args
 from fgjax.attribution.common.types import Attribution
 from fgjax.core.registry import LAST, Column, Registry
 
-Need = Literal["gradient", "descent", "features", "relus", "attention", "rules", "regions", "steps"]
+Need = Literal[
+    "gradient", "descent", "features", "relus", "attention", "rules", "regions", "prompts", "steps"
+]
 """What a method wants of a model beside logits:
 
 gradient: that of its score by the image, or by its last feature map.
@@ -20,6 +22,7 @@ attention: `attend(images, taps)`, a transformer's attention weights.
 rules: `with_rules(…)`, the same model with rules of relevance in place of its layers' gradients.
 relus: ReLUs that it can find and rewrite; inside a pmap it could not.
 regions: parts that pixels belong to, `regions(images)`.
+prompts: a prompt for each class, `ask(features, tap)`.
 steps: patches that are looked at step by step, `classify_patches(features)`, and the model as it
   is, so that each image's own patches can be given.
 """

@@ -12,6 +12,7 @@ from jaxtyping import Array, Key
 
 from fgjax.models.classifier import Classifier, create_model
 from fgjax.models.pretrained import load_pretrained
+from fgjax.models.registry import NETWORKS
 
 TRUNK = "trunk"
 """The module of a composed network that is another network, cut off somewhere."""
@@ -46,8 +47,14 @@ def load_trunk(
     Raises:
       ValueError: as `load_pretrained`, or a network without a trunk.
     """
+    tokens = NETWORKS[backbone].tokens
+    if tokens:  # a file of a transformer need not have the classifier, which is not wanted here
+        read = {"num_classes": num_classes, "say": lambda line: None} | dict(read)
     whole = load_pretrained(backbone, source, dtype=dtype, **read)
     made = dict(whole.options)
+    if tokens:
+        made.pop("embedding", None)  # of the classifier
+        options |= {"grid": made.pop("grid")} if "grid" in made else {}
     if other := [option for option in made if option != "padding"]:
         raise ValueError(
             f"{source}: {backbone} is made otherwise than usual there ({', '.join(other)}); "

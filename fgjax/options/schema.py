@@ -28,11 +28,12 @@ from fgjax.options.judging import (
     ReportConfig,
     TtaConfig,
 )
-from fgjax.options.training import ProbeConfig, ProxyConfig, TrainConfig
+from fgjax.options.training import ProbeConfig, PromptsConfig, ProxyConfig, TrainConfig
 
 STAGES = (
     "train",
     "probe",
+    "prompts",
     "test",
     "explain",
     "evaluate",
@@ -264,6 +265,7 @@ class Config:
     stages: tuple[str, ...] = option(
         ("train", "explain", "evaluate", "report"),
         "which of train, probe (a linear classifier on frozen features), "
+        "prompts (one for each class, on a frozen transformer), "
         "test (the accuracy on all test images), explain, evaluate, report, "
         "look (what may be wrong, and tables for field work), compare (many methods), "
         "funnybirds (many methods, by drawings without parts), tta (test-time augmentation), "
@@ -298,6 +300,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
     explain: ExplainConfig = field(default_factory=ExplainConfig)
     evaluate: EvaluateConfig = option(EvaluateConfig, "no map depends on it.", free=True)

@@ -217,6 +217,35 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True)
+class PromptsConfig:
+    """A prompt for each class on a frozen vision transformer (model.name=prompts)."""
+
+    backbone: str = option(
+        "vit_small_patch14_dinov2",
+        "the vision transformer that prompts are given to; model.pretrained gives it trained "
+        "weights. It stays as it is.",
+    )
+    trunk_epochs: int = option(
+        0,
+        "in which it is trained first, on the same images and otherwise by train.*; 0: it is not.",
+        within=NOT_NEGATIVE,
+    )
+    epochs: int = option(30, "of the prompts' training.", within=ABOVE_ZERO)
+    batch_size: int = option(32, "images of a step.", within=ABOVE_ZERO)
+    learning_rate: float = option(
+        1e-2, "the highest, of AdamW: it warms up, then falls as a cosine does.", within=ABOVE_ZERO
+    )
+    weight_decay: float = option(1e-2, "of the vector that all classes share.", within=NOT_NEGATIVE)
+    cache: str | None = option(
+        None,
+        "folder in which the network's tokens are kept, a file for each image; null: the user's "
+        "own cache folder.",
+        path=True,
+        free=True,
+    )
+
+
+@dataclass(frozen=True)
 class ProxyConfig:
     """Proxy attention: misclassified training images are replaced by ones in which what misled
     the classifier is dimmed.

@@ -13,6 +13,7 @@ from fgjax.stages.look.stage import Look
 from fgjax.stages.mend import mend
 from fgjax.stages.parts.stage import Parts
 from fgjax.stages.probe.stage import Probe
+from fgjax.stages.prompts.stage import Prompts
 from fgjax.stages.report import Report
 from fgjax.stages.stage import Stage
 from fgjax.stages.test import Test
@@ -23,6 +24,7 @@ CHAIN: tuple[Stage, ...] = (
     Patches(),
     Train(),
     Probe(),
+    Prompts(),
     Test(),
     Explain(),
     Evaluate(),

@@ -76,7 +76,7 @@ def load_model(config: Config, source: Source, run: Path) -> Explained:
     settings = config.model
     if trains(config) and not (run / "checkpoint" / "classifier.json").is_file():
         raise ConfigError(
-            f"{run}: no classifier is trained yet: stages must include train or probe "
+            f"{run}: no classifier is trained yet: stages must include train, probe or prompts "
             "(or give model.weights or model.checkpoint)"
         )
     try:

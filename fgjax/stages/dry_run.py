@@ -12,6 +12,7 @@ from fgjax.attribution.registry import Passes, count_passes
 from fgjax.core.features import grid_of
 from fgjax.core.progress import say
 from fgjax.devices.forward import compiled
+from fgjax.models.classifier import make_network
 from fgjax.models.folding import fold_batch_norm
 from fgjax.models.precision import in_precision
 from fgjax.options.judging import CONTROLS
@@ -71,6 +72,8 @@ def dry_run(job: Job) -> None:
     if "probe" in config.stages:
         total += len(source.records) * forward
         say(f"  probe: {len(source.records)} images, a forward pass each where features are new")
+    if "prompts" in config.stages:
+        total += _prompts(config, len(training), forward)
     if "test" in config.stages:
         count = sum(r.split == "test" and r.label is not None for r in source.records)
         total += count * forward
@@ -204,6 +207,21 @@ def _seconds_per_pass(model: Any, config: Config) -> float:
         jax.block_until_ready(call(images))
         seconds.append((time.monotonic() - began) / FEW)
     return min(seconds)
+
+
+def _prompts(config: Config, images: int, forward: float) -> float:
+    """Say what the training of prompts takes; return its seconds."""
+    about, share = config.prompts, 1 - config.train.validation
+    trunk = round(images * share) * about.trunk_epochs * TRAINING * forward * _larger(config)
+    if about.trunk_epochs:
+        say(f"  prompts: {about.backbone} first, {about.trunk_epochs} epochs, about {_time(trunk)}")
+    depth = make_network(about.backbone, 2).depth
+    steps = images * about.epochs * TRAINING * forward / depth
+    say(
+        f"  prompts: {images} images, a forward pass each where tokens are new, and {about.epochs} "
+        f"epochs through the last block, about {_time(images * forward + steps)}"
+    )
+    return trunk + images * forward + steps
 
 
 def _words(passes: Passes) -> str:

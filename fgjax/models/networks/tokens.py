@@ -214,22 +214,24 @@ class Attention(nn.Module):
         x: Float[Array, "n t d"],
         turn: Callable[[Array], Array] = lambda x: x,
         bias: Float[Array, "m g t t"] | None = None,
-        tap: Float[Array, "n h t t"] | None = None,
-    ) -> tuple[Float[Array, "n t d"], Float[Array, "n h t t"]]:
+        tap: Float[Array, "n h a t"] | None = None,
+        asks: int | None = None,
+    ) -> tuple[Float[Array, "n a d"], Float[Array, "n h a t"]]:
         """Return the tokens' sums and the weights they were made with.
 
         Args:
           turn: of queries and keys, by their places.
           bias: added to the scores before the softmax.
           tap: added to the weights after it; zeros, to differentiate by the weights.
+          asks: only the first a tokens have queries; None: all.
         """
         n, t, d = x.shape
         qkv = nn.Dense(
             3 * d, use_bias=self.qkv_bias, dtype=self.dtype, kernel_init=small, name="qkv"
         )(x)
         q, k, v = qkv.reshape(n, t, 3, self.heads, d // self.heads).transpose(2, 0, 3, 1, 4)
-        y, weights = Attend()(turn(q), turn(k), v, bias, tap)
-        y = y.transpose(0, 2, 1, 3).reshape(n, t, d)
+        y, weights = Attend()(turn(q)[:, :, :asks], turn(k), v, bias, tap)
+        y = y.transpose(0, 2, 1, 3).reshape(n, -1, d)
         return nn.Dense(d, dtype=self.dtype, kernel_init=small, name="proj")(y), weights
 
 

@@ -60,16 +60,20 @@ class Block(nn.Module):
         x: Float[Array, "n t d"],
         train: bool,
         turn: Callable[[Array], Array],
-        tap: Float[Array, "n h t t"] | None = None,
-    ) -> tuple[Float[Array, "n t d"], Float[Array, "n h t t"]]:
+        tap: Float[Array, "n h a t"] | None = None,
+        asks: int | None = None,
+    ) -> tuple[Float[Array, "n a d"], Float[Array, "n h a t"]]:
+        """Return tokens and attention weights; with `asks` those of the first so many tokens."""
+
         def add(x, branch, number):
             if self.layer_scale is not None:
                 branch = Scale(self.layer_scale, self.dtype, name=f"scale{number}")(branch)
             return x + DropPath(self.drop_path)(branch, train)
 
         attention = Attention(self.heads, self.qkv_bias, self.dtype, name="attention")
-        y, weights = attention(LayerNorm(self.epsilon, self.dtype, name="norm1")(x), turn, tap=tap)
-        x = add(x, y, 1)
+        normal = LayerNorm(self.epsilon, self.dtype, name="norm1")(x)
+        y, weights = attention(normal, turn, tap=tap, asks=asks)
+        x = add(x[:, :asks], y, 1)
         mlp = Mlp(self.hidden, self.activation, self.gate, self.dtype, name="mlp")
         return add(x, mlp(LayerNorm(self.epsilon, self.dtype, name="norm2")(x)), 2), weights
 
@@ -218,11 +222,40 @@ class VisionTransformer(nn.Module):
 
     def features(self, x: Float[Array, "n h w 3"], train: bool = False) -> Features:
         """Return the last grid that is mixed with what the head reads, and the other tokens."""
+        return self._through(x, train, self.depth - (self.pool == "token"))
+
+    def before_last_block(self, x: Float[Array, "n h w 3"], train: bool = False) -> Features:
+        """Return what goes into the last block."""
+        return self._through(x, train, self.depth - 1)
+
+    def _through(self, x, train, blocks):
         x, grid = self._embed(x)
         turn = self._turn(grid)
-        for block in self.blocks[: -1 if self.pool == "token" else None]:
+        for block in self.blocks[:blocks]:
             x, _ = block(x, train, turn)
         return self._split(x, grid)
+
+    def ask_last_block(
+        self,
+        asking: Float[Array, "k d"],
+        features: Features,
+        train: bool = False,
+        tap: Float[Array, "n g k t"] | None = None,
+    ) -> tuple[Float[Array, "n k d"], Float[Array, "n g k t"]]:
+        """Return what the last block makes of further tokens beside an image's own, normalised, and
+        what they looked at: each other, then the image's tokens, then its grid row by row.
+
+        Args:
+          features: of `before_last_block`.
+          tap: added to the attention weights of the further tokens.
+        """
+        n, height, width, d = features.grid.shape
+        more = jnp.broadcast_to(asking[None], (n, *asking.shape))
+        tokens = (more, features.tokens, features.grid.reshape(n, -1, d))
+        x = jnp.concatenate([part.astype(self.dtype) for part in tokens], axis=1)
+        turn = self._turn((height, width))
+        x, weights = self.blocks[-1](x, train, turn, tap, asks=len(asking))
+        return self.norm(x), weights
 
     def head(self, features: Features, train: bool = False) -> Float[Array, "n k"]:
         """Return the last block (of a network with a class token), pooling and the classifier."""

@@ -14,10 +14,11 @@ from fgjax.stages.compare.comparison import Comparison, passes
 
 
 def methods_of(config: Config, model: Any) -> tuple[str, ...]:
-    """Return compare.methods; where none are named, all that the model has steps and attention
-    for, and the controls."""
+    """Return compare.methods; where none are named, all that the model has steps, attention
+    and prompts for, and the controls."""
     lacks = {"steps"} if not getattr(model, "looks_again", False) else set()
     lacks |= {"attention"} if not hasattr(model, "attend") else set()
+    lacks |= {"prompts"} if not hasattr(model, "ask") else set()
     every = [method for method in METHODS if not lacks & set(needs(method))]
     return config.compare.methods or (*every, *CONTROLS)
 

@@ -31,8 +31,8 @@ def check_randomised(job: Job) -> None:
         why = "maps made elsewhere cannot be made again"
     elif config.explain.against:
         why = f"explain.against={config.explain.against} asks another question of each network"
-    elif {"regions", "steps"} & set(needs(config.explain.method)):
-        why = f"{config.explain.method} reads its map off the network's own parts or steps"
+    elif {"regions", "prompts", "steps"} & set(needs(config.explain.method)):
+        why = f"{config.explain.method} reads its map off the network's own parts, prompts or steps"
     else:
         return
     raise ConfigError(f"evaluate.randomised=true: {why}; evaluate.randomised=false")

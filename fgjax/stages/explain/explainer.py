@@ -85,7 +85,7 @@ class Explainer:
         self._settings = config.explain.settings
         wants = needs(config.explain.method)
         # Inside a pmap a method would not find the ReLUs that it rewrites, nor a model its layers.
-        way = "jit" if {"relus", "attention", "rules"} & set(wants) else config.parallel
+        way = "jit" if {"relus", "attention", "rules", "prompts"} & set(wants) else config.parallel
         # A method that takes a step for all images at once has them split, not its calls alone.
         stepwise = hasattr(self._settings, "images_per_step")
         self._split = self._mesh.devices.size > 1 and stepwise and way != "pmap"
@@ -105,10 +105,10 @@ class Explainer:
                 model = fold_batch_norm(model)
             self._model = spread(in_precision(model, config.explain.precision), self._mesh, way)
         self._rivals = find_rivals(job)
-        if self._rivals is not None and {"regions", "steps"} & set(wants):
+        if self._rivals is not None and {"regions", "prompts", "steps"} & set(wants):
             raise ConfigError(
                 f"explain.against={config.explain.against}: {config.explain.method} reads its map "
-                "off the network's own parts or steps, which know no rivals; other methods do"
+                "off the network's own parts, prompts or steps, which know no rivals; other methods do"
             )
         self._split = self._split and self._rivals is None
         self.size = images_per_step(config, self._model, self._mesh, pending, self._split)
