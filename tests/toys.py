@@ -5,6 +5,7 @@ from functools import partial
 import jax.numpy as jnp
 
 from fgjax.models.networks.resnet import RESNETS, ResNet
+from fgjax.models.networks.vit import VITS, TransformerClassifier, VisionTransformer
 from fgjax.models.registry import Network, Trunk
 
 
@@ -29,3 +30,12 @@ MICRO = Network(
     trunk=Trunk("stage_0", 8),
 )
 """`model.name=toys:MICRO`: three convolutions, so that a whole run compiles little."""
+
+TOKENS = Network(
+    "tokens",
+    partial(VisionTransformer, patch=8, width=24, depth=2, heads=2, hidden=32, grid=4),
+    next(network.names for network in VITS if network.name == "vit_tiny"),
+    classifier=TransformerClassifier,
+    tokens=True,
+)
+"""`model.name=toys:TOKENS`: a vision transformer of two blocks for images of 32 px."""

@@ -47,7 +47,7 @@ def load_trunk(
     Raises:
       ValueError: as `load_pretrained`, or a network without a trunk.
     """
-    tokens = NETWORKS[backbone].tokens
+    tokens = NETWORKS.find(backbone).tokens
     if tokens:  # a file of a transformer need not have the classifier, which is not wanted here
         read = {"num_classes": num_classes, "say": lambda line: None} | dict(read)
     whole = load_pretrained(backbone, source, dtype=dtype, **read)

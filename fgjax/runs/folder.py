@@ -22,8 +22,8 @@ from fgjax.options.resolve import flatten
 from fgjax.options.schema import Config, ConfigError, may_change
 from fgjax.runs.lock import hold
 
-RESULTS = {"training", "checkpoint", "extractor", "patches.csv", "trunk", "prompts.npz", "maps.zarr", "results.csv",
-           "compare", "tta.csv", "parts.json"}  # fmt: skip
+RESULTS = {"training", "checkpoint", "extractor", "patches.csv", "maps.zarr", "results.csv",
+           "trunk", "prompts.npz", "compare", "tta.csv", "parts.json"}  # fmt: skip
 CHANGED = {
     "data_fingerprint": "the images of data.path, or which of them are explained "
     "(data.test_share),",

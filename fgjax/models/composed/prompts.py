@@ -40,9 +40,21 @@ class Asked(NamedTuple):
 
 
 def takes_prompts(network: Network) -> bool:
-    """Return whether a network is a vision transformer, whose last block prompts can be given to."""
+    """Return whether a network is a vision transformer: its last block takes prompts."""
     made = network.make
     return network.tokens and getattr(made, "func", made) is VisionTransformer
+
+
+def make_backbone(name: str, num_classes: int, **options: Any) -> VisionTransformer:
+    """Return the network that prompts are given to.
+
+    Raises:
+      ValueError: there is none such, or it is no vision transformer; with those that are.
+    """
+    try:
+        return choose(name, takes_prompts).make(num_classes=num_classes, **options)
+    except ValueError as error:
+        raise ValueError(f"no prompts are given to {name!r}: {error}") from None
 
 
 class PromptNet(nn.Module):
@@ -67,24 +79,18 @@ class PromptNet(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        self.trunk = self._backbone()
+        more: dict[str, Any] = {"grid": self.grid} if self.grid else {}
+        more |= {"padding": self.padding, "dtype": self.dtype}
+        self.trunk = make_backbone(self.backbone, self.num_classes, **more)
         shape = (self.num_classes, self.trunk.width)
         self.class_prompts = self.param("class_prompts", small, shape, jnp.float32)
         # Without a bias, which all classes would share: no softmax sees it.
         self.classifier = nn.Dense(1, use_bias=False, dtype=jnp.float32)
 
-    def _backbone(self):
-        try:
-            made = choose(self.backbone, takes_prompts).make
-        except ValueError as error:
-            raise ValueError(f"no prompts are given to {self.backbone!r}: {error}") from None
-        more = {"grid": self.grid} if self.grid else {}
-        return made(num_classes=self.num_classes, padding=self.padding, dtype=self.dtype, **more)
-
     @property
     def patch(self) -> int:
         """Side of a patch in pixels."""
-        return self._backbone().patch
+        return make_backbone(self.backbone, self.num_classes).patch
 
     def features(self, x: Float[Array, "n h w 3"], train: bool = False) -> Features:
         """Return what goes into the last block: E_{N-1}, and the tokens beside it."""

@@ -22,7 +22,7 @@ def check_randomised(job: Job) -> None:
 
     Raises:
       ConfigError: the maps came from elsewhere, are asked against another class, or are read off
-        the network's own parts or steps.
+        the network's own parts, prompts or steps.
     """
     config = job.config
     if not config.evaluate.randomised:

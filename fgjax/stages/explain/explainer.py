@@ -108,7 +108,8 @@ class Explainer:
         if self._rivals is not None and {"regions", "prompts", "steps"} & set(wants):
             raise ConfigError(
                 f"explain.against={config.explain.against}: {config.explain.method} reads its map "
-                "off the network's own parts, prompts or steps, which know no rivals; other methods do"
+                "off the network's own parts, prompts or steps, which know no rivals; other "
+                "methods do"
             )
         self._split = self._split and self._rivals is None
         self.size = images_per_step(config, self._model, self._mesh, pending, self._split)
