@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from fgjax.core.batching import filled_places
 from fgjax.core.features import Features
@@ -29,7 +29,7 @@ from fgjax.devices.jit import program
 from fgjax.models.composed.prompts import LEARNED, PromptClassifier
 from fgjax.training.optimizer import make_optimizer
 
-Places = Int[np.ndarray, "n"]
+Places = Int[np.ndarray, "_"]
 Read = Callable[[Places], Features]
 """From the places of images to what goes into the last block."""
 
@@ -113,9 +113,9 @@ def prompt_step(
     learned: Any,
     state: Any,
     features: Features,
-    labels: Int[np.ndarray, "n"],
+    labels: Int[Array, "n"],
     optimizer: optax.GradientTransformation,
-) -> tuple[Any, Any, Float[np.ndarray, ""]]:
+) -> tuple[Any, Any, Float[Array, ""]]:
     """Return parameters and optimizer after a step on one batch, and the loss before it:
 
     -log(exp(s[y]) / Σ_c exp(s[c]))     (Eq. 2), the mean over the batch

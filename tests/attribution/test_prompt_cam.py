@@ -100,5 +100,5 @@ def test_a_model_without_prompts_is_told_so(images):
         prompt_cam(fgjax.create_model("toys:MICRO", 4), images, targets)
     with pytest.raises(ValueError, match="target 2 of image 1 is outside"):
         prompt_cam(looks([[1] * 3] * 2), images, jnp.asarray([0, 2, 0]))
-    with pytest.raises(ValueError, match="heads='best'"):
-        PromptCamConfig(heads="best")
+    with pytest.raises(ValueError, match="chunk_size=0: must be at least 1"):
+        PromptCamConfig(chunk_size=0)
