@@ -17,8 +17,8 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 def test_every_method_has_a_page_and_a_picture(name):
     page = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
     assert f"<!-- settings: {name} -->" in page and f"`fgjax.{name}`" in page
-    # The network in the pictures has no attention to show.
-    if "attention" not in METHOD_ENTRIES[name].needs:
+    # The network in the pictures has no attention to show, and no prompts.
+    if not {"attention", "prompts"} & set(METHOD_ENTRIES[name].needs):
         assert (DOCS / "pictures" / "methods" / f"{name}.png").is_file()
     assert f"methods/{name}.md" in (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
     assert f"({name}.md)" in (DOCS / "methods" / "index.md").read_text(encoding="utf-8")

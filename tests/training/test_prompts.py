@@ -62,7 +62,7 @@ def test_it_looks_at_the_patch_that_decides(given, trained, spots):
     asked = jax.jit(lambda m, f: m.ask(f))(model, given[1](VALIDATION))
     own = np.asarray(asked.weights).mean(1)[np.arange(32), labels, -16:]
     most, least = (place == cells for place in (own.argmax(1), own.argmin(1)))
-    assert (most | least).mean() > 0.9 and most.mean() > 0.4
+    assert (most | least).mean() > 0.8 and most.mean() > 0.4
 
 
 def test_only_prompts_and_the_shared_vector_learn(given, trained):
