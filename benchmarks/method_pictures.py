@@ -82,8 +82,8 @@ def main(words: list[str] | None = None) -> int:
     examples = birds(fgjax.load_classifier(args.runs / "fido_demo" / "checkpoint"))
     images = jnp.asarray(np.stack([e.image for e in examples]) / np.float32(255))
     targets = jnp.asarray([e.label for e in examples])
-    # The network in the pictures has no attention to show.
-    shown = [name for name in fgjax.METHODS if "attention" not in needs(name)]
+    # The network in the pictures has no attention to show, and no prompts.
+    shown = [name for name in fgjax.METHODS if not {"attention", "prompts"} & set(needs(name))]
     for name in args.methods or shown:
         began = time.monotonic()
         run = args.runs / NETWORKS.get(name, "fido_demo")

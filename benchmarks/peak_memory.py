@@ -61,7 +61,8 @@ def applies(method: str, name: str) -> bool:
     """Return whether a method explains a plain network of this name."""
     wants = set(needs(method))
     tokens = NETWORKS[name].tokens
-    return not wants & {"regions", "steps"} and not wants & ({"relus"} if tokens else {"attention"})
+    wants_more = wants & {"regions", "prompts", "steps"}
+    return not wants_more and not wants & ({"relus"} if tokens else {"attention"})
 
 
 def rows_of(every: bool, name: str) -> list[tuple[str, dict, int]]:

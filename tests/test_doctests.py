@@ -17,7 +17,8 @@ BARE = {
     "Attribution", "Classifier", "attention_relevance", "attention_rollout", "extract_patches",
     "fido_preset", "finer_cam", "glas_volume", "grad_cam", "grad_cam_plus_plus",
     "guided_grad_cam", "hires_cam", "landmark_error", "layer_cam", "load_classifier", "load_maps",
-    "load_pretrained", "lrp", "region_attention", "save_pretrained", "score_cam", "step_cam",
+    "load_pretrained", "lrp", "prompt_cam", "region_attention", "save_pretrained", "score_cam",
+    "step_cam",
 }  # fmt: skip
 """Exported names without an example: they want files, or networks with features or parts."""
 

@@ -153,6 +153,6 @@ PROMPT_CAM = Method(
     prompt_cam,
     PromptCamConfig,
     passes=lambda *_: Passes(1, 0),
-    needs=("features", "prompts"),
+    needs=("prompts",),
     order=172,
 )

@@ -22,7 +22,7 @@ attention: `attend(images, taps)`, a transformer's attention weights.
 rules: `with_rules(…)`, the same model with rules of relevance in place of its layers' gradients.
 relus: ReLUs that it can find and rewrite; inside a pmap it could not.
 regions: parts that pixels belong to, `regions(images)`.
-prompts: a prompt for each class, `ask(features, tap)`.
+prompts: a prompt for each class, `features(images)` and `ask(features, tap)`.
 steps: patches that are looked at step by step, `classify_patches(features)`, and the model as it
   is, so that each image's own patches can be given.
 """

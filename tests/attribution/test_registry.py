@@ -20,6 +20,7 @@ from fgjax.attribution.registry import (
 from fgjax.core.features import Attended
 from fgjax.core.option import option_of
 from fgjax.core.registry import LAST
+from fgjax.models.composed.prompts import Asked
 from fgjax.models.composed.region_grouping import Regions
 
 SIDE = 24
@@ -67,6 +68,11 @@ class Counting:
         assignment = jax.nn.softmax(self.features(images))
         return Regions(None, assignment, None, assignment[..., 0])
 
+    def ask(self, features, tap=None):
+        cells = features.reshape(len(features), 1, -1, 2)
+        weights = jax.nn.softmax(jnp.einsum("nhtd,dk->nhkt", cells, self.head_weights))
+        return Asked(self.head(features), weights)
+
     def __call__(self, images):
         return self.head(self.features(images))
 
@@ -93,7 +99,9 @@ def test_what_is_said_of_a_method_holds_together(name):
 
 def test_needs_are_those_that_there_are():
     assert needs("guided_grad_cam") == ("gradient", "features", "relus")
-    assert that_need("regions", "steps") == ["region_attention", "step_cam"]
+    assert that_need("regions", "prompts", "steps") == [
+        "region_attention", "prompt_cam", "step_cam",
+    ]  # fmt: skip
     # ValueError; or, where types are checked as here, the checker's.
     with pytest.raises((ValueError, TypeError), match="gradients"):
         Method(len, dict, passes=lambda *_: Passes(0, 0), needs=("gradients",))
@@ -111,7 +119,9 @@ def test_needs_of_a_model_are_what_a_plain_one_lacks():
         run = partial(
             entry.function, model, images, jnp.array([1]), key=jax.random.key(0), config=config
         )
-        if {"features", "attention", "rules", "regions", "steps", "relus"} & set(entry.needs):
+        if {"features", "attention", "rules", "regions", "prompts", "steps", "relus"} & set(
+            entry.needs
+        ):
             with pytest.raises(ValueError, match="needs|ReLU"):
                 run()
         elif name == "gradient" or not entry.needs:
