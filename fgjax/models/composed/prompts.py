@@ -52,7 +52,8 @@ def make_backbone(name: str, num_classes: int, **options: Any) -> VisionTransfor
       ValueError: there is none such, or it is no vision transformer; with those that are.
     """
     try:
-        return choose(name, takes_prompts).make(num_classes=num_classes, **options)
+        made: Any = choose(name, takes_prompts).make(num_classes=num_classes, **options)
+        return made
     except ValueError as error:
         raise ValueError(f"no prompts are given to {name!r}: {error}") from None
 
