@@ -122,7 +122,8 @@ def prompt_cam(
 
     Returns:
       heatmap: the map, enlarged bilinearly and divided by the image's maximum. maps: "attention",
-      the same undivided, and "head_1" … of every head, zero where one is left out.
+      the same undivided, and "head_1" … of every head, divided by its own maximum, zero where one
+      is left out.
 
     Raises:
       ValueError: a model without prompts; shapes that do not fit, a target outside the model's
@@ -145,7 +146,7 @@ def prompt_cam(
     each = jnp.concatenate(looks) * counted[:, :, None, None]
     wide = lambda maps: enlarge(maps, *images.shape[1:3])
     attention = wide(each.sum(1) / counted.sum(1)[:, None, None])
-    heads = {f"head_{r + 1}": wide(each[:, r]) for r in range(each.shape[1])}
+    heads = {f"head_{r + 1}": positive_part(wide(each[:, r])) for r in range(each.shape[1])}
     return Attribution(positive_part(attention), {"attention": attention, **heads})
 
 
