@@ -137,7 +137,8 @@ def prompt_cam(
         )
     arrays, static, images, targets = prepared = prepare(model, images, targets)
     size = chunk_for(prepared, config.chunk_size, len(images), backward=False)
-    looks, counts = [], []
+    looks: list[Array] = []
+    counts: list[Array] = []
     for index, keep in chunks(len(images), size):
         found = _looks(arrays, static, images[index], jnp.asarray(targets[index]), config.heads)
         for part, into in zip(found, (looks, counts), strict=True):

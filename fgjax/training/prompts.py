@@ -68,7 +68,9 @@ class Progress(NamedTuple):
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""
         stream = io.BytesIO()
-        leaves = {f"leaf_{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(self[:3]))}
+        leaves: dict[str, Any] = {
+            f"leaf_{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(self[:3]))
+        }
         np.savez(stream, rows=np.array(json.dumps(self.rows)), **leaves)
         write_bytes(path, stream.getvalue())
 
@@ -85,7 +87,8 @@ class Progress(NamedTuple):
         kinds = lambda leaves: [(leaf.shape, leaf.dtype) for leaf in leaves]
         if kinds(map(np.asarray, leaves)) != kinds(found):
             return self
-        return Progress(*shape.unflatten(map(jnp.asarray, found)), rows)
+        learned, state, best = jax.tree.unflatten(shape, [jnp.asarray(leaf) for leaf in found])
+        return Progress(learned, state, best, rows)
 
     def best_epoch(self) -> int:
         """Return the place of the epoch with the best validation accuracy, of the lowest loss
@@ -182,7 +185,10 @@ def fit_prompts(
             )
             losses.append(loss)
         logits = prompt_logits(with_learned(model, learned), read, validation, batch)
-        row = {"epoch": epoch + 1, "loss": float(np.mean([float(x) for x in losses]))}
+        row: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "loss": float(np.mean([float(x) for x in losses])),
+        }
         row |= _judged(logits, labels[validation])
         rows = [*done.rows, row]
         done = Progress(learned, state, done.best, rows)
