@@ -16,16 +16,29 @@ class PartSwaps(NamedTuple):
 
     Attributes:
       energy: the share of the map's sum that lies in the parts whose swap counts.
-      first: whether the part with most of the map's sum is one of them. Of parts that have equally
-        much, each counts alike: a map that tells none apart has the chance.
-      area: the share of the image in those parts, `energy` of a constant map.
-      chance: the share of the parts that are such, `first` of a random choice.
+      among: the share of what the map gives all the parts together; of a map that gives them
+        nothing, the chance.
+      first: whether the part whose pixels are highest on average is one of them. Of parts that are
+        equally high, each counts alike: a map that tells none apart has the chance.
     """
 
     energy: Float[np.ndarray, "n"]
+    among: Float[np.ndarray, "n"]
     first: Float[np.ndarray, "n"]
-    area: Float[np.ndarray, "n"]
-    chance: Float[np.ndarray, "n"]
+
+
+class Chances(NamedTuple):
+    """What a map has that knows nothing; a value per image.
+
+    Attributes:
+      energy: the share of the image in the parts whose swap counts.
+      among: their share of all the parts' pixels.
+      first: how many of the parts are such.
+    """
+
+    energy: Float[np.ndarray, "n"]
+    among: Float[np.ndarray, "n"]
+    first: Float[np.ndarray, "n"]
 
 
 def flipping_parts(
@@ -57,19 +70,25 @@ def part_swaps(
       areas: the same share of a constant map.
 
     Example:
-      >>> found = part_swaps(np.array([[0.6, 0.1]]), np.array([[True, False]]),
+      >>> found = part_swaps(np.array([[0.6, 0.2]]), np.array([[True, False]]),
       ...                    np.array([[0.1, 0.2]]))
-      >>> float(found.energy[0]), float(found.first[0]), float(found.chance[0])
-      (0.6, 1.0, 0.5)
+      >>> float(found.energy[0]), round(float(found.among[0]), 2), float(found.first[0])
+      (0.6, 0.75, 1.0)
     """
+    height = importance / np.where(areas > 0, areas, 1)
+    top = height == height.max(1, keepdims=True)
+    first = (top & flips).sum(1) / np.maximum(top.sum(1), 1)
+    every, inside = importance.sum(1), np.where(flips, importance, 0).sum(1)
+    chance = chances(flips, areas)
+    among = np.where(every > 0, inside / np.where(every > 0, every, 1), chance.among)
+    known, told = np.isfinite(every), ~np.isnan(chance.first)
+    only = lambda values: np.where(known & told, values, np.nan)
+    return PartSwaps(only(inside), only(among), only(first))
+
+
+def chances(flips: Bool[np.ndarray, "n p"], areas: Float[np.ndarray, "n p"]) -> Chances:
+    """Return what a map has that knows nothing; the arguments are those of `part_swaps`."""
     told = flips.any(1) & ~flips.all(1)
-    top = importance == importance.max(1, keepdims=True)
-    first = np.where((top & flips).any(1), (top & flips).sum(1) / np.maximum(top.sum(1), 1), 0.0)
-    first = np.where(np.isfinite(importance).all(1), first, np.nan)
+    inside = np.where(flips, areas, 0).sum(1)
     only = lambda values: np.where(told, values, np.nan)
-    return PartSwaps(
-        only(np.where(flips, importance, 0).sum(1)),
-        only(first),
-        only(np.where(flips, areas, 0).sum(1)),
-        only(flips.mean(1)),
-    )
+    return Chances(only(inside), only(inside / areas.sum(1)), only(flips.mean(1)))

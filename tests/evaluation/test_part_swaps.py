@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fgjax.evaluation.part_swaps import flipping_parts, part_swaps
+from fgjax.evaluation.part_swaps import chances, flipping_parts, part_swaps
 
 
 def test_a_part_flips_where_one_of_its_swaps_does():
@@ -10,21 +10,29 @@ def test_a_part_flips_where_one_of_its_swaps_does():
     assert flipping_parts(3, after, parts, 4).tolist() == [True, False, True, False]
 
 
-def test_energy_first_and_their_chances():
+def test_energy_and_first_and_their_chances():
     flips = np.array([[1, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 0]], bool)
-    importance = np.array([[0.5, 0.2, 0.1, 0], [0.1, 0.4, 0.4, 0], [1, 0, 0, 0], [1, 0, 0, 0],
-                           [0.2, 0.2, 0.2, 0.2]])  # fmt: skip
+    importance = np.array([[0.5, 0.2, 0.1, 0], [0.1, 0.4, 0.3, 0.2], [1, 0, 0, 0], [1, 0, 0, 0],
+                           [0, 0, 0, 0]])  # fmt: skip
     areas = np.tile([0.1, 0.2, 0.3, 0.1], (5, 1))
-    found = part_swaps(importance, flips, areas)
-    nan = np.nan
-    np.testing.assert_allclose(found.energy, [0.5, 0.5, nan, nan, 0.2])
-    # Two parts lead in the second, one of them flips; in the last none is told from another.
-    np.testing.assert_allclose(found.first, [1, 0.5, nan, nan, 0.25])
-    np.testing.assert_allclose(found.area, [0.1, 0.4, nan, nan, 0.2])
-    np.testing.assert_allclose(found.chance, [0.25, 0.5, nan, nan, 0.25])
+    nan, found = np.nan, part_swaps(importance, flips, areas)
+    np.testing.assert_allclose(found.energy, [0.5, 0.4, nan, nan, 0])
+    # In the second the second and the last part are equally high, and neither flips.
+    np.testing.assert_allclose(found.first, [1, 0, nan, nan, 0.25])
+    np.testing.assert_allclose(found.among, [5 / 8, 0.4, nan, nan, 2 / 7])
+    chance = chances(flips, areas)
+    np.testing.assert_allclose(chance.energy, [0.1, 0.4, nan, nan, 0.2])
+    np.testing.assert_allclose(chance.among, [1 / 7, 4 / 7, nan, nan, 2 / 7])
+    np.testing.assert_allclose(chance.first, [0.25, 0.5, nan, nan, 0.25])
+
+
+def test_a_constant_map_has_the_chance():
+    flips = np.array([[True, False, False]])
+    areas = np.array([[0.3, 0.1, 0.02]])
+    for found, chance in zip(part_swaps(areas, flips, areas), chances(flips, areas), strict=True):
+        np.testing.assert_allclose(found, chance)
 
 
 def test_a_broken_map_points_nowhere_that_is_known():
-    flips, areas = np.array([[True, False]]), np.array([[0.1, 0.1]])
-    found = part_swaps(np.full((1, 2), np.nan), flips, areas)
-    assert np.isnan(found.energy[0]) and np.isnan(found.first[0])
+    found = part_swaps(np.full((1, 2), np.nan), np.array([[True, False]]), np.full((1, 2), 0.1))
+    assert np.isnan(found).all()

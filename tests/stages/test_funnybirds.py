@@ -136,8 +136,9 @@ def test_of_a_model_that_reads_the_crest_its_swap_alone_counts(source, crest_rea
     assert found["legs"]["swap_energy"] == [0] and found["legs"]["swap_first"] == [0]
     ones, _ = numbers(seen, part_importance(np.ones_like(heat), seen.masks)[:, None].repeat(3, 1))
     about = summary({"glas": (found["crest"], 0.1), "constant": (ones, 0.1)}, seen, {})
-    assert about["swaps"]["chance"] == 0.2
-    assert about["swaps"]["area"] == pytest.approx(ones["swap_energy"][0])
+    chance = about["swaps"]["chance"]
+    assert chance["first"] == pytest.approx(0.2) == ones["swap_first"][0]
+    assert chance["energy"] == pytest.approx(ones["swap_energy"][0])
     assert about["swaps"]["flips"]["crest"] == 1 and about["swaps"]["flips"]["beak"] == 0
     text = to_markdown(about)
     assert "| glas | **1.000" in text and "crest 100% (100%)" in text and "0.200" in text

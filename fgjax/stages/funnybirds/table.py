@@ -18,7 +18,7 @@ from fgjax.evaluation.funnybirds import (
     single_deletion,
     target_sensitivity,
 )
-from fgjax.evaluation.part_swaps import part_swaps
+from fgjax.evaluation.part_swaps import chances, part_swaps
 from fgjax.options.judging import CONTROLS as EVERYWHERE
 from fgjax.stages.funnybirds.look_up import LookUp
 
@@ -31,7 +31,11 @@ COLUMNS = {
     "dc": "DC",
     "d": "D",
 }
-SWAPS = {"swap_energy": "energy in what flips", "swap_first": "first part flips"}
+SWAPS = {
+    "swap_energy": "energy in what flips",
+    "swap_among": "of the parts' energy",
+    "swap_first": "highest part flips",
+}
 """Where parts can be swapped."""
 SILHOUETTE = "silhouette"
 CONTROLS = (*EVERYWHERE, SILHOUETTE)
@@ -49,7 +53,8 @@ PROTOCOL = {
     "d": "1 - share of the irrelevant parts and things in the background that are important",
     "swap_energy": "share of the map's sum in the parts of which a swap with another class's "
     "changes the prediction",
-    "swap_first": "whether the part with most of the map's sum is one of them",
+    "swap_among": "the same share of what the map gives all the parts together",
+    "swap_first": "whether the part whose pixels are highest on average is one of them",
 }
 
 
@@ -85,7 +90,7 @@ def numbers(
     }
     if seen.flips is not None:
         swapped = part_swaps(importance[:, 0, :parts], seen.flips, part_areas(seen))
-        found |= {"swap_energy": swapped.energy, "swap_first": swapped.first}
+        found |= {f"swap_{name}": value for name, value in swapped._asdict().items()}
     return {name: np.asarray(value, float) for name, value in found.items()}, best.threshold
 
 
@@ -157,14 +162,13 @@ def _about_swaps(seen: LookUp) -> dict[str, Any] | None:
     parts = list(dict.fromkeys(row["part"] for row in rows))
     own = lambda part, what: float(np.mean([row[what] for row in rows if row["part"] == part]))
     told = seen.flips.any(1) & ~seen.flips.all(1) & seen.correct
-    nothing = part_swaps(part_areas(seen), seen.flips, part_areas(seen))
+    chance = chances(seen.flips, part_areas(seen))
     mean = lambda values: finite(summarise(values[told]).mean) if told.any() else None
     return {
         "birds": int(told.sum()),
         "flips": {part: own(part, "flips") for part in parts},
         "as_the_part_says": {part: own(part, "as_the_part_says") for part in parts},
-        "area": mean(nothing.area),
-        "chance": mean(nothing.chance),
+        "chance": {name: mean(value) for name, value in chance._asdict().items()},
     }
 
 
@@ -182,7 +186,9 @@ def to_markdown(about: dict[str, Any]) -> str:
     ]
     for name, who in about["gamed"].items():
         head = (COLUMNS | SWAPS)[name]
-        lines += [f"{head} ranks nothing: {' and '.join(who)} do as well as the median method.", ""]
+        do = "does" if len(who) == 1 else "do"
+        lines += [f"{head} ranks nothing: {' and '.join(who)} {do} as well as the median method.",
+                  ""]  # fmt: skip
     for method, why in about["refused"].items():
         lines += [f"{method} is left out: {why}", ""]
     if about["swaps"]:
@@ -216,14 +222,14 @@ def _table(about: dict[str, Any], columns: dict[str, str], *, threshold: bool) -
 def _swap_lines(about: dict[str, Any]) -> list[str]:
     swaps = about["swaps"]
     text = lambda value: "–" if value is None else f"{value:.3f}"
+    chance = [text(value) for value in swaps["chance"].values()]
     each = [f"{part} {share:.0%} ({swaps['as_the_part_says'][part]:.0%})"
             for part, share in swaps["flips"].items()]  # fmt: skip
     return [
         "Part swaps: each bird with a part of another class in place of its own. How many swaps of "
         "each part change the prediction (and make it a class that has that part): "
         f"{', '.join(each) or 'none'}. Over the {swaps['birds']} birds of which some parts do so "
-        f"and others do not; chance is {text(swaps['area'])} (the parts' share of the image) and "
-        f"{text(swaps['chance'])} (their share of the parts).",
+        f"and others do not. A map that knows nothing has {', '.join(chance)}.",
         "",
         *_table(about, SWAPS, threshold=False),
         "",
