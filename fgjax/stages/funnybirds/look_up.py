@@ -60,35 +60,37 @@ def look_up(source: Any, explained: Explained, records: tuple[Record, ...]) -> L
         be swapped; the model's outputs are its classes.
     """
     kinds = source.kinds
-    drawn = [source.subsets(record) for record in records]
-    most = max(len(birds.things) for birds in drawn)
     labels = np.array([record.label for record in records])
     output = np.array([explained.index[label] for label in range(len(kinds))])
-    logits, scores, without, masks, present = [], [], [], [], []
-    for birds, label in zip(drawn, labels, strict=True):
+    images, logits, scores, without, masks = [], [], [], [], []
+    for record, label in zip(
+        records, labels.tolist(), strict=True
+    ):  # one bird's drawings at a time
+        birds = source.subsets(record)
         found = _ask(explained, birds.images)[:, output]
-        fewer = np.full(most, np.nan)
+        fewer = np.zeros(0)
         if len(birds.things):
-            fewer[: len(birds.things)] = _ask(explained, birds.without_things)[:, output[label]]
-        parts = birds.masks.shape[0]
-        alone = found[2 ** np.arange(parts), label]
+            fewer = _ask(explained, birds.without_things)[:, output[label]]
+        alone = found[2 ** np.arange(len(birds.masks)), label]
+        images.append(birds.images[0])
         logits.append(found)
         scores.append(found[0, label])
         without.append(np.concatenate([alone, fewer]))
-        things = np.zeros((most, *birds.masks.shape[1:]), bool)
-        things[: len(birds.things)] = birds.things
-        masks.append(np.concatenate([birds.masks, things]))
-        present.append(masks[-1].any((1, 2)))
-    score, fewer, seen = np.array(scores), np.array(without), np.array(present)
+        masks.append(np.concatenate([birds.masks, birds.things]))
+    most = max(len(own) for own in masks)
+    filled = [np.append(own, np.full(most - len(own), np.nan)) for own in without]
+    none = np.zeros((most, *masks[0].shape[1:]), bool)
+    every_mask = np.stack([np.concatenate([own, none[len(own) :]]) for own in masks])
+    score, fewer, seen = np.array(scores), np.array(filled), every_mask.any((2, 3))
     irrelevant = irrelevant_parts(score, np.where(seen, fewer, score[:, None]), seen)
-    rivals = np.array([rival_classes(kinds, label) for label in labels.tolist()])
-    shared = kinds[rivals] == kinds[labels][:, None]
+    rivals = np.array([_rivals(kinds, label) for label in labels.tolist()])
+    shared = (kinds[rivals] == kinds[labels][:, None]) & (rivals != labels[:, None])[..., None]
     every, parts = np.stack(logits), kinds.shape[1]
     flips, swaps = _swaps(source, explained, records, every[:, 0].argmax(1), output)
     return LookUp(
-        images=np.stack([birds.images[0] for birds in drawn]).astype(np.float32) / 255,
+        images=np.stack(images).astype(np.float32) / 255,
         logits=every,
-        masks=np.stack(masks),
+        masks=every_mask,
         irrelevant=irrelevant,
         labels=labels,
         rivals=rivals,
@@ -100,6 +102,14 @@ def look_up(source: Any, explained: Explained, records: tuple[Record, ...]) -> L
         flips=flips,
         swaps=swaps,
     )
+
+
+def _rivals(kinds: Int[np.ndarray, "k p"], label: int) -> tuple[int, int]:
+    """Return two rival classes; the class itself where there are none, which behave as no rival."""
+    try:
+        return rival_classes(kinds, label)
+    except ValueError:
+        return label, label
 
 
 def _swaps(source, explained, records, before, output):

@@ -47,9 +47,10 @@ class FunnyBirds(Stage):
         if not hasattr(job.source, "subsets"):
             raise ConfigError(
                 f"stages=funnybirds: images of data.source={job.config.data.source} cannot be "
-                "drawn without their parts; those of data.source=funny_species can"
+                "drawn without their parts; those of data.source=funny_species can, and those of "
+                "data.source=funnybirds are there without them"
             )
-        _ = job.records
+        _ = job.source.subsets(job.records[0])  # a file that is missing is told before training
 
     def run(self, job: Job) -> int:
         """Do what is not done yet, and make the table."""
