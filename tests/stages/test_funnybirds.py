@@ -19,6 +19,7 @@ from fgjax.run import main
 from fgjax.stages.classifier import Explained
 from fgjax.stages.funnybirds.look_up import LookUp, look_up
 from fgjax.stages.funnybirds.table import COLUMNS, numbers, silhouette, summary, to_markdown
+from fgjax.sweeps.rows import read_numbers
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +84,14 @@ def test_an_oracle_has_everything_and_a_map_of_the_background_nothing():
         np.testing.assert_allclose(found[name], 0.5 if name == "correctness" else 0, err_msg=name)
 
 
-def test_a_column_that_a_control_wins_ranks_nothing():
+def test_a_column_that_a_control_wins_ranks_nothing(tmp_path):
     seen = seen_by_a_model_that_counts_parts([0, 4])
     good = {name: np.array([0.9, 0.7]) for name in COLUMNS}
     bad = {name: np.array([0.1, 0.3]) for name in COLUMNS} | {"d": np.array([1.0, 1.0])}
     about = summary({"zero": (bad, 0.1), "glas": (good, 0.2)}, seen, {"lrp": "it cannot"})
+    (tmp_path / "funnybirds.json").write_text(json.dumps(about))
+    told = read_numbers(tmp_path)  # of a sweep over seeds
+    assert told["glas.completeness"] == pytest.approx(0.8) and told["accuracy"] == 1
     assert about["gamed"] == {"d": ["zero"]}
     assert [row["method"] for row in about["rows"]] == ["glas", "zero"]
     text = to_markdown(about)

@@ -138,6 +138,11 @@ def summary(
     return {
         "images": len(seen.labels),
         "accuracy": float(seen.correct.mean()),
+        "metrics": {"accuracy": {"mean": float(seen.correct.mean())}},  # as a sweep reads it
+        "methods": {
+            row["method"]: {"metrics": {name: {"mean": row[name]} for name in columns}}
+            for row in rows
+        },
         "background_independence": finite(summarise(seen.background).mean),
         "behaves": int(seen.behaves.sum()),
         "gamed": gamed,
@@ -197,8 +202,8 @@ def to_markdown(about: dict[str, Any]) -> str:
     lines += [f"- {(COLUMNS | SWAPS)[name]}: {what}" for name, what in said]
     lines += [
         "",
-        "Reference: Hesse et al., FunnyBirds, ICCV 2023; the drawings are ours, and so are "
-        "the deviations named in `fgjax.evaluation.funnybirds`.",
+        "Reference: Hesse et al., FunnyBirds, ICCV 2023, with the deviations named in "
+        "`fgjax.evaluation.funnybirds`; drawn birds are ours.",
     ]
     return "\n".join(lines) + "\n"
 
