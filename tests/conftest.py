@@ -64,7 +64,8 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark what `weekly.txt` names: a test, or one case of it."""
+    """Mark what `weekly.txt` names, a test or one case of it; the longest files come first."""
+    items.sort(key=lambda item: item.path.parent.name not in ("stages", "sweeps"))
     for item in items:
         name = item.nodeid.removeprefix("tests/")
         if name in WEEKLY or name.split("[")[0] in WEEKLY:

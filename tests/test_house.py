@@ -144,3 +144,11 @@ def test_a_method_imports_nothing_that_it_does_not_need():
     found = set(done.stdout.split())
     assert "fgjax.attribution.fido.method" in found
     assert not found & {"scipy.stats", "matplotlib", "orbax", "rich", "skimage"}
+
+
+def test_every_weekly_test_is_there():
+    tests = Path(__file__).parent
+    lines = (tests / "weekly.txt").read_text(encoding="utf-8").splitlines()
+    for line in (line for line in lines if line and not line.startswith("#")):
+        file, name = line.split("[")[0].split("::")
+        assert f"def {name}(" in (tests / file).read_text(encoding="utf-8"), line
