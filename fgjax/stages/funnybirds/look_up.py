@@ -81,7 +81,7 @@ def look_up(source: Any, explained: Explained, records: tuple[Record, ...]) -> L
     filled = [np.append(own, np.full(most - len(own), np.nan)) for own in without]
     none = np.zeros((most, *masks[0].shape[1:]), bool)
     every_mask = np.stack([np.concatenate([own, none[len(own) :]]) for own in masks])
-    score, fewer, seen = np.array(scores), np.array(filled), every_mask.any((2, 3))
+    score, fewer, seen = np.array(scores), np.array(filled), np.any(every_mask, axis=(2, 3))
     irrelevant = irrelevant_parts(score, np.where(seen, fewer, score[:, None]), seen)
     rivals = np.array([_rivals(kinds, label) for label in labels.tolist()])
     shared = (kinds[rivals] == kinds[labels][:, None]) & (rivals != labels[:, None])[..., None]
