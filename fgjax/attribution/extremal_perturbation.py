@@ -30,7 +30,7 @@ from fgjax.attribution.common.streaming import choose_chunk, chunks
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.filters import REFERENCE_SIDE, gaussian_blur
-from fgjax.core.floor import is_flat
+from fgjax.core.floor import FLOOR, is_flat
 from fgjax.core.functional import Static
 from fgjax.core.option import option
 from fgjax.devices.jit import program
@@ -225,12 +225,13 @@ def area_loss(
 ) -> Float[Array, "n areas"]:
     """Return mean (vecsort(m) − r_a)² (Eq. 4): r_a is zeros, then as many ones as `pixels` says.
 
-    0 only for a mask that is 0 or 1 everywhere, and 1 on just so many pixels. Ties go in a random
-    order: all pixels of the image tie at the start.
+    0 only for a mask that is 0 or 1 everywhere, and 1 on just so many pixels. Ties, those but for
+    rounding, go in a random order: at the start all pixels of the image tie.
     """
     every = masks.shape[2] * masks.shape[3]
     shuffled = np.random.default_rng(0).permutation(every)
-    ordered = jnp.sort(masks.reshape(*masks.shape[:2], every)[:, :, shuffled], axis=2)
+    values = masks.reshape(*masks.shape[:2], every)[:, :, shuffled]
+    _, ordered = jax.lax.sort((jnp.round(values / FLOOR), values), dimension=2, num_keys=1)
     wanted = np.arange(every) >= every - np.array(pixels)[:, None]
     return jnp.mean((ordered - wanted[None].astype(np.float32)) ** 2, axis=2)
 
