@@ -93,8 +93,7 @@ def short_table(folder: Path = RESULTS) -> str:
         tuple(
             column
             for column in COLUMNS
-            if (column.images == "species" and column.metric in SHORT)
-            or column.images == "birds"
+            if (column.images == "species" and column.metric in SHORT) or column.images == "birds"
         ),
         folder,
     )
