@@ -36,6 +36,7 @@ SETTINGS = {
     "lime": {"samples": 500},
     "kernel_shap": {"samples": 500},
     "mask_perturbation": {"steps": 150},
+    "extremal_perturbation": {"steps": 100, "learning_rate": 0.08, "growth": 1.0282},
 }
 """What is not a method's default."""
 NETWORKS = {"region_attention": "parts_species", "step_cam": "focus_species"}

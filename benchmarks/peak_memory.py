@@ -47,6 +47,7 @@ FEW = {
     "rise": {"masks": 64},
     "occlusion": {"window": 112.0, "stride": 56.0},
     "mask_perturbation": {"steps": 2},
+    "extremal_perturbation": {"steps": 2},
     "lime": {"samples": 64},
     "kernel_shap": {"samples": 64},
     "smooth_gradient": {"samples": 16},

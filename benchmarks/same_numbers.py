@@ -29,7 +29,8 @@ FOCUS = ("focus.backbone=resnet_tiny", "focus.hidden=8", "focus.patch_size=32",
          "focus.extractor_epochs=1", "focus.steps=2", "focus.patches=2")  # fmt: skip
 FEW = ("compare.fido.steps=2", "compare.fido.batch_size=2", "compare.rise.masks=32",
        "compare.glas.grid=3", "compare.recursive_glas.grid=3", "compare.recursive_glas.rounds=2",
-       "compare.mask_perturbation.steps=3", "compare.lime.samples=32", "compare.steps=5",
+       "compare.mask_perturbation.steps=3",
+       "compare.extremal_perturbation.steps=3", "compare.lime.samples=32", "compare.steps=5",
        "compare.smooth_gradient.samples=2", "compare.integrated_gradients.steps=3",
        "compare.score_cam.channels=4", "compare.sensitivity=1", "compare.randomised=1")  # fmt: skip
 RUNS: dict[str, tuple[str, ...]] = {

@@ -31,6 +31,10 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     )
     from fgjax.attribution.common.types import Attribution
     from fgjax.attribution.contrast import contrast
+    from fgjax.attribution.extremal_perturbation import (
+        ExtremalPerturbationConfig,
+        extremal_perturbation,
+    )
     from fgjax.attribution.fido.concrete import concrete_dropout, simplified_concrete_dropout
     from fgjax.attribution.fido.config import FidoConfig
     from fgjax.attribution.fido.method import FIDO_PRESETS, fido, fido_preset
@@ -93,6 +97,7 @@ _NAMES = {
     """,
     "fgjax.attribution.common.types": "Attribution",
     "fgjax.attribution.contrast": "contrast",
+    "fgjax.attribution.extremal_perturbation": "ExtremalPerturbationConfig extremal_perturbation",
     "fgjax.attribution.fido.concrete": "concrete_dropout simplified_concrete_dropout",
     "fgjax.attribution.fido.config": "FidoConfig",
     "fgjax.attribution.fido.method": "fido FIDO_PRESETS fido_preset",
@@ -154,6 +159,7 @@ __all__ = [
     "Attribution",
     "Classifier",
     "DeconvnetConfig",
+    "ExtremalPerturbationConfig",
     "FidoConfig",
     "FinerCamConfig",
     "GlasConfig",
@@ -189,6 +195,7 @@ __all__ = [
     "deletion",
     "evaluate",
     "extract_patches",
+    "extremal_perturbation",
     "fido",
     "fido_preset",
     "finer_cam",

@@ -58,7 +58,7 @@ class DataConfig:
         "species",
         "species (drawn by fgjax), folder (class folders, or a flat folder of images), tfds "
         "(TensorFlow Datasets), or a set as its authors ship it: cub, dogs, cars, aircraft, "
-        "celeba, inat2017, cifar100, food101, imagenette, asl, plantvillage.",
+        "celeba, funnybirds, inat2017, cifar100, food101, imagenette, asl, plantvillage.",
         names=lambda: SOURCES,
     )
     path: str | None = option(

@@ -30,6 +30,7 @@ METHODS = {
     "glas": fgjax.GlasConfig(grid=3),
     "recursive_glas": fgjax.RecursiveGlasConfig(grid=3, rounds=2),
     "occlusion": fgjax.OcclusionConfig(window=100, stride=60),
+    "extremal_perturbation": fgjax.ExtremalPerturbationConfig(steps=3, areas=(0.2,), cell=28),
 }
 
 

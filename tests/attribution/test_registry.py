@@ -31,6 +31,7 @@ SETTINGS = {
     "rise": dict(masks=10, chunk_size=5),
     "occlusion": dict(window=112, stride=56, chunk_size=5),
     "mask_perturbation": dict(steps=4),
+    "extremal_perturbation": dict(steps=2, areas=(0.1, 0.3)),
     "lime": dict(samples=12, segments=4, chunk_size=6),
     "smooth_gradient": dict(samples=6, chunk_size=3),
     "integrated_gradients": dict(steps=4, chunk_size=2),

@@ -63,7 +63,8 @@ def maps_on_eight_devices(methods):
         settings = dict(fido=dict(steps=3, batch_size=3), glas=dict(grid=3), lime=dict(samples=20),
                         recursive_glas=dict(grid=3), rise=dict(masks=21, chunk_size=10),
                         occlusion=dict(window=84.0, stride=56.0), smooth_gradient=dict(samples=3),
-                        mask_perturbation=dict(steps=3), integrated_gradients=dict(steps=3))
+                        mask_perturbation=dict(steps=3),
+                        extremal_perturbation=dict(steps=3), integrated_gradients=dict(steps=3))
         model = fgjax.create_model("resnet_tiny", 5, size=32)
         images = jnp.asarray(np.random.default_rng(0).random((3, 32, 32, 3)), jnp.float32)
         targets = jnp.asarray([0, 3, 4])

@@ -26,6 +26,7 @@ SETTINGS = dict(
     occlusion=dict(window=84, stride=28),
     smooth_gradient=dict(samples=5),
     mask_perturbation=dict(steps=10, l1=0.0),
+    extremal_perturbation=dict(steps=10),
     integrated_gradients=dict(steps=5),
 )
 OTHERS = (

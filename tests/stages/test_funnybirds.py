@@ -6,13 +6,20 @@ import numpy as np
 import pytest
 
 from fgjax.core.tables import read_csv
-from fgjax.data.species.funny import KINDS, TELLING
+from fgjax.data.species.funny import KINDS, TELLING, draw_swaps
 from fgjax.data.species.funny_source import FunnySource
 from fgjax.data.types import DataError, Record
-from fgjax.evaluation.funnybirds import rival_classes, rivals_behave, sufficient_sets
+from fgjax.evaluation.funnybirds import (
+    part_importance,
+    rival_classes,
+    rivals_behave,
+    sufficient_sets,
+)
 from fgjax.run import main
+from fgjax.stages.classifier import Explained
 from fgjax.stages.funnybirds.look_up import LookUp, look_up
-from fgjax.stages.funnybirds.table import COLUMNS, numbers, summary, to_markdown
+from fgjax.stages.funnybirds.table import COLUMNS, numbers, silhouette, summary, to_markdown
+from fgjax.sweeps.rows import read_numbers
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +84,82 @@ def test_an_oracle_has_everything_and_a_map_of_the_background_nothing():
         np.testing.assert_allclose(found[name], 0.5 if name == "correctness" else 0, err_msg=name)
 
 
-def test_a_column_that_a_control_wins_ranks_nothing():
+def test_a_column_that_a_control_wins_ranks_nothing(tmp_path):
     seen = seen_by_a_model_that_counts_parts([0, 4])
     good = {name: np.array([0.9, 0.7]) for name in COLUMNS}
     bad = {name: np.array([0.1, 0.3]) for name in COLUMNS} | {"d": np.array([1.0, 1.0])}
     about = summary({"zero": (bad, 0.1), "glas": (good, 0.2)}, seen, {"lrp": "it cannot"})
+    (tmp_path / "funnybirds.json").write_text(json.dumps(about))
+    told = read_numbers(tmp_path)  # of a sweep over seeds
+    assert told["glas.completeness"] == pytest.approx(0.8) and told["accuracy"] == 1
     assert about["gamed"] == {"d": ["zero"]}
     assert [row["method"] for row in about["rows"]] == ["glas", "zero"]
     text = to_markdown(about)
     assert "| glas | **0.800" in text and "D (↑)" in text and "lrp is left out: it cannot" in text
     assert "D ranks nothing: zero" in text
+
+
+@pytest.fixture(scope="module")
+def crest_reader(source):
+    """A bird, and a model that sees nothing but its crest: the class whose crest it looks like
+    most, of those alike the bird's own first."""
+    record = next(r for r in source.records if r.split == "test")
+    scene = source._scene(record)[0]
+    drawn = draw_swaps(scene, record.label, source.size)
+    whole = source.load(record).image
+    crests = {KINDS[record.label, 0]: whole}
+    for i in np.flatnonzero(drawn.parts == 0):
+        crests[KINDS[drawn.donors[i].argmax(), 0]] = drawn.images[i]
+    seen = np.any([image != whole for image in crests.values()], axis=(0, 3))
+    wanted = np.stack([crests[look][seen] for look in KINDS[:, 0]]).astype(np.float64) / 255
+
+    class Reader(Explained):
+        def __init__(self):
+            object.__setattr__(self, "index", tuple(range(len(KINDS))))
+
+        def predict(self, images, boxes=None):
+            far = np.abs(images[:, None, seen] - wanted).mean((2, 3))
+            return -far + 1e-6 * (np.arange(len(KINDS)) == record.label)
+
+    return record, Reader()
+
+
+def test_of_a_model_that_reads_the_crest_its_swap_alone_counts(source, crest_reader):
+    record, reader = crest_reader
+    seen = look_up(source, reader, (record,))
+    assert seen.correct.all() and seen.flips.tolist() == [[True, False, False, False, False]]
+    crest = [row for row in seen.swaps if row["part"] == "crest"]
+    assert crest and all(row["as_the_part_says"] for row in crest)
+    assert not any(row["flips"] for row in seen.swaps if row["part"] != "crest")
+    found = {}
+    for place, part in enumerate(TELLING):
+        heat = seen.masks[:, place].astype(float)
+        importance = part_importance(heat, seen.masks)[:, None].repeat(3, 1)
+        found[part], _ = numbers(seen, importance)
+    assert found["crest"]["swap_energy"] == [1] and found["crest"]["swap_first"] == [1]
+    assert found["legs"]["swap_energy"] == [0] and found["legs"]["swap_first"] == [0]
+    ones, _ = numbers(seen, part_importance(np.ones_like(heat), seen.masks)[:, None].repeat(3, 1))
+    about = summary({"glas": (found["crest"], 0.1), "constant": (ones, 0.1)}, seen, {})
+    chance = about["swaps"]["chance"]
+    assert chance["first"] == pytest.approx(0.2) == ones["swap_first"][0]
+    assert chance["energy"] == pytest.approx(ones["swap_energy"][0])
+    assert about["swaps"]["flips"]["crest"] == 1 and about["swaps"]["flips"]["beak"] == 0
+    text = to_markdown(about)
+    assert "| glas | **1.000" in text and "crest 100% (100%)" in text and "0.200" in text
+
+
+def test_the_silhouette_gives_every_part_its_area(source, crest_reader):
+    record, reader = crest_reader
+    seen = look_up(source, reader, (record,))
+    mask = source.load(record).mask[None]
+    importance = silhouette(mask, seen)
+    assert (
+        importance.shape == (1, 3, seen.masks.shape[1])
+        and (importance[:, 0] == importance[:, 1]).all()
+    )
+    inside = importance[0, 0, :5]
+    areas = seen.masks[0, :5].sum((1, 2))
+    assert (inside > 0.5 * areas / mask.sum()).all() and (inside < 1).all()
 
 
 @pytest.mark.slow
@@ -101,7 +174,10 @@ def test_a_run_makes_the_table_and_goes_on(tmp_path, monkeypatch):
              "compare.methods=gradient,occlusion,constant,flipped"]  # fmt: skip
     assert main(words) == 0
     rows = read_csv(tmp_path / "funnybirds.csv")
-    assert {row["method"] for row in rows} == {"gradient", "occlusion", "constant", "flipped"}
+    named = {"gradient", "occlusion", "constant", "flipped"}
+    assert {row["method"] for row in rows} == named | {"silhouette"}
+    assert {"swap_energy", "swap_first"} <= {row["metric"] for row in rows}
+    assert len(read_csv(tmp_path / "part_swaps.csv")) > 6 * 5
     about = json.loads((tmp_path / "funnybirds.json").read_text())
     assert about["images"] == 6 and about["accuracy"] == 1
     held = (tmp_path / "funnybirds" / "gradient.json").stat().st_mtime_ns

@@ -12,7 +12,7 @@ background are looks of these birds, too.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from fgjax.data.species.catalogue import PARTS
 from fgjax.data.species.scenes import Scene
@@ -57,6 +57,21 @@ class Subsets:
     things: Bool[np.ndarray, "things h w"]
 
 
+@dataclass(frozen=True)
+class Swaps:
+    """A bird drawn with one part of another class in place of its own, once for every other look.
+
+    Attributes:
+      images: the drawings.
+      parts: which of `TELLING` was swapped in each.
+      donors: which classes have the look that it took.
+    """
+
+    images: UInt8[np.ndarray, "swaps h w 3"]
+    parts: Int[np.ndarray, "swaps"]
+    donors: Bool[np.ndarray, "swaps k"]
+
+
 def draw_kind(scene: Scene, kind: int, size: int = 96, without: tuple[str, ...] = ()) -> Drawing:
     """Draw the class `kind` in `scene`, whose own species is not looked at, with nothing in front.
 
@@ -65,8 +80,31 @@ def draw_kind(scene: Scene, kind: int, size: int = 96, without: tuple[str, ...] 
     """
     if not 0 <= kind < len(KINDS):
         raise ValueError(f"kind={kind}: the classes are 0 to {len(KINDS) - 1}")
-    swap = dict(zip(TELLING, KINDS[kind].tolist(), strict=True))
+    return _draw(scene, KINDS[kind].tolist(), size, without)
+
+
+def _draw(scene: Scene, looks: list[int], size: int, without: tuple[str, ...] = ()) -> Drawing:
+    """Draw a bird whose parts look like those of these species."""
+    swap = dict(zip(TELLING, looks, strict=True))
     return draw(replace(scene, label=0, occluders=()), size, without=without, swap=swap)
+
+
+def draw_swaps(scene: Scene, kind: int, size: int = 96) -> Swaps:
+    """Draw the class `kind` in `scene` with each part of every other class that differs in it.
+
+    Classes that share a part's look share the drawing.
+    """
+    images, parts, donors = [], [], []
+    for i in range(len(TELLING)):
+        for look in np.unique(KINDS[:, i]).tolist():
+            if look == KINDS[kind, i]:
+                continue
+            looks = KINDS[kind].tolist()
+            looks[i] = look
+            images.append(_draw(scene, looks, size).image)
+            parts.append(i)
+            donors.append(KINDS[:, i] == look)
+    return Swaps(np.stack(images), np.array(parts), np.stack(donors))
 
 
 def draw_subsets(scene: Scene, kind: int, size: int = 96) -> Subsets:

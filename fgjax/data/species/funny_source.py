@@ -13,7 +13,15 @@ import numpy as np
 
 from fgjax.data.registry import DataSet
 from fgjax.data.species.catalogue import PARTS
-from fgjax.data.species.funny import KINDS, TELLING, Subsets, draw_kind, draw_subsets
+from fgjax.data.species.funny import (
+    KINDS,
+    TELLING,
+    Subsets,
+    Swaps,
+    draw_kind,
+    draw_subsets,
+    draw_swaps,
+)
 from fgjax.data.species.scenes import Scene, sample_scene
 from fgjax.data.species.source import check_size, split_and_index
 from fgjax.data.types import SPLITS, DataError, Example, Record
@@ -100,6 +108,14 @@ class FunnySource:
           DataError: it is not one of this data set.
         """
         return draw_subsets(self._scene(record)[0], record.label or 0, self.size)
+
+    def swaps(self, record: Record) -> Swaps:
+        """Return `record` with each part of every other class that differs in it.
+
+        Raises:
+          DataError: it is not one of this data set.
+        """
+        return draw_swaps(self._scene(record)[0], record.label or 0, self.size)
 
 
 FUNNY = DataSet(

@@ -2,6 +2,7 @@
 
     run/funnybirds/METHOD.json        the parts' importance, and what it was made with
     run/funnybirds.csv, .md, .json    the table
+    run/part_swaps.csv                every part swapped, and what the model says then
 
 A method that is done is not done again.
 """
@@ -23,7 +24,15 @@ from fgjax.options.schema import ConfigError
 from fgjax.stages.compare.comparison import Comparison, prepare
 from fgjax.stages.compare.methods import each_method, methods_of
 from fgjax.stages.funnybirds.look_up import LookUp, look_up
-from fgjax.stages.funnybirds.table import COLUMNS, numbers, summary, to_markdown
+from fgjax.stages.funnybirds.table import (
+    CONTROLS,
+    SILHOUETTE,
+    columns_of,
+    numbers,
+    silhouette,
+    summary,
+    to_markdown,
+)
 from fgjax.stages.job import Job
 from fgjax.stages.stage import Stage
 
@@ -38,9 +47,10 @@ class FunnyBirds(Stage):
         if not hasattr(job.source, "subsets"):
             raise ConfigError(
                 f"stages=funnybirds: images of data.source={job.config.data.source} cannot be "
-                "drawn without their parts; those of data.source=funny_species can"
+                "drawn without their parts; those of data.source=funny_species can, and those of "
+                "data.source=funnybirds are there without them"
             )
-        _ = job.records
+        _ = job.source.subsets(job.records[0])  # a file that is missing is told before training
 
     def run(self, job: Job) -> int:
         """Do what is not done yet, and make the table."""
@@ -69,12 +79,17 @@ def score_methods(job: Job) -> int:
 
     methods = methods_of(config, job.explained.model)
     _, refused = each_method(comparison, methods, score, "funnybirds")
+    if set(methods) & set(CONTROLS) and comparison.batch.has_mask.all():
+        whole = silhouette(comparison.batch.masks, seen)
+        found[SILHOUETTE] = numbers(right, whole[seen.correct])
     about = summary(found, seen, refused)
     rows = [
         {"method": row["method"], "metric": name, "mean": row[name], "low": row[f"{name}_95"][0],
          "high": row[f"{name}_95"][1], "images": row[f"{name}_defined"]}
-        for row in about["rows"] for name in COLUMNS
+        for row in about["rows"] for name in columns_of(seen)
     ]  # fmt: skip
+    if seen.swaps:
+        write_atomic(run.path / "part_swaps.csv", to_csv(seen.swaps, list(seen.swaps[0])))
     write_atomic(run.path / "funnybirds.csv", to_csv(rows, list(rows[0]) if rows else []))
     write_atomic(run.path / "funnybirds.json", json.dumps(about, indent=1) + "\n")
     text = to_markdown(about)
@@ -90,8 +105,9 @@ def only(seen: LookUp, chosen: np.ndarray) -> LookUp:
     """Return the look-up of some birds."""
     places = np.flatnonzero(chosen)
     sufficient = [seen.sufficient[i] for i in places]
-    rest = {name: value[places] for name, value in seen._asdict().items() if name != "sufficient"}
-    return LookUp(**rest, sufficient=sufficient)
+    rest = {name: value[places] for name, value in seen._asdict().items()
+            if isinstance(value, np.ndarray)}  # fmt: skip
+    return LookUp(**rest, sufficient=sufficient, swaps=seen.swaps)
 
 
 def _importance(comparison: Comparison, method: str, seen: LookUp) -> Float[np.ndarray, "n 3 q"]:
