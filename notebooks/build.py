@@ -17,8 +17,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
 REPOSITORY = ""
-"""OWNER/NAME on GitHub. Once it is set, notebooks and pages begin with a button that opens them in
-Colab; it wants the files of --ipynb on the branch notebooks, in the folder notebooks."""
+"""OWNER/NAME on GitHub, the one place that says where this repository is public. Once it is set,
+notebooks and pages begin with a button that opens them in Colab, and install from there. The button
+wants the files of --ipynb on the branch notebooks, in the folder notebooks."""
+INSTALL = "install -q fgjax"
 
 
 def names() -> list[str]:
@@ -36,12 +38,20 @@ def with_badge(text: str, name: str) -> str:
     return f"{title}\n\n[![Open in Colab]({colab}/assets/colab-badge.svg)]({file})\n{rest}"
 
 
+def with_origin(text: str) -> str:
+    """Return a cell that installs this repository, where it is known, and not a package index's."""
+    if not REPOSITORY:
+        return text
+    return text.replace(INSTALL, f"install -q git+https://github.com/{REPOSITORY}")
+
+
 def read(name: str):
     """Return a notebook, not run."""
     import jupytext
 
     notebook = jupytext.read(HERE / f"{name}.py")
-    notebook.cells[0].source = with_badge(notebook.cells[0].source, name)
+    title, install = notebook.cells[:2]
+    title.source, install.source = with_badge(title.source, name), with_origin(install.source)
     return notebook
 
 

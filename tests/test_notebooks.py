@@ -5,6 +5,7 @@ Where Jupyter is missing the running is skipped, but with FGJAX_NOTEBOOKS=1 it f
 
 import ast
 import importlib.util
+import json
 import os
 import re
 from pathlib import Path
@@ -41,18 +42,48 @@ def test_each_says_what_it_is_and_installs_first(file):
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_page_of_the_docs_has_the_same_cells(file):
     page = (ROOT / "docs" / "notebooks" / f"{file.stem}.md").read_text("utf-8")
-    for cell in cells(file.read_text("utf-8")):
+    for cell in map(build().with_origin, cells(file.read_text("utf-8"))):
         if not cell.startswith("[markdown]"):
             assert f"```python\n{cell}\n```" in page, "python notebooks/build.py writes the pages"
 
 
-def test_colabs_button_is_there_once_the_repository_is_known(monkeypatch):
+BADGE = (
+    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    "(https://colab.research.google.com/github/someone/birds/blob/notebooks/notebooks/{}.ipynb)"
+)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_colabs_button_once_the_repository_is_known(file, monkeypatch):
     builder = build()
-    assert builder.with_badge("# A\n\nb", "a") == "# A\n\nb"
+    title, install, *_ = cells(file.read_text("utf-8"))
+    text = title.removeprefix("[markdown]\n")
+    if not builder.REPOSITORY:  # no button that leads nowhere, no host that is not known
+        assert (
+            builder.with_badge(text, file.stem) == text and builder.with_origin(install) == install
+        )
     monkeypatch.setattr(builder, "REPOSITORY", "someone/birds")
-    title, empty, button, _, text = builder.with_badge("# A\n\nb", "a").split("\n")
-    assert (title, empty, text) == ("# A", "", "b")
-    assert button.endswith("/github/someone/birds/blob/notebooks/notebooks/a.ipynb)")
+    first, empty, button, rest = builder.with_badge(text, file.stem).split("\n", 3)
+    assert f"{first}\n{rest}" == text and empty == "" and button == BADGE.format(file.stem)
+    assert 'install -q git+https://github.com/someone/birds")' in builder.with_origin(install)
+
+
+@pytest.mark.skipif(not HERE, reason="needs jupytext, nbclient and ipykernel")
+def test_files_and_pages_have_the_button(tmp_path, monkeypatch):
+    builder = build()
+    monkeypatch.setattr(builder, "REPOSITORY", "someone/birds")
+    monkeypatch.setattr("sys.argv", ["build.py", "--ipynb", str(tmp_path)])
+    builder.main()
+    assert sorted(tmp_path.glob("*.ipynb")) == [tmp_path / f"{f.stem}.ipynb" for f in FILES]
+    for file in FILES:
+        first, install, *_ = json.loads((tmp_path / f"{file.stem}.ipynb").read_text("utf-8"))[
+            "cells"
+        ]
+        page = builder.to_markdown(builder.read(file.stem), file.stem, tmp_path)
+        for text in ("".join(first["source"]), page):
+            assert text.count("colab-badge.svg") == 1 and BADGE.format(file.stem) in text
+        for text in ("".join(install["source"]), page):
+            assert text.count("git+https://github.com/someone/birds") == 1
 
 
 @pytest.mark.slow
