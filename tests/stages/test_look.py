@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fgjax.data.exif import Taken
 from fgjax.data.megadetector import Detection
 from fgjax.options.judging import LookConfig
 from fgjax.run import main
@@ -74,7 +75,10 @@ def test_tables_of_field_work():
     assert [float(first[k]) for k in ("x", "y", "width", "height")] == [0.25, 0.5, 0.5, 0.5]
     assert first["reasons"] == f"{WRONG}; {UNSURE}" and first["like"] == "b.jpg"
     assert rows[1]["x"] == "" and rows[3]["failure"] == "damaged" and rows[3]["p"] == ""
-    assert "date" not in first
+    assert "date" not in first  # as places of rare species are not everybody's
+    dated = [Line("a/1.jpg", "", p, None, taken=Taken("2026-05-17 04:31:08", "-2.5", "29.0"))]
+    (row,) = csv.DictReader(field_csv(dated, outputs, {}).splitlines())
+    assert [row[k] for k in ("date", "latitude", "longitude")] == list(dated[0].taken)
     said = json.loads(detections_json(lines, outputs, {"c.jpg": "damaged"}, "fgjax, fido"))
     assert breaches(said) == []
     (box,), (cut,) = (said["images"][i]["detections"] for i in (0, 2))
