@@ -59,9 +59,8 @@ def test_colabs_button_once_the_repository_is_known(file, monkeypatch):
     title, install, *_ = cells(file.read_text("utf-8"))
     text = title.removeprefix("[markdown]\n")
     if not builder.REPOSITORY:  # no button that leads nowhere, no host that is not known
-        assert (
-            builder.with_badge(text, file.stem) == text and builder.with_origin(install) == install
-        )
+        assert builder.with_badge(text, file.stem) == text
+        assert builder.with_origin(install) == install
     monkeypatch.setattr(builder, "REPOSITORY", "someone/birds")
     first, empty, button, rest = builder.with_badge(text, file.stem).split("\n", 3)
     assert f"{first}\n{rest}" == text and empty == "" and button == BADGE.format(file.stem)
@@ -76,9 +75,8 @@ def test_files_and_pages_have_the_button(tmp_path, monkeypatch):
     builder.main()
     assert sorted(tmp_path.glob("*.ipynb")) == [tmp_path / f"{f.stem}.ipynb" for f in FILES]
     for file in FILES:
-        first, install, *_ = json.loads((tmp_path / f"{file.stem}.ipynb").read_text("utf-8"))[
-            "cells"
-        ]
+        made = json.loads((tmp_path / f"{file.stem}.ipynb").read_text("utf-8"))
+        first, install, *_ = made["cells"]
         page = builder.to_markdown(builder.read(file.stem), file.stem, tmp_path)
         for text in ("".join(first["source"]), page):
             assert text.count("colab-badge.svg") == 1 and BADGE.format(file.stem) in text
@@ -86,22 +84,42 @@ def test_files_and_pages_have_the_button(tmp_path, monkeypatch):
             assert text.count("git+https://github.com/someone/birds") == 1
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not HERE, reason="needs jupytext, nbclient and ipykernel")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_all_run_from_top_to_bottom(tmp_path, monkeypatch):
-    """In one folder, as the later ones find the classifier of the first."""
+def run_tiny(names, folder, monkeypatch) -> None:
+    """Run notebooks in one folder: later ones find the classifier of the first."""
     monkeypatch.setenv("FGJAX_TINY", "1")
     monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
     builder = build()
-    first = ["quick_start", "find_mistakes"]
-    for name in [*first, *(file.stem for file in FILES if file.stem not in first)]:
-        notebook = builder.run(name, tmp_path, seconds=300)
-        text = builder.to_markdown(notebook, name, tmp_path / "pictures")
+    for name in names:
+        notebook = builder.run(name, folder, seconds=600)
+        text = builder.to_markdown(notebook, name, folder / "pictures")
         assert "Traceback" not in text and "WARNING" not in text
-        shown = len(list((tmp_path / "pictures").glob(f"{name}_*.png")))
+        assert str(folder) not in text
+        shown = len(list((folder / "pictures").glob(f"{name}_*.png")))
         assert shown == (1 if name in ("quick_start", "compare_methods") else 0)
+    assert (folder / "runs/birds/report.html").is_file()
+    assert (folder / "birds_fido/attribution.npz").is_file()
+
+
+def runs(test):
+    """Mark a test that runs notebooks."""
+    for mark in (
+        pytest.mark.slow,
+        pytest.mark.timeout(1800),
+        pytest.mark.skipif(not HERE, reason="needs jupytext, nbclient and ipykernel"),
+        pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+        pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    ):
+        test = mark(test)
+    return test
+
+
+@runs
+def test_the_quick_start_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    run_tiny(["quick_start"], tmp_path, monkeypatch)
+
+
+@runs
+def test_all_run_from_top_to_bottom(tmp_path, monkeypatch):
+    names = ["quick_start", "find_mistakes"]
+    run_tiny(dict.fromkeys([*names, *(f.stem for f in FILES)]), tmp_path, monkeypatch)
     assert (tmp_path / "runs/photos/look.html").is_file()
-    assert (tmp_path / "runs/birds/report.html").is_file()
-    assert (tmp_path / "birds_fido/attribution.npz").is_file()
