@@ -93,8 +93,8 @@ def run_tiny(names, folder, monkeypatch) -> None:
         notebook = builder.run(name, folder, seconds=600)
         text = builder.to_markdown(notebook, name, folder / "pictures")
         assert "Traceback" not in text and "WARNING" not in text
-        assert str(folder) not in text
-        shown = len(list((folder / "pictures").glob(f"{name}_*.png")))
+        assert str(folder) not in text and "nan%" not in text
+        shown = len(list((folder / "pictures").glob(f"{name}_*.jpg")))
         assert shown == (1 if name in ("quick_start", "compare_methods") else 0)
     assert (folder / "runs/birds/report.html").is_file()
     assert (folder / "birds_fido/attribution.npz").is_file()
