@@ -4,13 +4,17 @@ Where Jupyter is missing the running is skipped, but with FGJAX_NOTEBOOKS=1 it f
 """
 
 import ast
+import base64
 import importlib.util
+import io
 import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(path for path in (ROOT / "notebooks").glob("*.py") if path.stem != "build")
@@ -45,6 +49,28 @@ def test_the_page_of_the_docs_has_the_same_cells(file):
     for cell in map(build().with_origin, cells(file.read_text("utf-8"))):
         if not cell.startswith("[markdown]"):
             assert f"```python\n{cell}\n```" in page, "python notebooks/build.py writes the pages"
+
+
+def test_a_page_has_the_outputs_and_small_pictures(tmp_path):
+    drawn = io.BytesIO()
+    Image.new("RGBA", (1800, 600), (200, 30, 30, 255)).save(drawn, "PNG")
+    shown = {"image/png": base64.b64encode(drawn.getvalue()).decode(), "text/plain": "<Figure>"}
+    outputs = [
+        SimpleNamespace(output_type="stream", text="\x1b[1mepoch\x1b[0m 1\n"),
+        SimpleNamespace(output_type="display_data", data={"text/plain": "epoch 2\n"}),
+        SimpleNamespace(output_type="execute_result", data={"text/plain": "0"}),
+        SimpleNamespace(output_type="display_data", data=shown),
+    ]
+    code = SimpleNamespace(cell_type="code", source="main()", outputs=outputs)
+    text = SimpleNamespace(cell_type="markdown", source="# Birds")
+    page = build().to_markdown(SimpleNamespace(cells=[text, code]), "birds", tmp_path / "made")
+    (picture,) = (tmp_path / "made").iterdir()
+    assert page == (
+        "# Birds\n\n```python\nmain()\n```\n\n```text\nepoch 1\nepoch 2\n```\n\n"
+        f"![What this cell shows](../pictures/notebooks/{picture.name})\n"
+    )
+    with Image.open(picture) as small:
+        assert small.size == (900, 300)
 
 
 BADGE = (
