@@ -106,8 +106,9 @@ def to_markdown(notebook, name: str, pictures: Path) -> str:
 
 
 def plain(text: str) -> str:
-    """Return text without a terminal's colours and empty lines at its ends."""
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).strip("\n")
+    """Return text without a terminal's colours, spaces at ends of lines, empty lines around."""
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+    return re.sub(r" +$", "", text, flags=re.M).strip("\n")
 
 
 def main() -> None:

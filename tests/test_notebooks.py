@@ -56,7 +56,7 @@ def test_a_page_has_the_outputs_and_small_pictures(tmp_path):
     Image.new("RGBA", (1800, 600), (200, 30, 30, 255)).save(drawn, "PNG")
     shown = {"image/png": base64.b64encode(drawn.getvalue()).decode(), "text/plain": "<Figure>"}
     outputs = [
-        SimpleNamespace(output_type="stream", text="\x1b[1mepoch\x1b[0m 1\n"),
+        SimpleNamespace(output_type="stream", text="\x1b[1mepoch\x1b[0m 1  \n"),
         SimpleNamespace(output_type="display_data", data={"text/plain": "epoch 2\n"}),
         SimpleNamespace(output_type="execute_result", data={"text/plain": "0"}),
         SimpleNamespace(output_type="display_data", data=shown),
