@@ -113,7 +113,6 @@ def test_files_and_pages_have_the_button(tmp_path, monkeypatch):
 def run_tiny(names, folder, monkeypatch) -> None:
     """Run notebooks in one folder: later ones find the classifier of the first."""
     monkeypatch.setenv("FGJAX_TINY", "1")
-    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
     builder = build()
     for name in names:
         notebook = builder.run(name, folder, seconds=600)
