@@ -4,9 +4,10 @@
 
 A small run on photographs (drawn by a rule) goes through training, test, explain, evaluate, report
 and compare. It is done once in one piece; then again and again from nothing, killed by SIGKILL at
-a random moment, and finished by the same command. Everything in its folder must be the same, byte
-for byte, but for seconds: maps and weights as arrays, tables, metrics, pictures and report.html.
-Exit code 1 if anything differs, and what it is.
+a random moment (of the whole run; of its training; of its test; … each in its turn), and finished
+by the same command. Everything in its folder must be the same, byte for byte, but for seconds: maps
+and weights as arrays, tables, metrics, pictures and report.html. Exit code 1 if anything differs,
+and what it is.
 """
 
 import argparse
@@ -110,6 +111,20 @@ def stage_of(run: Path) -> str:
     return next((stage for stage in STAGES.split(",") if stage not in done), "after all")
 
 
+def wait_for(stage: str, process: subprocess.Popen, run: Path) -> None:
+    """Wait until a run works on a stage, or has ended."""
+    first = stage == STAGES.split(",")[0]  # before it nothing is written of stages
+    while process.poll() is None:
+        if (run / "config.yaml").exists() if first else stage_of(run) == stage:
+            return
+        time.sleep(0.02)
+
+
+def seconds_of(stage: str, run: Path) -> float:
+    """Return how long a finished run worked on a stage."""
+    return float(json.loads((run / "run.json").read_text())["stages"][stage]["seconds"])
+
+
 def main() -> int:
     """Kill, finish, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -130,8 +145,11 @@ def main() -> int:
     wanted = contents(whole)
     print(f"a run in one piece: {lasts:.0f} s, {len(wanted)} files and arrays to compare")
     for number in range(given.kills):
-        run, after = folder / f"run_{number}", rng.uniform(0.05, 1.0) * lasts
+        run, stage = folder / f"run_{number}", ("", *STAGES.split(","))[number % 7]
+        after = rng.uniform(0.05, 1.0) * (seconds_of(stage, whole) if stage else lasts)
         process = start(data, run, log)
+        if stage:
+            wait_for(stage, process, run)
         try:
             process.wait(after)
         except subprocess.TimeoutExpired:

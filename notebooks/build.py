@@ -2,6 +2,7 @@
 
     python notebooks/build.py              # all of them, as a reader would, into docs/notebooks
     python notebooks/build.py quick_start  # one
+    python notebooks/build.py --folder DIR # their runs stay there, and are found the next time
     python notebooks/build.py --dry        # pages without outputs: what to commit in a hurry
     python notebooks/build.py --ipynb DIR  # not run, as files that Jupyter and Colab open
 
@@ -10,15 +11,22 @@ They are kept as text (jupytext's percent format). Needs `pip install -e ".[note
 
 import argparse
 import base64
+import io
 import re
 import tempfile
 from pathlib import Path
 
+from PIL import Image
+
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
 REPOSITORY = ""
-"""OWNER/NAME on GitHub. Once it is set, notebooks and pages begin with a button that opens them in
-Colab; it wants the files of --ipynb on the branch notebooks, in the folder notebooks."""
+"""OWNER/NAME on GitHub, the one place that says where this repository is public. Once it is set,
+notebooks and pages begin with a button that opens them in Colab, and install from there. The button
+wants the files of --ipynb on the branch notebooks, in the folder notebooks."""
+INSTALL = "install -q fgjax"
+EXIT_CODE = "0"  # of a command in a cell: shown by Jupyter, of no interest on a page
+WIDEST = 900  # pixels of a page's picture
 
 
 def names() -> list[str]:
@@ -36,12 +44,20 @@ def with_badge(text: str, name: str) -> str:
     return f"{title}\n\n[![Open in Colab]({colab}/assets/colab-badge.svg)]({file})\n{rest}"
 
 
+def with_origin(text: str) -> str:
+    """Return a cell that installs this repository, where it is known, and not a package index's."""
+    if not REPOSITORY:
+        return text
+    return text.replace(INSTALL, f"install -q git+https://github.com/{REPOSITORY}")
+
+
 def read(name: str):
     """Return a notebook, not run."""
     import jupytext
 
     notebook = jupytext.read(HERE / f"{name}.py")
-    notebook.cells[0].source = with_badge(notebook.cells[0].source, name)
+    title, install = notebook.cells[:2]
+    title.source, install.source = with_badge(title.source, name), with_origin(install.source)
     return notebook
 
 
@@ -73,22 +89,26 @@ def to_markdown(notebook, name: str, pictures: Path) -> str:
         for output in cell.outputs:  # none of a notebook that was not run
             if output.output_type == "stream":
                 text += output.text
-            elif "image/png" not in output.data:
-                text += output.data.get("text/plain", "") + "\n"
+            elif "image/png" not in output.data and output.data.get("text/plain") != EXIT_CODE:
+                text += output.data.get("text/plain", "").rstrip("\n") + "\n"
         if text.strip():
             parts.append(f"```text\n{plain(text)}\n```")
         for output in cell.outputs:
             if output.output_type != "stream" and "image/png" in output.data:
                 pictures.mkdir(parents=True, exist_ok=True)
-                file = pictures / f"{name}_{len(parts)}.png"
-                file.write_bytes(base64.b64decode(output.data["image/png"]))
+                file = pictures / f"{name}_{len(parts)}.jpg"
+                with Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))) as drawn:
+                    small = drawn.convert("RGB")
+                small.thumbnail((WIDEST, WIDEST))
+                small.save(file, quality=85, optimize=True)
                 parts.append(f"![What this cell shows](../pictures/notebooks/{file.name})")
     return "\n\n".join(parts) + "\n"
 
 
 def plain(text: str) -> str:
-    """Return text without a terminal's colours and empty lines at its ends."""
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).strip("\n")
+    """Return text without a terminal's colours, spaces at ends of lines, empty lines around."""
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+    return re.sub(r" +$", "", text, flags=re.M).strip("\n")
 
 
 def main() -> None:
@@ -96,6 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="which; all when left out")
     parser.add_argument("--ipynb", type=Path, help="write them there, not run")
+    parser.add_argument("--folder", type=Path, help="where they run; thrown away when left out")
     parser.add_argument("--dry", action="store_true", help="do not run them: no outputs")
     args = parser.parse_args()
     if args.ipynb is not None:
@@ -108,7 +129,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in args.names or names():
             print(name, flush=True)
-            notebook = read(name) if args.dry else run(name, Path(folder))
+            notebook = read(name) if args.dry else run(name, args.folder or Path(folder))
             page = to_markdown(notebook, name, DOCS / "pictures" / "notebooks")
             (DOCS / "notebooks").mkdir(exist_ok=True)
             (DOCS / "notebooks" / f"{name}.md").write_text(page, encoding="utf-8")

@@ -81,8 +81,10 @@ fgjax.show(images, result, titles=names)
 
 # %%
 found = fgjax.smallest_regions(model, images, targets, result)
+share = lambda area: f"{area:.1%}" if np.isfinite(area) else "–"  # –: no share does it
+print(f"{'':24} suffices | without it the class is lost")
 for name, kept, gone in zip(names, found.kept.area, found.destroyed.area):
-    print(f"{name}: {kept:.1%} of the image suffices, without {gone:.1%} of it the class is lost")
+    print(f"{name:24} {share(kept):>8} | {share(gone)}")
 
 # %% [markdown]
 # The maps are kept as numbers and as pictures; `fgjax.Attribution.load` reads them again.

@@ -4,6 +4,7 @@
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -233,5 +234,9 @@ def test_kills_compares_everything_but_seconds(tmp_path):
         assert text(name, 1.5) == text(name, 22) and "0.5" in text(name, 22)
     run.mkdir()
     assert kills.stage_of(run) == "before training"
-    (run / "run.json").write_text('{"stages": {"train": {}, "test": {}}}')
-    assert kills.stage_of(run) == "explain"
+    (run / "run.json").write_text('{"stages": {"train": {"seconds": 2.5}, "test": {}}}')
+    assert kills.stage_of(run) == "explain" and kills.seconds_of("train", run) == 2.5
+    ended = subprocess.Popen(["true"])
+    kills.wait_for("explain", ended, run)  # at once
+    ended.wait()
+    kills.wait_for("compare", ended, run)  # it never comes there

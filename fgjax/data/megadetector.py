@@ -124,7 +124,7 @@ def check(document: Any, where: str) -> None:
         if not isinstance(document.get(key, {}), dict):
             raise wrong(f"{key!r} is no object")
         for number, name in document.get(key, {}).items():
-            if not number.isdecimal() or not isinstance(name, str) or not name:
+            if not number.isdecimal() or not isinstance(name, str) or not name.strip():
                 raise wrong(f"{key} has {number!r}: {name!r}; wanted are numbers and their names")
     for place, image in enumerate(document["images"]):
         if not isinstance(image, dict) or not isinstance(image.get("file"), str):
@@ -205,7 +205,7 @@ def to_megadetector(
         "info": {"format_version": VERSION, **info},
         "detection_categories": CATEGORIES,
         "classification_categories": {
-            str(i): name or f"output {i}" for i, name in enumerate(classes)
+            str(i): name.strip() or f"output {i}" for i, name in enumerate(classes)
         },
         "images": images,
     }

@@ -143,6 +143,7 @@ class Page:
       threshold: where the threshold slider starts. 0.5 as in the figures of the FIDO papers.
       opacity: where the opacity slider starts.
       colormap: a name matplotlib knows.
+      nothing: what stands there instead of pictures when there are no entries.
     """
 
     title: str
@@ -155,6 +156,7 @@ class Page:
     threshold: float = 0.5
     opacity: float = 0.5
     colormap: str = "magma"
+    nothing: str = "No image was explained in this run."
 
 
 def write_page(path: Path, page: Page, *, image_size: int = 320, inline: int = INLINE) -> Path:

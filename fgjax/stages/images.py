@@ -87,8 +87,9 @@ def explained_records(source: Source, config: Config) -> tuple[Record, ...]:
 def say_what_is_left_out(source: Source, explained: int) -> None:
     """Say which files are no images, and that images are left out for a test share."""
     if left_out := getattr(source, "left_out", None):
-        say(f"data.path: {left_out.total()} files are no images and left out: "
-            f"{count_words(left_out)}")  # fmt: skip
+        many = left_out.total()
+        say(f"data.path: {many} {'file is no image' if many == 1 else 'files are no images'} and "
+            f"left out: {count_words(left_out)}")  # fmt: skip
     every = len(source.records)
     if getattr(source, "drawn_split", False) and explained < every:
         say(

@@ -1,5 +1,6 @@
 """MegaDetector's format, read and written; boxes that cut images."""
 
+import copy
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from fgjax.data.exif import Taken, read_taken
 from fgjax.data.megadetector import check, detection, read_megadetector, to_megadetector
 from fgjax.data.sets.folder import FolderSource
 from fgjax.data.types import DataError, Example
+from megadetector_format import breaches
 
 
 def document(*images, **more):
@@ -79,12 +81,106 @@ def test_what_is_not_in_the_format_is_told(tmp_path, value, message):
         read_megadetector(written(tmp_path, value), ["a/1.jpg", "b/1.jpg"])
 
 
+EXAMPLE = {
+    "info": {
+        "format_version": "1.6",
+        "detector": "some detector",
+        "detector_metadata": {"typical_detection_threshold": 0.2},
+        "summary_report": "<p>text</p>",
+    },
+    "detection_categories": {"1": "animal", "7": "person"},
+    "classification_categories": {"0": "fox", "4": "elk"},
+    "classification_category_descriptions": {"0": "vulpes", "4": "cervus"},
+    "images": [
+        {
+            "file": "a/1.jpg",
+            "detections": [
+                {"category": "1", "conf": 0.9, "bbox": [0.5, 0.25, 0.5, 0.125],
+                 "classifications": [["4", 0.9], ["0", 0.1]]},
+                {"category": "7", "conf": 0.95, "bbox": [0.0, 0.0, 1, 1]},
+            ],
+        },
+        {"file": "a\\2.jpg", "detections": [], "failure": None},
+        {"file": "b/3.mp4", "frame_rate": 20, "frames_processed": [0, 20], "detections": [
+            {"category": "1", "conf": 0.8, "bbox": [0.1, 0.2, 0.3, 0.4], "frame_number": 20},
+        ]},
+        {"file": "b/4.jpg", "failure": "Failure image access", "detections": None},
+        {"file": "b/5.jpg", "failure": "Failure image access"},
+    ],
+}  # fmt: skip
+"""Every kind of entry that the format knows."""
+
+
+def test_every_kind_of_entry_is_read(tmp_path):
+    assert breaches(EXAMPLE) == []
+    found = read_megadetector(written(tmp_path, EXAMPLE), ["a/1.jpg", "a/2.jpg", "b/4.jpg"])
+    assert set(found) == {"a/1.jpg"} and found["a/1.jpg"].score == 0.9
+    np.testing.assert_allclose(found["a/1.jpg"].box, [0.5, 0.25, 1, 0.375])
+
+
+def changed(*path, to):
+    """The example with another value at a place; `...`: without it."""
+    value = copy.deepcopy(EXAMPLE)
+    inner = value
+    for step in path[:-1]:
+        inner = inner[step]
+    if to is ...:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = to
+    return value
+
+
+FIRST = ("images", 0, "detections", 0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        changed("info", to=...),
+        changed("info", "format_version", to=...),
+        changed("info", "format_version", to="new"),
+        changed("info", "format_version", to="1.2"),
+        changed("detection_categories", to=...),
+        changed("detection_categories", "1", to=""),
+        changed("detection_categories", "one", to="animal"),
+        changed("detection_categories", "-1", to="animal"),
+        changed("classification_categories", "4", to=5),
+        changed("classification_categories", to=["fox"]),
+        changed("images", to=...),
+        changed("images", to={}),
+        changed("images", 1, to="a/2.jpg"),
+        changed("images", 1, "file", to=...),
+        changed("images", 1, "detections", to=...),
+        changed("images", 1, "detections", to=None),
+        changed("images", 1, "failure", to="damaged"),
+        changed("images", 3, "failure", to=3),
+        changed("images", 3, "detections", to=[]),
+        changed(*FIRST, "category", to=...),
+        changed(*FIRST, "category", to=1),
+        changed(*FIRST, "conf", to=...),
+        changed(*FIRST, "conf", to=90.0),
+        changed(*FIRST, "conf", to="0.9"),
+        changed(*FIRST, "bbox", to=...),
+        changed(*FIRST, "bbox", to=[0.5, 0.25, 0.5]),
+        changed(*FIRST, "bbox", to=[40, 30, 200, 100]),
+        changed(*FIRST, "classifications", to=[["9", 0.9]]),
+        changed(*FIRST, "classifications", to=[["4", 0.1], ["0", 0.9]]),
+    ],
+)
+def test_both_find_what_breaks_the_rules(value):
+    assert breaches(value)
+    with pytest.raises(DataError, match="not in MegaDetector's format"):
+        check(value, "a.json")
+
+
 def test_what_is_written_is_in_the_format():
     """Held against the rules of the format's page, and read again by our own reader."""
     top = [(2, 0.7), (0, 0.2), (1, 0.1)]
     found = {"a/1.jpg": [detection(np.array([0.1, 0.2, 0.4, 1.2]), 1.0, top)], "a/2.jpg": []}
     text = to_megadetector(found, {"b.jpg": "damaged"}, ["robin", "", "wren"], {"classifier": "x"})
     said = json.loads(text)
+    assert breaches(said) == []
     check(said, "")
     assert said["info"]["format_version"] == "1.6" and isinstance(said["info"]["classifier"], str)
     assert all(int(k) >= 0 and name for k, name in said["classification_categories"].items())

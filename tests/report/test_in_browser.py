@@ -1,7 +1,7 @@
 """The page as a browser shows it: headless Chromium, driven by Playwright.
 
 Where either is missing or does not start these tests are skipped, but with FGJAX_BROWSER=1 they
-fail. The browser is the machine's own: FGJAX_CHROMIUM, else chromium on the path.
+fail. The browser is FGJAX_CHROMIUM, else the machine's own, else Playwright's.
 """
 
 import csv
@@ -16,13 +16,14 @@ from PIL import Image
 
 from fgjax.report.page import Cutout, Entry, Failure, Metric, Page, write_page
 
-BROWSER = os.environ.get("FGJAX_CHROMIUM") or shutil.which("chromium")
-HERE = importlib.util.find_spec("playwright") is not None and BROWSER is not None
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSER = os.environ.get("FGJAX_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+HERE = importlib.util.find_spec("playwright") is not None
 MUST = os.environ.get("FGJAX_BROWSER") == "1"
 if MUST and not HERE:
-    pytest.fail("FGJAX_BROWSER=1, and playwright (extra browser) or chromium is missing")
+    pytest.fail("FGJAX_BROWSER=1, and playwright is missing: pip install -e '.[browser]'")
 pytestmark = [
-    pytest.mark.skipif(not HERE, reason="needs playwright and chromium"),
+    pytest.mark.skipif(not HERE, reason="needs playwright"),
     # Its sockets are closed by its own loop.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -79,7 +80,7 @@ def browser():
         except Error as error:
             if MUST:
                 raise
-            pytest.skip(f"{BROWSER} does not start: {error}")
+            pytest.skip(f"{BROWSER or 'Playwright'}: no Chromium starts: {error}")
         yield chromium
         chromium.close()
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fgjax.data.megadetector import Detection, check
+from fgjax.data.exif import Taken
+from fgjax.data.megadetector import Detection
 from fgjax.options.judging import LookConfig
 from fgjax.run import main
 from fgjax.runs.maps import load_maps
@@ -23,6 +24,7 @@ from fgjax.stages.look.reasons import (
     worth,
 )
 from fgjax.stages.look.tables import Line, detections_json, field_csv
+from megadetector_format import breaches
 
 
 @pytest.mark.parametrize(
@@ -73,9 +75,12 @@ def test_tables_of_field_work():
     assert [float(first[k]) for k in ("x", "y", "width", "height")] == [0.25, 0.5, 0.5, 0.5]
     assert first["reasons"] == f"{WRONG}; {UNSURE}" and first["like"] == "b.jpg"
     assert rows[1]["x"] == "" and rows[3]["failure"] == "damaged" and rows[3]["p"] == ""
-    assert "date" not in first
+    assert "date" not in first  # as places of rare species are not everybody's
+    dated = [Line("a/1.jpg", "", p, None, taken=Taken("2026-05-17 04:31:08", "-2.5", "29.0"))]
+    (row,) = csv.DictReader(field_csv(dated, outputs, {}).splitlines())
+    assert [row[k] for k in ("date", "latitude", "longitude")] == list(dated[0].taken)
     said = json.loads(detections_json(lines, outputs, {"c.jpg": "damaged"}, "fgjax, fido"))
-    check(said, "")
+    assert breaches(said) == []
     (box,), (cut,) = (said["images"][i]["detections"] for i in (0, 2))
     assert box["bbox"] == [0.25, 0.5, 0.5, 0.5] and box["conf"] == 0.5
     assert cut["bbox"] == [0, 0, 0.5, 0.5] and cut["conf"] == 0.9
@@ -102,9 +107,19 @@ def test_a_run_is_looked_at(run, words):
             wanted = [x.min() / 32, y.min() / 32, (np.ptp(x) + 1) / 32, (np.ptp(y) + 1) / 32]
             found = [float(row[k]) for k in ("x", "y", "width", "height")]
             np.testing.assert_allclose(found, wanted, atol=1e-4)
-    check(json.loads((run / "megadetector.json").read_text("utf-8")), "")
+    assert breaches(json.loads((run / "megadetector.json").read_text("utf-8"))) == []
     page = (run / "look.html").read_text("utf-8")
     assert "look at these" in page and SAME in page and "most alike in training" in page
+
+
+def test_a_page_without_a_reason_says_what_is_one(run, words):
+    no = ("look.margin=0", "look.same=1", "look.background=0", "look.sure=1")
+    assert main(words(run, "stages=look", *no)) == 0
+    page = (run / "look.html").read_text("utf-8")
+    assert (
+        "0 of 3 images are worth a look" in page and "unsure by less than 0 (look.margin)" in page
+    )
+    assert "No image was explained" not in page
 
 
 @pytest.mark.slow

@@ -228,7 +228,7 @@ def test_a_test_share_is_said(tmp_path, told, picture, capsys):
     assert main(run) == 0
     out = capsys.readouterr().out
     assert "2 of 4 images are explained, the test share of each class (data.test_share=1" in out
-    assert "1 files are no images and left out: 1 .txt" in out
+    assert "1 file is no image and left out: 1 .txt" in out
 
 
 def test_a_single_photo(tmp_path, told, picture):

@@ -109,6 +109,9 @@ def write_look(job: Job) -> None:
         entries=_entries(job, chosen[: config.look.images], lines, results, outputs),
         failures=[Failure(**row) for row in run.failures()],
         threshold=config.evaluate.threshold,
+        nothing=f"No image is wrong with p {config.look.sure:g} or more (look.sure), unsure by "
+        f"less than {config.look.margin:g} (look.margin), nearly a training image (look.same), or "
+        "explained by its background (look.background).",
     )
     write_page(run.path / "look.html", page)
     run.finish("look", seconds=round(time.monotonic() - began, 1), images=len(lines))
