@@ -34,7 +34,7 @@ def test_help_is_short_and_says_where_there_is_more(words, capsys):
         assert f"config={name}" in out and line in out
     assert "usage: fgjax config=NAME" in out and "--help all" in out
     assert "explain.method" in out and "explain.tv" not in out
-    assert out.count("\n") < 90
+    assert out.count("\n") < 100  # a line for each config among them
 
 
 def test_help_all_lists_every_option(capsys):
