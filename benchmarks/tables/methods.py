@@ -35,7 +35,7 @@ COLUMNS = (
     Column("birds", "energy_in_part_head", "birds: energy in head ↑"),
     Column("birds", "insertion_patches", "insertion ↑"),
     Column("birds", "deletion_patches", "deletion ↓", higher=False),
-    Column("butterflies", "insertion_patches", "butterflies: insertion ↑"),
+    Column("butterflies", "energy_in_object", "butterflies: energy in it ↑"),
     Column("butterflies", "deletion_patches", "deletion ↓", higher=False),
     Column("butterflies", "iou_best", "IoU, mask ↑"),
 )
