@@ -34,6 +34,7 @@ OTHERS = (
     "region_attention",
     "attention_rollout",
     "attention_relevance",
+    "prompt_cam",
 )  # of networks of their own
 SOME = ("guided_backprop",)
 METHODS = [
