@@ -25,7 +25,7 @@ import numpy as np
 from side_by_side import machine
 
 import fgjax
-from fgjax.attribution.registry import needs
+from fgjax.attribution.registry import OWN_NETWORKS, needs
 from fgjax.models.registry import NETWORKS
 
 ROWS = (
@@ -62,8 +62,7 @@ def applies(method: str, name: str) -> bool:
     """Return whether a method explains a plain network of this name."""
     wants = set(needs(method))
     tokens = NETWORKS[name].tokens
-    wants_more = wants & {"regions", "prompts", "steps"}
-    return not wants_more and not wants & ({"relus"} if tokens else {"attention"})
+    return not wants & OWN_NETWORKS and not wants & ({"relus"} if tokens else {"attention"})
 
 
 def rows_of(every: bool, name: str) -> list[tuple[str, dict, int]]:

@@ -10,7 +10,7 @@ import pytest
 
 import fgjax
 
-MORE = ["fgjax.core.batching", "fgjax.evaluation.part_swaps"]
+MORE = ["fgjax.core.batching", "fgjax.evaluation.part_swaps", "fgjax.training.validation"]
 """Modules with examples, besides those of the exported names."""
 
 BARE = {

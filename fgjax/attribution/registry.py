@@ -27,6 +27,10 @@ steps: patches that are looked at step by step, `classify_patches(features)`, an
   is, so that each image's own patches can be given.
 """
 
+OWN_NETWORKS: frozenset[Need] = frozenset({"regions", "prompts", "steps"})
+"""What networks have that are made for a method: its map is read off their own parts, prompts or
+steps."""
+
 
 class Passes(NamedTuple):
     """Per image. A pass with its gradient is counted once, as `backward`; so the two are apart.

@@ -61,6 +61,10 @@ class Explained:
         return np.asarray(compiled(model)(images))
 
 
+MAKERS = ("train", "probe", "prompts")
+"""The stages that make a run's own classifier, each in its way."""
+
+
 def trains(config: Config) -> bool:
     """Return whether this run trains its own classifier."""
     return not (config.model.weights or config.model.checkpoint)

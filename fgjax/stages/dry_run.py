@@ -116,27 +116,19 @@ def dry_run(job: Job) -> None:
             f"  evaluate: {len(records)} images, about {judging} forward passes each "
             f"({len(records) * judging} in all), about {_time(seconds)}"
         )
-    if "compare" in config.stages:
-        passes = comparing(config, model)
+    looked_at = {
+        "compare": lambda: (comparing(config, model), ", of all methods"),
+        "funnybirds": lambda: (without_parts(config, model), ", of all methods"),
+        "tta": lambda: (looking_again(config), ""),
+    }
+    for stage in [name for name in looked_at if name in config.stages]:
+        passes, whose = looked_at[stage]()
         seconds = len(records) * _cost(passes) * forward
         total += seconds
         say(
-            f"  compare: {len(records)} images, {_words(passes)} each, of all methods, about "
+            f"  {stage}: {len(records)} images, {_words(passes)} each{whose}, about "
             f"{_time(seconds)}"
         )
-    if "funnybirds" in config.stages:
-        passes = without_parts(config, model)
-        seconds = len(records) * _cost(passes) * forward
-        total += seconds
-        say(
-            f"  funnybirds: {len(records)} images, {_words(passes)} each, of all methods, about "
-            f"{_time(seconds)}"
-        )
-    if "tta" in config.stages:
-        passes = looking_again(config)
-        seconds = len(records) * _cost(passes) * forward
-        total += seconds
-        say(f"  tta: {len(records)} images, {_words(passes)} each, about {_time(seconds)}")
     if "parts" in config.stages:
         total += len(source.records) * forward
         say(f"  parts: {len(source.records)} images, a forward pass each")
@@ -153,9 +145,7 @@ def comparing(config: Config, model: Any) -> Passes:
         forward += 2 * (compare.steps + 1) * (1 + len(compare.infills)) + OF_ROAD * compare.road
         if method in CONTROLS:
             continue
-        settings = compare.settings.get(method) or CONFIGS[method]()
-        side, channels = config.data.size, _channels(model, config)
-        own = count_passes(method, settings, side, side, channels)
+        own = _compared(method, config, model)
         times = 1 + (compare.sensitivity if sum(own) <= compare.again else 0)
         forward, backward = forward + times * own.forward, backward + times * own.backward
     return Passes(forward, backward)
@@ -164,15 +154,20 @@ def comparing(config: Config, model: Any) -> Passes:
 def without_parts(config: Config, model: Any) -> Passes:
     """Return the passes of an image in the FunnyBirds protocol, of all methods together: the
     drawings, and three maps of each method."""
-    side, channels = config.data.size, _channels(model, config)
     forward, backward = OF_DRAWINGS, 0
     for method in methods_of(config, model):
         if method in CONTROLS:
             continue
-        settings = config.compare.settings.get(method) or CONFIGS[method]()
-        own = count_passes(method, settings, side, side, channels)
+        own = _compared(method, config, model)
         forward, backward = forward + 3 * own.forward, backward + 3 * own.backward
     return Passes(forward, backward)
+
+
+def _compared(method: str, config: Config, model: Any) -> Passes:
+    """Return the passes of one map of a method as compare.* sets it."""
+    settings = config.compare.settings.get(method) or CONFIGS[method]()
+    side = config.data.size
+    return count_passes(method, settings, side, side, _channels(model, config))
 
 
 def looking_again(config: Config) -> Passes:

@@ -22,12 +22,11 @@ from jaxtyping import Array, Float, Int
 from fgjax.core.batching import filled_places
 from fgjax.core.features import Features
 from fgjax.core.files import write_bytes
-from fgjax.core.scores import predicted
-from fgjax.core.tables import finite
 from fgjax.data.pipeline import epoch_order
 from fgjax.devices.jit import program
 from fgjax.models.composed.prompts import LEARNED, PromptClassifier
 from fgjax.training.optimizer import make_optimizer
+from fgjax.training.validation import best_row, validated
 
 Places = Int[np.ndarray, "_"]
 Read = Callable[[Places], Features]
@@ -50,7 +49,7 @@ class PromptRecipe(NamedTuple):
     seed: int
 
 
-class Progress(NamedTuple):
+class PromptTraining(NamedTuple):
     """A training of prompts after some epochs.
 
     Attributes:
@@ -74,7 +73,7 @@ class Progress(NamedTuple):
         np.savez(stream, rows=np.array(json.dumps(self.rows)), **leaves)
         write_bytes(path, stream.getvalue())
 
-    def read(self, path: Path) -> "Progress":
+    def read(self, path: Path) -> "PromptTraining":
         """Return what `save` wrote of a training like this one; this one where there is none, or a
         damaged one."""
         try:
@@ -88,15 +87,7 @@ class Progress(NamedTuple):
         if kinds(map(np.asarray, leaves)) != kinds(found):
             return self
         learned, state, best = jax.tree.unflatten(shape, [jnp.asarray(leaf) for leaf in found])
-        return Progress(learned, state, best, rows)
-
-    def best_epoch(self) -> int:
-        """Return the place of the epoch with the best validation accuracy, of the lowest loss
-        among equals; without validation images, of the last."""
-        if not self.rows or self.rows[-1]["validation_accuracy"] is None:
-            return len(self.rows) - 1
-        rank = lambda i: (self.rows[i]["validation_accuracy"], -self.rows[i]["validation_loss"])
-        return max(range(len(self.rows)), key=rank)
+        return PromptTraining(learned, state, best, rows)
 
 
 def learned_of(model: PromptClassifier) -> dict[str, Any]:
@@ -160,7 +151,7 @@ def fit_prompts(
     recipe: PromptRecipe,
     path: Path | None = None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
-) -> tuple[PromptClassifier, Progress]:
+) -> tuple[PromptClassifier, PromptTraining]:
     """Return the classifier of the best epoch, and how it came to be.
 
     Args:
@@ -174,7 +165,7 @@ def fit_prompts(
     steps = len(fitted) // batch
     optimizer = _optimizer(recipe, steps * recipe.epochs)
     learned = learned_of(model)
-    done = Progress(learned, optimizer.init(learned), learned, [])
+    done = PromptTraining(learned, optimizer.init(learned), learned, [])
     if path is not None:
         done = done.read(path)
     for epoch in range(len(done.rows), recipe.epochs):
@@ -189,10 +180,10 @@ def fit_prompts(
             "epoch": epoch + 1,
             "loss": float(np.mean([float(x) for x in losses])),
         }
-        row |= _judged(logits, labels[validation])
+        row |= validated(logits, labels[validation])
         rows = [*done.rows, row]
-        done = Progress(learned, state, done.best, rows)
-        if done.best_epoch() == epoch:
+        done = PromptTraining(learned, state, done.best, rows)
+        if best_row(rows) == epoch:
             done = done._replace(best=learned)
         if path is not None:
             done.save(path)
@@ -211,13 +202,3 @@ def _batches(fitted: Places, batch: int, seed: int, epoch: int) -> Iterator[Plac
     order = fitted[epoch_order(seed, epoch, len(fitted))]
     for i in range(0, len(order) - batch + 1, batch):
         yield order[i : i + batch]
-
-
-def _judged(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
-    if not len(labels):
-        return {"validation_loss": None, "validation_accuracy": None}
-    log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    return {
-        "validation_loss": finite(-log_p[np.arange(len(labels)), labels].mean()),
-        "validation_accuracy": float((np.asarray(predicted(logits)) == labels).mean()),
-    }

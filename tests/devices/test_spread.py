@@ -7,7 +7,7 @@ import pytest
 
 import fgjax
 from eight import on_eight_devices
-from fgjax.attribution.registry import needs
+from fgjax.attribution.registry import OWN_NETWORKS, needs
 from fgjax.devices.mesh import make_mesh, spread
 
 
@@ -104,7 +104,7 @@ def test_the_methods_of_each_kind_give_the_same_maps():
 
 @pytest.mark.slow
 def test_every_method_gives_the_same_maps():
-    own = {"regions", "steps", "attention"}  # of networks of their own
+    own = OWN_NETWORKS | {"attention"}  # of networks of their own
     result = maps_on_eight_devices([m for m in fgjax.METHODS if not own & set(needs(m))])
     assert same_maps(result), result
 

@@ -10,8 +10,9 @@ from PIL import Image
 import fgjax
 from fgjax.options.resolve import resolve
 from fgjax.run import main
+from fgjax.stages.frozen.cache import network_key
 from fgjax.stages.images import make_source
-from fgjax.stages.probe.features import FeatureFile, network_key
+from fgjax.stages.probe.features import FeatureFile
 from fgjax.training.checkpoints import load_classifier
 
 

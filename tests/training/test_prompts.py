@@ -8,7 +8,8 @@ import pytest
 import fgjax
 from fgjax.core.features import Features
 from fgjax.models.composed.prompts import LEARNED
-from fgjax.training.prompts import Progress, PromptRecipe, fit_prompts
+from fgjax.training.prompts import PromptRecipe, PromptTraining, fit_prompts
+from fgjax.training.validation import best_row
 
 RECIPE = PromptRecipe(epochs=20, batch_size=16, learning_rate=0.03, weight_decay=0.0, seed=0)
 COLORS = [[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.9, 0.9, 0.1]]
@@ -56,7 +57,7 @@ def test_it_looks_at_the_patch_that_decides(given, trained, spots):
     """A class's prompt looks at its patch, or anywhere but there: then it is the others' prompts
     that this one is told from. Chance is an eighth."""
     model, progress = trained
-    best = progress.rows[progress.best_epoch()]
+    best = progress.rows[best_row(progress.rows)]
     assert best["validation_accuracy"] > 0.95 and best["loss"] < 0.3
     labels, cells = (part[VALIDATION] for part in spots[1:])
     asked = jax.jit(lambda m, f: m.ask(f))(model, given[1](VALIDATION))
@@ -92,7 +93,7 @@ def test_it_goes_on_where_it_stopped(given, trained, spots, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, model.variables, trained[0].variables)
     # A damaged file, and one of another training, count as none.
     whole = (tmp_path / "state.npz").read_bytes()
-    fresh = Progress({"a": jnp.zeros(2)}, (), {"a": jnp.zeros(2)}, [])
+    fresh = PromptTraining({"a": jnp.zeros(2)}, (), {"a": jnp.zeros(2)}, [])
     assert fresh.read(tmp_path / "state.npz") is fresh
     (tmp_path / "state.npz").write_bytes(whole[:200])
     assert progress.read(tmp_path / "state.npz") is progress
@@ -100,7 +101,7 @@ def test_it_goes_on_where_it_stopped(given, trained, spots, tmp_path):
 
 def test_without_validation_images_the_last_epoch_counts():
     row = {"validation_accuracy": None, "validation_loss": None}
-    assert Progress(None, None, None, [row, row]).best_epoch() == 1
+    assert best_row([row, row]) == 1 and best_row([]) == -1
     rows = [{"validation_accuracy": a, "validation_loss": b} for a, b in
             [(0.5, 1.0), (0.7, 0.9), (0.7, 0.8), (0.6, 0.1)]]  # fmt: skip
-    assert Progress(None, None, None, rows).best_epoch() == 2
+    assert best_row(rows) == 2

@@ -6,7 +6,7 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from fgjax.attribution import METHODS
-from fgjax.attribution.registry import needs
+from fgjax.attribution.registry import OWN_NETWORKS, needs
 from fgjax.evaluation.randomisation import absolute_correlation, layers_top_down, randomise
 from fgjax.models.classifier import Classifier
 from fgjax.models.folding import fold_batch_norm
@@ -31,7 +31,7 @@ def check_randomised(job: Job) -> None:
         why = "maps made elsewhere cannot be made again"
     elif config.explain.against:
         why = f"explain.against={config.explain.against} asks another question of each network"
-    elif {"regions", "prompts", "steps"} & set(needs(config.explain.method)):
+    elif OWN_NETWORKS & set(needs(config.explain.method)):
         why = f"{config.explain.method} reads its map off the network's own parts, prompts or steps"
     else:
         return

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, Key
 
 from fgjax.attribution.common.streaming import choose_chunk
 from fgjax.attribution.common.types import Attribution
-from fgjax.attribution.registry import needs
+from fgjax.attribution.registry import OWN_NETWORKS, needs
 from fgjax.core.batching import fill_up
 from fgjax.core.functional import partition
 from fgjax.core.keys import image_key
@@ -105,7 +105,7 @@ class Explainer:
                 model = fold_batch_norm(model)
             self._model = spread(in_precision(model, config.explain.precision), self._mesh, way)
         self._rivals = find_rivals(job)
-        if self._rivals is not None and {"regions", "prompts", "steps"} & set(wants):
+        if self._rivals is not None and OWN_NETWORKS & set(wants):
             raise ConfigError(
                 f"explain.against={config.explain.against}: {config.explain.method} reads its map "
                 "off the network's own parts, prompts or steps, which know no rivals; other "

@@ -12,67 +12,30 @@ from jaxtyping import Float, Int
 
 from fgjax.core.files import write_atomic
 from fgjax.core.progress import say
-from fgjax.core.scores import predicted
-from fgjax.core.tables import finite
-from fgjax.data.sets.celeba import ALL_ATTRIBUTES
 from fgjax.data.types import Record
 from fgjax.evaluation.classification import fit_temperature
 from fgjax.models.classifier import Classifier
 from fgjax.options.schema import ConfigError
-from fgjax.processes.waiting import wait_for_classifier
-from fgjax.stages.classifier import training_model, trains
+from fgjax.stages.classifier import training_model
+from fgjax.stages.frozen.cache import default_folder, network_key
+from fgjax.stages.frozen.stage import OnFrozen, split_known
 from fgjax.stages.images import training_records
 from fgjax.stages.job import Job
-from fgjax.stages.probe.features import (
-    FeatureFile,
-    default_folder,
-    features_of,
-    network_key,
-    what_the_head_reads,
-)
-from fgjax.stages.stage import Stage
+from fgjax.stages.probe.features import FeatureFile, features_of, what_the_head_reads
 from fgjax.stages.train.kinds import Plain, kind_of
-from fgjax.stages.train.prepare import split_validation
-from fgjax.stages.train.stage import is_trained
 from fgjax.training.checkpoints import save_classifier
 from fgjax.training.optimizer import HEAD
 from fgjax.training.probe import Linear, fit_linear, neighbour_votes
+from fgjax.training.validation import accuracy, best_row, validated
 
 
-class Probe(Stage):
+class Probe(OnFrozen):
     """Fit the last layer of a frozen network."""
 
     name = "probe"
-    shared = True
 
-    def needed(self, job: Job) -> bool:
-        """Return whether there is a classifier to fit here, or to wait for."""
-        waits = "explain" in job.config.stages
-        return self.name in job.config.stages and (job.share.leads or waits)
-
-    def missing(self, job: Job) -> None:
-        """Tell that there is nothing to fit, or that the options do not go together."""
-        config = job.config
-        if not trains(config):
-            raise ConfigError(
-                "stages=probe makes a classifier of its own on frozen features: give its network "
-                "as model.pretrained, not as model.weights or model.checkpoint"
-            )
-        if "train" in config.stages:
-            raise ConfigError("stages: train and probe both make the run's classifier; leave one")
-        if config.data.attribute == ALL_ATTRIBUTES:
-            raise ConfigError("stages=probe: images with several attributes are of no one class")
-        if job.share.connected:
-            raise ConfigError("stages=probe: one process fits; distributed.coordinator=null")
-        training_records(job.source, config)
-
-    def run(self, job: Job) -> int:
-        """Fit, or wait for the process that does."""
-        if not job.share.leads:
-            wait_for_classifier(job.run.path)
-            return 0
-        if is_trained(job.run.path):
-            return job.run.stage("probe").get("failed", 0)
+    def make(self, job: Job) -> int:
+        """Fit it."""
         return fit_probe(job)
 
 
@@ -103,14 +66,7 @@ def fit_probe(job: Job) -> int:
     say(f"probe: {computed} computed, {len(found) - computed} from {path}; {taken:.0f} s")
     known, classes = [r for r in records if r.name in found], model.network.num_classes
     x, labels = _rows(found, known)
-    own = np.array([record.validation for record in known], bool)
-    if config.train.validation_from == "share":
-        own[:] = False
-    if not len(known):
-        raise ConfigError(f"data.path={config.data.path}: no training image can be read")
-    fitted, validation = split_validation(labels, config.train.validation, config.seed, own)
-    if len(np.unique(labels[fitted])) < 2:
-        raise ConfigError(f"data.path={config.data.path}: too few training images of two classes")
+    fitted, validation = split_known(config, known, labels)
     linear, rows, best = _best(job, x, labels, fitted, validation, classes)
     logits = linear(x[validation])
     temperature = fit_temperature(logits, labels[validation]) if len(validation) else 1.0
@@ -176,22 +132,16 @@ def _best(
     for penalty in sorted(job.config.probe.penalties, reverse=True):
         start = tried[-1] if tried else None
         tried.append(fit_linear(x[fitted], labels[fitted], classes, penalty, start))
-        logits, own = tried[-1](x[validation]), labels[validation]
-        log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
         rows.append(
             {
                 "penalty": penalty,
-                "train_accuracy": _share(tried[-1](x[fitted]), labels[fitted]),
-                "validation_accuracy": _share(logits, own),
-                "validation_loss": finite(-log_p[np.arange(len(own)), own].mean())
-                if len(own)
-                else None,
+                "train_accuracy": accuracy(tried[-1](x[fitted]), labels[fitted]),
+                **validated(tried[-1](x[validation]), labels[validation]),
             }
         )
         if not len(validation):  # nothing chooses: the largest penalty
             break
-    accuracy = lambda i: (rows[i]["validation_accuracy"], -(rows[i]["validation_loss"] or 0))
-    best = max(range(len(rows)), key=accuracy) if len(validation) else 0
+    best = best_row(rows)
     return tried[best], rows, best
 
 
@@ -202,14 +152,9 @@ def _neighbours(job, known, fitted, validation, tests, classes) -> dict[str, Any
     )
     return {
         "neighbours": about.neighbours,
-        "validation_accuracy": _share(votes(x[validation]), labels[validation]),
-        "test_accuracy": _share(votes(tests[0]), tests[1]) if len(tests[1]) else None,
+        "validation_accuracy": accuracy(votes(x[validation]), labels[validation]),
+        "test_accuracy": accuracy(votes(tests[0]), tests[1]) if len(tests[1]) else None,
     }
-
-
-def _share(scores: np.ndarray, labels: np.ndarray) -> float | None:
-    """Return the share of images whose highest score is the label's; None of none."""
-    return float((np.asarray(predicted(scores)) == labels).mean()) if len(labels) else None
 
 
 def _say(about: dict[str, Any], best: dict[str, Any]) -> None:

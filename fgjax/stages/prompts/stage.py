@@ -11,71 +11,51 @@ import numpy as np
 
 from fgjax.core.files import write_atomic
 from fgjax.core.progress import say
-from fgjax.data.sets.celeba import ALL_ATTRIBUTES
 from fgjax.evaluation.classification import fit_temperature
 from fgjax.models.classifier import Classifier
 from fgjax.models.composed.prompts import PromptClassifier, PromptNet
 from fgjax.models.pretrained_trunk import HEAD, TRUNK
-from fgjax.options.schema import Config, ConfigError
-from fgjax.processes.waiting import wait_for_classifier
-from fgjax.stages.classifier import training_model, trains
+from fgjax.options.schema import ConfigError
+from fgjax.stages.classifier import training_model
+from fgjax.stages.frozen.cache import default_folder
+from fgjax.stages.frozen.stage import OnFrozen, split_known
 from fgjax.stages.images import training_records
 from fgjax.stages.job import Job
-from fgjax.stages.probe.features import default_folder
 from fgjax.stages.prompts.tokens import Tokens
-from fgjax.stages.stage import Stage
-from fgjax.stages.train.prepare import split_validation
-from fgjax.stages.train.stage import is_trained, train_classifier
+from fgjax.stages.train.stage import train_classifier
 from fgjax.training.checkpoints import load_classifier, save_classifier
 from fgjax.training.prompts import PromptRecipe, fit_prompts, prompt_logits
+from fgjax.training.validation import best_row
 
 STATE = "prompts.npz"
 """An unfinished training, in the run's folder."""
 
 
-class Prompts(Stage):
+class Prompts(OnFrozen):
     """Train the prompts of a frozen network."""
 
     name = "prompts"
-    shared = True
-
-    def needed(self, job: Job) -> bool:
-        """Return whether there is a classifier to make here, or to wait for."""
-        waits = "explain" in job.config.stages
-        return self.name in job.config.stages and (job.share.leads or waits)
+    network_options = "prompts.backbone and model.pretrained"
 
     def missing(self, job: Job) -> None:
-        """Tell that there is nothing to train, or that the options do not go together."""
-        config = job.config
-        if not trains(config):
+        """Tell, too, that the network takes no prompts."""
+        super().missing(job)
+        if job.config.model.name != "prompts":
             raise ConfigError(
-                "stages=prompts makes a classifier of its own on a frozen network: give that as "
-                "prompts.backbone and model.pretrained, not as model.weights or model.checkpoint"
-            )
-        if config.model.name != "prompts":
-            raise ConfigError(
-                f"stages=prompts: {config.model.name or 'resnet18'} has no prompts: "
+                f"stages=prompts: {job.config.model.name or 'resnet18'} has no prompts: "
                 "model.name=prompts, and in prompts.backbone the vision transformer they are given "
                 "to, such as vit_small_patch14_dinov2"
             )
-        if both := {"train", "probe"} & set(config.stages):
-            raise ConfigError(
-                f"stages: {both.pop()} and prompts both make the run's classifier; leave one"
-            )
-        if config.data.attribute == ALL_ATTRIBUTES:
-            raise ConfigError("stages=prompts: images with several attributes are of no one class")
-        if job.share.connected:
-            raise ConfigError("stages=prompts: one process trains; distributed.coordinator=null")
-        training_records(job.source, config)
 
     def run(self, job: Job) -> int:
         """Train, or wait for the process that does."""
-        if not job.share.leads:
-            wait_for_classifier(job.run.path)
-            return 0
-        if is_trained(job.run.path):
-            (job.run.path / STATE).unlink(missing_ok=True)
-            return job.run.stage("prompts").get("failed", 0)
+        failed = super().run(job)
+        if job.share.leads:
+            (job.run.path / STATE).unlink(missing_ok=True)  # all is in the checkpoint
+        return failed
+
+    def make(self, job: Job) -> int:
+        """Train them."""
         return train_prompts(job)
 
 
@@ -105,23 +85,23 @@ def train_prompts(job: Job) -> int:
     taken = time.monotonic() - began
     say(f"prompts: {computed} computed, {len(known) - computed} known; {taken:.0f} s")
     labels = np.array([record.label for record in known], np.int32)
-    fitted, validation = _split(config, [r.validation for r in known], labels)
+    fitted, validation = split_known(config, known, labels)
     about = config.prompts
     recipe = PromptRecipe(
         about.epochs, about.batch_size, about.learning_rate, about.weight_decay, config.seed
     )
     read = partial(tokens.read, [record.name for record in known])
-    done, progress = fit_prompts(
+    done, training = fit_prompts(
         model, read, labels, fitted, validation, recipe, run.path / STATE,
         lambda row: _say_epoch(row, about.epochs),
     )  # fmt: skip
-    best = progress.best_epoch()
+    best = best_row(training.rows)
     temperature = 1.0
     if len(validation):
         logits = prompt_logits(done, read, validation, min(about.batch_size, len(fitted)))
         temperature = fit_temperature(logits, labels[validation])
     done = done.replace(temperature=round(temperature, 4))
-    facts = {"backbone": about.backbone, "best_epoch": best + 1, "epochs": progress.rows}
+    facts = {"backbone": about.backbone, "best_epoch": best + 1, "epochs": training.rows}
     write_atomic(run.path / "prompts.json", json.dumps(facts, indent=1) + "\n")
     save_classifier(run.path / "checkpoint", done)
     run.finish(
@@ -131,10 +111,9 @@ def train_prompts(job: Job) -> int:
         failed=len(failed),
         computed=computed,
         best_epoch=best,
-        validation_accuracy=progress.rows[best]["validation_accuracy"],
+        validation_accuracy=training.rows[best]["validation_accuracy"],
         temperature=done.temperature,
     )
-    (run.path / STATE).unlink(missing_ok=True)
     return len(failed)
 
 
@@ -180,19 +159,6 @@ def _trunk(job: Job) -> Classifier:
         raise ConfigError(
             f"{error}. Delete {folder}, and the same command trains it again"
         ) from None
-
-
-def _split(config: Config, own: list[bool], labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places of images to train on, and of those that pick the epoch."""
-    if not len(labels):
-        raise ConfigError(f"data.path={config.data.path}: no training image can be read")
-    given = np.array(own, bool)
-    if config.train.validation_from == "share":
-        given[:] = False
-    fitted, validation = split_validation(labels, config.train.validation, config.seed, given)
-    if len(np.unique(labels[fitted])) < 2:
-        raise ConfigError(f"data.path={config.data.path}: too few training images of two classes")
-    return fitted, validation
 
 
 def _say_epoch(row: dict[str, Any], epochs: int) -> None:

@@ -13,18 +13,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
-from fgjax.core.batching import fill_up
 from fgjax.core.features import Features
 from fgjax.core.files import write_bytes
-from fgjax.core.progress import progress
-from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError, Record, Source
 from fgjax.devices.jit import program
 from fgjax.models.classifier import Classifier
 from fgjax.models.pretrained_trunk import TRUNK
-from fgjax.stages.probe.features import BATCH, image_key, network_key
+from fgjax.stages.frozen.cache import each_answer, keys_of, network_key
 
 
 def tokens_key(model: Classifier) -> str:
@@ -66,46 +63,24 @@ class Tokens:
     ) -> tuple[dict[str, str], int]:
         """Compute the tokens of images that have no file; return why some have none, and how many
         were computed."""
-        failed: dict[str, str] = {}
-        for record in records:
-            try:
-                self._paths[record.name] = self.folder / f"{image_key(source, record).hex()}.npy"
-            except DataError as error:
-                failed[record.name] = str(error)
-        missing = [r for r in records if r.name in self._paths and self._read(r.name) is None]
+        keys, failed = keys_of(source, records)
+        self._paths = {name: self.folder / f"{key.hex()}.npy" for name, key in keys.items()}
+        missing = [r for r in records if r.name in keys and self._read(r.name) is None]
         self.folder.mkdir(parents=True, exist_ok=True)
-        size = BATCH.get(jax.default_backend(), 128)
-        chunk: list[tuple[Record, np.ndarray]] = []
         computed = 0
 
-        def run() -> int:
-            filled = np.stack([image for _, image in fill_up(chunk, size)])
-            found = Features(*_features(self.model, jnp.asarray(filled.astype(np.float32) / 255)))
-            grid, beside = (np.asarray(part, np.float32) for part in found)
-            rows = np.concatenate([beside, grid.reshape(size, -1, grid.shape[-1])], axis=1)
-            good = np.isfinite(rows).all((1, 2))[: len(chunk)]
-            for (record, _), row, fine in zip(chunk, rows, good):
-                if fine:
-                    stream = io.BytesIO()
-                    np.save(stream, row)
-                    write_bytes(self._paths[record.name], stream.getvalue())
-                else:
-                    failed[record.name] = "the network returns no finite features for it"
-            chunk.clear()
-            return int(good.sum())
+        def ask(images: Float[Array, "n h w 3"]) -> Float[np.ndarray, "n t d"]:
+            grid, beside = (np.asarray(part, np.float32) for part in _features(self.model, images))
+            return np.concatenate([beside, grid.reshape(len(grid), -1, grid.shape[-1])], axis=1)
 
-        loaded = load_examples(source, missing, workers=workers, ahead=2 * size)
-        with progress("tokens", len(missing)) as counter:
-            for place, example in loaded:
-                counter.advance()
-                if isinstance(example, DataError):
-                    failed[missing[place].name] = str(example)
-                    continue
-                chunk.append((missing[place], example.image))
-                if len(chunk) == size:
-                    computed += run()
-            if chunk:
-                computed += run()
+        for record, found in each_answer(ask, source, missing, workers, "tokens"):
+            if isinstance(found, str):
+                failed[record.name] = found
+                continue
+            stream = io.BytesIO()
+            np.save(stream, found)
+            write_bytes(self._paths[record.name], stream.getvalue())
+            computed += 1
         return failed, computed
 
     def _read(self, name: str) -> Float[np.ndarray, "t d"] | None:
