@@ -5,7 +5,8 @@ from functools import partial
 import jax.numpy as jnp
 
 from fgjax.models.networks.resnet import RESNETS, ResNet
-from fgjax.models.networks.vit import VITS, TransformerClassifier, VisionTransformer
+from fgjax.models.networks.vit import TransformerClassifier, VisionTransformer
+from fgjax.models.networks.vit_family import VITS
 from fgjax.models.registry import Network, Trunk
 
 

@@ -32,7 +32,8 @@ def best_row(rows: Sequence[dict[str, Any]]) -> int:
     equals; where nothing was validated, of the last.
 
     Example:
-      >>> best_row([{"validation_accuracy": 0.8, "validation_loss": loss} for loss in (2.0, 1.0, 3.0)])
+      >>> rows = [{"validation_accuracy": 0.8, "validation_loss": x} for x in (2.0, 1.0, 3.0)]
+      >>> best_row(rows)
       1
     """
     if not rows or rows[-1]["validation_accuracy"] is None:

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 import fgjax
 from fgjax.models.classifier import create_model
 from fgjax.models.names import names_of, rename
-from fgjax.models.networks import vit
+from fgjax.models.networks import vit, vit_family
 from fgjax.models.networks.layers import Conv
 from fgjax.models.networks.tokens import DropPath, Patchify, resample_position
 from fgjax.models.registry import NETWORKS, Network
@@ -27,8 +27,8 @@ TARGETS = jnp.asarray([1, 0])
 
 def entry(name, **options):
     return Network(
-        name, partial(TINY, **options), vit._timm() + vit._open_clip(),
-        reads=partial(vit._made_with, 1), classifier=vit.TransformerClassifier, tokens=True,
+        name, partial(TINY, **options), vit_family.timm_names() + vit_family.open_clip_names(),
+        reads=partial(vit_family.made_with, 1), classifier=vit.TransformerClassifier, tokens=True,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 import fgjax
 from fgjax.attribution.lrp import LrpConfig, relevance
-from fgjax.models.networks import vit
+from fgjax.models.networks import vit, vit_family
 from fgjax.models.registry import NETWORKS, Network
 
 torch = pytest.importorskip("torch", reason='needs PyTorch: pip install "fgjax[parity]"')
@@ -37,7 +37,7 @@ def both(tmp_path_factory):
     make = partial(
         vit.VisionTransformer, patch=PATCH, width=WIDTH, depth=2, heads=HEADS, hidden=64, grid=4
     )
-    entry = Network("attended", make, vit._timm(), classifier=vit.TransformerClassifier)
+    entry = Network("attended", make, vit_family.timm_names(), classifier=vit.TransformerClassifier)
     NETWORKS.own["attended"] = entry
     model = fgjax.load_pretrained("attended", file, size=SIDE)
     images = np.random.default_rng(0).random((2, SIDE, SIDE, 3), np.float32)

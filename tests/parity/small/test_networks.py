@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import fgjax
-from fgjax.models.networks import convnext, efficientnet, resnet, swin, vit
+from fgjax.models.networks import convnext, efficientnet, resnet, swin, vit, vit_family
 from fgjax.models.registry import NETWORKS, Network
 
 torch = pytest.importorskip("torch", reason='needs PyTorch: pip install "fgjax[parity]"')
@@ -82,13 +82,13 @@ SWIN = partial(swin.Swin, width=12, depths=(2, 2), heads=(2, 4), window=4)
 RESNET = partial(resnet.ResNet, depths=(1, 1, 1, 1), bottleneck=True)
 # Name -> what makes it in timm, and here.
 CASES = {
-    "vit": (their_vit, Network("vit", VIT, vit._timm())),
+    "vit": (their_vit, Network("vit", VIT, vit_family.timm_names())),
     "gap": (
         partial(their_vit, class_token=False, no_embed_class=True, reg_tokens=2, global_pool="avg"),
         Network(
             "gap",
             partial(VIT, class_token=False, registers=2, pool="mean", norm_last=True),
-            vit._timm("fc_norm"),
+            vit_family.timm_names("fc_norm"),
         ),
     ),
     "clip": (
@@ -96,7 +96,7 @@ CASES = {
         Network(
             "clip",
             partial(VIT, norm_first=True, epsilon=1e-5, activation="quick_gelu"),
-            vit._timm() + vit._open_clip(),
+            vit_family.timm_names() + vit_family.open_clip_names(),
         ),
     ),
     "dinov2": (
@@ -105,7 +105,7 @@ CASES = {
             "dinov2",
             partial(VIT, hidden=64, gate="packed", layer_scale=1e-5, registers=4,
                     place_class=False),
-            vit._timm(),
+            vit_family.timm_names(),
         ),
     ),  # fmt: skip
     "dinov3": (
@@ -114,7 +114,7 @@ CASES = {
             "dinov3",
             partial(VIT, grid=0, gate="split", layer_scale=1e-5, registers=4, pool="mean",
                     qkv_bias=False, epsilon=1e-5),
-            vit._timm(scale=r"gamma_(\d)"),
+            vit_family.timm_names(scale=r"gamma_(\d)"),
         ),
     ),  # fmt: skip
     "convnext": (their_convnext, Network("convnext", CONVNEXT, convnext._timm())),
@@ -300,9 +300,9 @@ def test_zero_shot_is_the_cosine_to_the_texts(tmp_path, monkeypatch, names):
     if names == "hugging_face":
         tensors = as_hugging_face(tensors)
     save_file(tensors, tmp_path / "clip.safetensors")
-    table = vit._timm() + vit._open_clip() + vit._hugging_face()
+    table = vit_family.timm_names() + vit_family.open_clip_names() + vit_family.hugging_face_names()
     make = partial(VIT, norm_first=True, epsilon=1e-5)
-    entry = Network("clip", make, table, reads=partial(vit._made_with, 1))
+    entry = Network("clip", make, table, reads=partial(vit_family.made_with, 1))
     monkeypatch.setitem(NETWORKS.own, "clip", entry)
     file = tmp_path / "clip.safetensors"
     model = fgjax.load_pretrained("clip", file, texts=tmp_path / "texts.npz")
