@@ -14,8 +14,8 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from fgjax.core.files import write_atomic
-from fgjax.report.page import encode_image, sparkline
 from fgjax.report.parts import Fact
+from fgjax.report.pictures import encode_image, sparkline
 
 CELLS = 40
 """Classes up to which the confusion matrix is a table; a larger one is a picture."""

@@ -1,19 +1,17 @@
 """The page of a comparison: one table, and the pictures side by side, method by column."""
 
-from base64 import b64encode
 from dataclasses import dataclass
 from importlib import resources
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 
 from fgjax.core.files import write_atomic
 from fgjax.report.overlay import ANNOTATION, draw_box, draw_mask_outline, overlay, to_unit
+from fgjax.report.pictures import thumbnail
 
 Cell = tuple[float, float, float, int] | None
 """Mean, the ends of its interval, and over how many images; None: no value."""
@@ -99,8 +97,8 @@ def write_comparison_page(
         {
             "name": picture.name,
             "target": picture.target,
-            "image": _address(_annotated(picture), side),
-            "maps": {m: _address(_map(picture, m), side) for m in methods if m in picture.maps},
+            "image": thumbnail(_annotated(picture), side),
+            "maps": {m: thumbnail(_map(picture, m), side) for m in methods if m in picture.maps},
         }
         for picture in pictures
     ]
@@ -134,10 +132,3 @@ def _annotated(picture: Picture) -> np.ndarray:
 def _map(picture: Picture, method: str) -> np.ndarray:
     heat, _ = to_unit(picture.maps[method])
     return overlay(picture.image, heat, opacity=0.55)
-
-
-def _address(image: np.ndarray, side: int) -> str:
-    scaled = Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS)
-    out = BytesIO()
-    scaled.save(out, "WEBP", quality=80)
-    return "data:image/webp;base64," + b64encode(out.getvalue()).decode("ascii")

@@ -1,19 +1,17 @@
 """The page of region grouping: parts in fixed colours over the images, attention, tables."""
 
-from base64 import b64encode
 from dataclasses import dataclass
 from importlib import resources
-from io import BytesIO
 from pathlib import Path
 
 import jinja2
 import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
 
 from fgjax.core.files import write_atomic
 from fgjax.report.overlay import overlay, resize_map, to_unit
+from fgjax.report.pictures import thumbnail
 
 Color = tuple[int, int, int]
 
@@ -110,9 +108,9 @@ def write_parts_page(path: Path, page: PartsPage, *, side: int = 140) -> None:
     shown = [
         {
             "about": picture,
-            "image": _address(picture.image, side),
-            "parts": _address(draw_parts(picture.image, picture.assignment), side),
-            "heat": _address(_heat(picture), side),
+            "image": thumbnail(picture.image, side),
+            "parts": thumbnail(draw_parts(picture.image, picture.assignment), side),
+            "heat": thumbnail(_heat(picture), side),
             "attention": [float(a) for a in picture.attention],
         }
         for picture in page.pictures
@@ -130,11 +128,3 @@ def _heat(picture: PartPicture) -> np.ndarray:
     top = max(float(np.max(picture.attribution)), 1e-12)
     heat, _ = to_unit(resize_map(picture.attribution / top, height, width))
     return overlay(picture.image, heat, opacity=0.55)
-
-
-def _address(image: np.ndarray, side: int) -> str:
-    width = max(1, round(side * image.shape[1] / image.shape[0]))
-    scaled = Image.fromarray(image).resize((width, side), Image.Resampling.LANCZOS)
-    out = BytesIO()
-    scaled.save(out, "WEBP", quality=80)
-    return "data:image/webp;base64," + b64encode(out.getvalue()).decode("ascii")

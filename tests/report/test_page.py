@@ -16,14 +16,11 @@ from fgjax.report.page import (
     Failure,
     Metric,
     Page,
-    encode_image,
-    encode_map,
-    encode_mask,
     format_number,
     render,
-    sparkline,
     write_page,
 )
+from fgjax.report.pictures import encode_image, encode_map, encode_mask, sparkline
 
 HOSTILE = [
     '"><script>alert(1)</script>',
