@@ -13,7 +13,8 @@ from fgjax.data.species.source import SpeciesSource
 from fgjax.report.comparison import Column, Row, Table
 from fgjax.run import main
 from fgjax.runs.maps import read_maps
-from fgjax.stages.compare.table import shown_metrics, to_markdown
+from fgjax.stages.compare.table import shown_metrics
+from fgjax.stages.compare.words import to_markdown
 
 pytestmark = pytest.mark.slow  # whole runs; CI has them
 

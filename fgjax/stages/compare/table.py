@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import rich.box
-import rich.table
 from jaxtyping import Float
 
 from fgjax.attribution.common.infill import INFILLS
 from fgjax.core.files import write_atomic
-from fgjax.core.progress import console, say
+from fgjax.core.progress import say
 from fgjax.core.tables import finite
 from fgjax.evaluation import Summary, summarise
 from fgjax.evaluation.blank import blank_sentence, count_reasons, why_blank
@@ -28,6 +26,7 @@ from fgjax.runs.folder import RunFolder
 from fgjax.runs.maps import read_maps, read_traces
 from fgjax.stages.compare.comparison import Comparison, RowOf, passes, read_scores
 from fgjax.stages.compare.ranks import ALIKE, Ranking, rank
+from fgjax.stages.compare.words import print_table, to_markdown
 from fgjax.stages.part_discs import part_names
 
 SHOWN = {
@@ -288,7 +287,7 @@ def write_comparison(
         _picture(comparison, found.rows, i) for i in range(min(shown, len(comparison.records)))
     ]
     write_comparison_page(run.path / "compare.html", table, pictures)
-    _print(table)
+    print_table(table)
     for method, about in found.blank.items():
         if about["blank"]:
             say(f"compare: {method}: {blank_sentence(about)}")
@@ -373,62 +372,3 @@ def _picture(comparison: Comparison, rows: list[RowOf], index: int) -> Picture:
     box = None if np.isnan(batch.boxes[index]).any() else batch.boxes[index]
     name = comparison.explained.output_name(int(comparison.targets[index]))
     return Picture(comparison.records[index].name, name, batch.images[index], maps, truth, cue, box)
-
-
-def to_markdown(table: Table) -> str:
-    """Return the table, its best values in bold, and below it how each column was measured."""
-    heads = ["method", "mean rank", *map(_head, table.columns), "passes", "s / image", "peak GiB"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    best = table.best()
-    for row in table.rows:
-        cells = []
-        for column, cell in zip(table.columns, row.cells, strict=True):
-            text = "–" if cell is None else f"{cell[0]:.3f} ({cell[1]:.2f} to {cell[2]:.2f})"
-            text += f" n = {cell[3]}" if cell is not None and cell[3] < table.images else ""
-            cells.append(f"**{text}**" if row.method in best.get(column.name, ()) else text)
-        rank = "–" if row.rank is None or np.isnan(row.rank) else f"{row.rank:.1f}"
-        costs = ["", "", ""] if row.variant else cost_cells(row.cost)
-        lines.append("| " + " | ".join([row.method, rank, *cells, *costs]) + " |")
-    lines += ["", f"{table.images} images; means with 95 % bootstrap intervals over the images. "
-              "(↑), (↓): a column that ranks nothing. Passes: forward, ↔ forward and back. Seconds:"
-              " median over the images, without compiling.", ""]  # fmt: skip
-    lines += [*(f"{note}\n" for note in table.notes)]
-    lines += [f"- {c.head}: {c.protocol}" for c in table.columns]
-    return "\n".join(lines) + "\n"
-
-
-def _head(column: Column) -> str:
-    """Return a column's head with the arrow of what is better, in brackets where it ranks
-    nothing."""
-    arrow = {True: "↑", False: "↓", None: ""}[column.higher]
-    arrow = f"({arrow})" if column.unranked and arrow else arrow
-    return f"{column.head} {arrow}".rstrip()
-
-
-def cost_cells(cost: dict[str, Any]) -> list[str]:
-    """Return passes, seconds per image and peak memory as text."""
-    parts = [f"{cost['forward_passes']}"] if cost["forward_passes"] else []
-    parts += [f"{cost['backward_passes']} ↔"] if cost["backward_passes"] else []
-    peak = cost["peak_bytes"]
-    return [
-        " + ".join(parts) or "0",
-        f"{cost['seconds_per_image']:.3g}",
-        "–" if peak is None else f"{peak / 2**30:.2f}",
-    ]
-
-
-def _print(table: Table) -> None:
-    """Return what fits a terminal: the ranks and a few columns; all are in compare.md."""
-    heads = {c.name: i for i, c in enumerate(table.columns)}
-    first = next((n for n in ("cue", "object", "box") if f"energy_in_{n}" in heads), None)
-    chosen = [f"pointing_{first}", f"energy_in_{first}", "insertion", "deletion", "road_gap"]
-    shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    columns = [heads[name] for name in chosen if name in heads]
-    shown.add_column("", no_wrap=True)
-    for head in ("rank", *(table.columns[i] for i in columns), "s/image"):
-        shown.add_column(head if isinstance(head, str) else _head(head), justify="right")
-    for row in table.rows:
-        rank = "–" if row.rank is None or np.isnan(row.rank) else f"{row.rank:.1f}"
-        cells = ["–" if row.cells[i] is None else f"{row.cells[i][0]:.3f}" for i in columns]
-        shown.add_row(row.method, rank, *cells, "" if row.variant else cost_cells(row.cost)[1])
-    console.print(shown, soft_wrap=False)
