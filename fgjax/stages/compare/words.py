@@ -60,10 +60,11 @@ def print_table(table: Table) -> None:
     shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     columns = [heads[name] for name in chosen if name in heads]
     shown.add_column("", no_wrap=True)
-    for head in ("rank", *(table.columns[i] for i in columns), "s/image"):
-        shown.add_column(head if isinstance(head, str) else _head(head), justify="right")
+    for head in ("rank", *(_head(table.columns[i]) for i in columns), "s/image"):
+        shown.add_column(head, justify="right")
     for row in table.rows:
         rank = "–" if row.rank is None or np.isnan(row.rank) else f"{row.rank:.1f}"
-        cells = ["–" if row.cells[i] is None else f"{row.cells[i][0]:.3f}" for i in columns]
+        found = [row.cells[i] for i in columns]
+        cells = ["–" if cell is None else f"{cell[0]:.3f}" for cell in found]
         shown.add_row(row.method, rank, *cells, "" if row.variant else _costs(row.cost)[1])
     console.print(shown, soft_wrap=False)
