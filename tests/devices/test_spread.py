@@ -97,8 +97,8 @@ def same_maps(result):
 
 @pytest.mark.slow
 def test_the_methods_of_each_kind_give_the_same_maps():
-    """Optimised, from gradients, from features, from rules."""
-    result = maps_on_eight_devices(("fido", "integrated_gradients", "grad_cam", "lrp"))
+    """Optimised, from features, from rules."""
+    result = maps_on_eight_devices(("fido", "grad_cam", "lrp"))
     assert same_maps(result), result
 
 
