@@ -29,6 +29,7 @@ from torch_methods.case import Setup
 from torch_methods.training import make
 from torch_resnet import CLASSES, load_both, torch
 
+from fgjax.devices.jit import program
 from fgjax.models.networks.layers import DepthwiseConv
 
 LAYERS = ((112, 32, 1), (112, 96, 2), (56, 144, 1), (56, 144, 2), (28, 192, 1), (28, 192, 2),
@@ -48,7 +49,7 @@ def make_steps(ours, theirs, name, size, batch):
 def time_forward(model, network, size, batch, rounds):
     """Parity of the logits, then the times of a prediction."""
     images = np.random.default_rng(1).random((batch, size, size, 3), np.float32)
-    predict, ready = jax.jit(lambda model, x: model(x)), jnp.asarray(images)
+    predict, ready = program("explain")(lambda model, x: model(x)), jnp.asarray(images)
     x = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last, as the network is
 
     def theirs():
