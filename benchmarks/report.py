@@ -15,7 +15,7 @@ from tables.fido import drawn_table, front_table, masks_table, transfer_table, v
 from tables.files import ROOT
 from tables.methods import glas_normalise_table, glas_table, overview_table, short_table
 from tables.speed import memory_table, onednn_table, scaling_table, speed_table
-from tables.training import focus_table, proxy_birds_table, proxy_species_table, steps_table
+from tables.training import focus_table, proxy_birds_table, shortcut_table, steps_table
 
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "methods": ("README.md", short_table),
@@ -29,7 +29,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "variance": ("docs/results/fido.md", variance_table),
     "focus": ("docs/results/training.md", focus_table),
     "steps": ("docs/results/training.md", steps_table),
-    "proxy_species": ("docs/results/training.md", proxy_species_table),
+    "shortcut": ("docs/results/training.md", shortcut_table),
     "proxy_birds": ("docs/results/training.md", proxy_birds_table),
     "speed": ("docs/results/speed.md", speed_table),
     "onednn": ("docs/results/speed.md", onednn_table),

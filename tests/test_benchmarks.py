@@ -185,7 +185,7 @@ def test_sweeps_of_the_benchmarks_resolve_and_name_columns(capsys):
             resolve(list(trial.words))
     proxy = load("proxy_attention")
     with pytest.raises(SystemExit):
-        proxy.main(["birds"])
+        proxy.main([])
     assert "--birds" in capsys.readouterr().err
 
 

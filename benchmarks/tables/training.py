@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scipy import stats
+
 from tables.files import RESULTS, read_json, read_rows, to_markdown
 
 HEADS = {
@@ -16,8 +18,9 @@ HEADS = {
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
-    """Return mean ± standard deviation (n − 1)."""
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+    """Return mean ± standard deviation (n − 1); of one value, that."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def _focus(about: dict[str, Any]) -> list[list[str]]:
@@ -54,8 +57,58 @@ def steps_table(folder: Path = RESULTS) -> str:
     return to_markdown(["t", *(str(t) for t in range(1, len(rows[0])))], rows)
 
 
-def _proxies(path: Path, columns: dict[str, str], **only: str) -> str:
-    rows = [r for r in read_rows(path) if all(r[k] == v for k, v in only.items())]
+SHORTCUT = {
+    "accuracy": "test accuracy",
+    "contradicts": "background contradicts",
+    "agrees": "background agrees",
+    "worst_class": "worst class, contradicting",
+    "energy_bird": "energy on the bird",
+    "energy_part": "energy in the part",
+}
+"""Columns of `shortcut.csv`, shares, and what the table calls them."""
+
+
+def paired(gaps: Sequence[float]) -> str:
+    """Return the mean of differences between pairs and its 95 % t-interval, which wants two."""
+    mean = statistics.mean(gaps)
+    if len(gaps) < 2:
+        return f"{mean:+.1f}"
+    half = stats.t.ppf(0.975, len(gaps) - 1) * statistics.stdev(gaps) / len(gaps) ** 0.5
+    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+
+
+def shortcut_table(folder: Path = RESULTS) -> str:
+    """Return accuracies and where Grad-CAM looks after trainings with a shortcut, in percent, and
+    the difference of each arm's accuracy to the plain one's, seed by seed."""
+    groups: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    for row in read_rows(folder / "shortcut.csv"):
+        groups.setdefault((row["share"], row["arm"]), {})[row["seed"]] = row
+    cells = []
+    for share, arm in sorted(groups, key=lambda group: float(group[0])):  # arms as they come
+        seeds, plain = groups[share, arm], groups.get((share, "as they are"), {})
+        both = sorted(seeds.keys() & plain.keys())
+        gaps = [100 * (float(seeds[s]["accuracy"]) - float(plain[s]["accuracy"])) for s in both]
+        numbers = [
+            _spread([100 * float(row[column]) for row in seeds.values()], 1) for column in SHORTCUT
+        ]
+        gain = paired(gaps) if gaps and arm != "as they are" else ""
+        told = "nothing" if share == "0.1" else f"{100 * float(share):.0f} %"
+        cells.append([told, arm, numbers[0], gain, *numbers[1:], str(len(seeds))])
+    first, *others = SHORTCUT.values()
+    head = ["the background tells", "training", first, "minus as they are", *others, "seeds"]
+    return to_markdown(head, cells)
+
+
+def proxy_birds_table(folder: Path = RESULTS) -> str:
+    """Return accuracies and where Grad-CAM looks, on photographs of birds."""
+    columns = {
+        "accuracy": "test accuracy",
+        "validation_accuracy": "validation",
+        "grad_cam.energy_in_box": "energy in the box",
+        "grad_cam.insertion": "insertion",
+        "grad_cam.deletion": "deletion",
+    }
+    rows = read_rows(folder / "proxy_birds.csv")
     names = {"cutmix": "CutMix"}
     cells = [
         [
@@ -65,28 +118,3 @@ def _proxies(path: Path, columns: dict[str, str], **only: str) -> str:
         for images in ("as they are", "proxy attention", "cutout", "cutmix")
     ]
     return to_markdown(["training images", *columns.values()], cells)
-
-
-def proxy_species_table(folder: Path = RESULTS) -> str:
-    """Return accuracies and where Grad-CAM looks, on drawn birds with a shortcut."""
-    columns = {
-        "accuracy": "test accuracy",
-        "validation_accuracy": "validation (has the shortcut)",
-        "grad_cam.energy_in_cue": "energy in the part",
-        "grad_cam.energy_in_object": "energy on the bird",
-        "grad_cam.insertion": "insertion",
-        "grad_cam.deletion": "deletion",
-    }
-    return _proxies(folder / "proxy_species.csv", columns, shortcut="always")
-
-
-def proxy_birds_table(folder: Path = RESULTS) -> str:
-    """Return the same on photographs of birds."""
-    columns = {
-        "accuracy": "test accuracy",
-        "validation_accuracy": "validation",
-        "grad_cam.energy_in_box": "energy in the box",
-        "grad_cam.insertion": "insertion",
-        "grad_cam.deletion": "deletion",
-    }
-    return _proxies(folder / "proxy_birds.csv", columns)

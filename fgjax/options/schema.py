@@ -132,7 +132,8 @@ class DataConfig:
     shortcut: bool = option(False, "species: in training, the background goes with the class.")
     shortcut_share: float = option(
         1.0,
-        "of the training images that it goes with, by data.shortcut=true.",
+        "of the training images whose background goes with the class, by data.shortcut=true; the "
+        "others contradict it. 0.1: it tells nothing.",
         within=ZERO_TO_ONE,
     )
     workers: int = option(4, "threads that decode.", within=ABOVE_ZERO, free=True)

@@ -261,6 +261,11 @@ class ProxyConfig:
         "predicted",
         "of the class that was predicted, or of the true one.",
     )
+    place: Literal["heat", "random"] = option(
+        "heat",
+        "what is dimmed: where the heat is; random: a control, the same heat map moved to a random "
+        "place, around the image's edges.",
+    )
     threshold: float = option(
         0.5,
         "pixels whose heat, at most 1, is at least this are replaced.",

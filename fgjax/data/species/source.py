@@ -214,7 +214,8 @@ class SpeciesSource:
       background_follows_class: in the training split class k always stands before
         `BACKGROUNDS[k]`, a shortcut to learn; the test split stays as it is.
       follow_share: of the training images this share only does so, chosen at random; the others
-        stand before any background.
+        contradict it: they stand before another class's background. A tenth: no background
+        tells anything of the class.
 
     Raises:
       ValueError: a size or count that cannot be.
@@ -256,10 +257,15 @@ class SpeciesSource:
             raise DataError(f"{record.name}: this set has {count} {split} images ({split}={count})")
         label = index % len(SPECIES)
         follows = self.background_follows_class and split == "train"
-        if follows and self.follow_share < 1:  # a draw of its own: scenes stay as they are
-            follows = np.random.default_rng([self.seed, 2, index]).random() < self.follow_share
         rng = np.random.default_rng([self.seed, int(split == "test"), index])
-        return sample_scene(label, rng, background=BACKGROUNDS[label] if follows else None)
+        return sample_scene(label, rng, background=self._background(index) if follows else None)
+
+    def _background(self, index: int) -> str:
+        """Return where a training image stands; by a draw of its own: the rest stays as it is."""
+        rng, label = np.random.default_rng([self.seed, 2, index]), index % len(SPECIES)
+        if rng.random() < self.follow_share:
+            return BACKGROUNDS[label]
+        return BACKGROUNDS[(label + rng.integers(1, len(BACKGROUNDS))) % len(BACKGROUNDS)]
 
     def load(self, record: Record) -> Example:
         """Draw `record`. DataError: it is not one of this data set."""

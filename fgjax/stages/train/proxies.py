@@ -59,6 +59,7 @@ class ProxyKeeper:
             about.rule,
             about.smooth,
             about.subset,
+            about.place,
         )
         self.steps: tuple[int, ...] = ()
         if about.method != "none":

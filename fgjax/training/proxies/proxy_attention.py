@@ -77,6 +77,8 @@ def _predict(model, images, size):
 
 Batches = Callable[[np.ndarray], Iterable[tuple[Any, np.ndarray]]]
 """Places in the set -> batches of their images (uint8, as they are) and labels."""
+Maps = Callable[[np.ndarray], Float[Array | np.ndarray, "n h w"]]
+"""Places in the set -> a map in [0, 1] of what the model is shown of each image."""
 
 
 def predictions(
@@ -101,6 +103,7 @@ class ProxySettings:
       threshold, weight, rule: see `proxy_images`.
       smooth: σ of a Gaussian blur of the map, in pixels of a 224 px image; 0: none.
       subset: share of the misclassified images that is replaced.
+      place: "heat": what the map shows; "random": a control, the same map moved to a random place.
     """
 
     method: str = "grad_cam"
@@ -110,6 +113,17 @@ class ProxySettings:
     rule: Rule = "attention"
     smooth: float = 0.0
     subset: float = 1.0
+    place: Literal["heat", "random"] = "heat"
+
+
+def moved(key: Key[Array, ""], maps: Float[Array, "n h w"]) -> Float[Array, "n h w"]:
+    """Return each map moved to a random place; what leaves at an edge comes in at the other.
+
+    So its values, and how many there are of each, stay.
+    """
+    n, height, width = maps.shape
+    by = jax.random.randint(key, (n, 2), 0, jnp.asarray([[height, width]]))
+    return jax.vmap(lambda one, by: jnp.roll(one, by, (0, 1)))(maps, by)
 
 
 def attention(
@@ -119,7 +133,7 @@ def attention(
     key: Key[Array, ""],
     settings: ProxySettings,
 ) -> Float[Array, "n h w"]:
-    """Return the method's heat map in [0, 1] with a maximum of 1, smoothed if asked.
+    """Return the method's heat map in [0, 1] with a maximum of 1, smoothed and moved if asked.
 
     A map without any evidence is 0 everywhere.
     """
@@ -129,6 +143,8 @@ def attention(
         heat = gaussian_blur(heat[..., None], settings.smooth)[..., 0]
         most = heat.max((1, 2), keepdims=True)
         heat = heat / jnp.where(most > 0, most, 1)
+    if settings.place == "random":
+        heat = moved(jax.random.fold_in(key, 1), heat)
     return heat
 
 
@@ -160,6 +176,7 @@ def proxy_step(
     epoch: int,
     key: Key[Array, ""],
     before: Proxies = NONE,
+    maps: Maps | None = None,
 ) -> tuple[Proxies, int]:
     """Return the proxies after a step: a pure function of its arguments.
 
@@ -173,6 +190,7 @@ def proxy_step(
       batch_size: images per pass.
       seed, epoch: choose the subset; with `key` they make the randomness of the method.
       before: proxies that stay (`NONE` when they are taken back).
+      maps: of what is dimmed, where that is known; None: the method's heat maps say.
 
     Returns:
       the proxies, and how many images were misclassified.
@@ -191,8 +209,12 @@ def proxy_step(
         images = jnp.asarray(images)[index]
         size = min(model.size, images.shape[1])
         seen = center_crop(images, size).astype(jnp.float32) / 255
-        part = jnp.asarray(targets[done : done + count])[index]
-        cam = attention(model, seen, part, jax.random.fold_in(key, done), settings)
+        own = slice(done, done + count)
+        if maps is None:
+            part = jnp.asarray(targets[own])[index]
+            cam = attention(model, seen, part, jax.random.fold_in(key, done), settings)
+        else:
+            cam = jnp.asarray(maps(places[picked][own]), seen.dtype)[index]
         made = _paste(images, cam, settings.threshold, settings.weight, settings.rule)
         pixels.append(made[:count])
         done += count

@@ -14,6 +14,7 @@ from fgjax.training.proxies.keep import NONE, Proxies, chosen, clears, proxy_epo
 from fgjax.training.proxies.proxy_attention import (
     ProxySettings,
     attention,
+    moved,
     predictions,
     proxy_images,
     proxy_step,
@@ -178,11 +179,12 @@ def batches_of(images, labels, seen=None):
     return batches
 
 
-def step(images, labels, seen=None, before=NONE, places=None, **settings):
+def step(images, labels, seen=None, before=NONE, places=None, maps=None, **settings):
     places = np.arange(6) if places is None else places
     return proxy_step(
         TOY, batches_of(images, labels, seen), places, labels[places], batch_size=2,
         settings=ProxySettings(**settings), seed=0, epoch=1, key=jax.random.key(0), before=before,
+        maps=maps,
     )  # fmt: skip
 
 
@@ -238,6 +240,50 @@ def test_a_proxy_is_never_the_source_of_a_proxy(spots):
     np.testing.assert_array_equal(np.concatenate(seen)[:6], images)
     np.testing.assert_array_equal(again.pixels, first.pixels)  # no dimmer than before
     np.testing.assert_array_equal(again.places, first.places)
+
+
+def test_what_is_dimmed_can_be_given(spots):
+    """A column of its own for each image, and no heat map."""
+    images, labels = spots
+    known = np.zeros((6, 8, 8), np.float32)
+    known[np.arange(6), :, np.arange(6)] = 1
+    proxies, wrong = step(
+        images, labels, places=np.array([5, 3, 2, 1]), maps=lambda places: known[places], weight=0.6
+    )
+    assert wrong == 3
+    np.testing.assert_array_equal(proxies.places, [1, 3, 5])
+    for place, pixels in zip(proxies.places, np.asarray(proxies.pixels), strict=True):
+        expected = images[place].copy()
+        column = expected[2:10, 2 + place]
+        expected[2:10, 2 + place] = np.round(0.4 * column)
+        assert (np.abs(pixels.astype(int) - expected) <= 1).all()
+        assert (pixels[2:10, 2 + place] != images[place][2:10, 2 + place]).any()
+
+
+def test_a_moved_map_is_the_map_rolled(key):
+    maps = np.random.default_rng(0).random((5, 6, 8)).astype(np.float32)
+    found, ways = np.asarray(moved(key, maps)), set()
+    for one, got in zip(maps, found, strict=True):
+        every = [(y, x) for y in range(6) for x in range(8)
+                 if (np.roll(one, (y, x), (0, 1)) == got).all()]  # fmt: skip
+        assert len(every) == 1
+        ways |= set(every)
+    assert len(ways) > 1 and ways != {(0, 0)}  # each its own way
+
+
+def test_a_random_place_dims_as_much_elsewhere(spots):
+    images, labels = spots
+    seen = jnp.asarray(images[:, 2:10, 2:10], jnp.float32) / 255
+    targets, key = jnp.asarray([0, 1, 1, 0, 0, 0]), jax.random.key(0)
+    heat, other = (
+        np.asarray(attention(TOY, seen, targets, key, ProxySettings(place=place)))
+        for place in ("heat", "random")
+    )
+    np.testing.assert_array_equal(np.sort(heat.reshape(6, -1)), np.sort(other.reshape(6, -1)))
+    assert all((a != b).any() for a, b in zip(heat, other, strict=True))
+    there, elsewhere = (step(images, labels, place=place)[0] for place in ("heat", "random"))
+    np.testing.assert_array_equal(there.places, elsewhere.places)
+    assert (np.asarray(there.pixels) != np.asarray(elsewhere.pixels)).any()
 
 
 def test_nothing_misclassified_changes_nothing(spots):
