@@ -240,3 +240,74 @@ def test_kills_compares_everything_but_seconds(tmp_path):
     kills.wait_for("explain", ended, run)  # at once
     ended.wait()
     kills.wait_for("compare", ended, run)  # it never comes there
+
+
+def test_half_of_what_jtt_shows_are_mistakes():
+    shortcut, wrong = load("shortcut"), np.zeros(100, bool)
+    wrong[:20] = True
+    orders = [shortcut.half_wrong(wrong, 0, epoch) for epoch in range(50)]
+    assert all(len(order) == 100 for order in orders)
+    # 80 places in 160 are those of the 20: four each.
+    assert np.mean([wrong[order] for order in orders]) == pytest.approx(0.5, abs=0.03)
+    assert np.bincount(np.concatenate(orders), minlength=100).min() > 0
+    for none in (wrong & False, wrong | True):
+        np.testing.assert_array_equal(np.sort(shortcut.half_wrong(none, 0, 1)), np.arange(100))
+
+
+def test_groups_by_hand():
+    right = np.array([True, True, False, True, False, False, True, True])
+    labels = np.array([0, 0, 0, 1, 1, 1, 1, 1])
+    agrees = np.array([True, False, False, True, False, False, False, True])
+    assert load("shortcut").group_figures(right, labels, agrees) == {
+        "accuracy": 5 / 8,
+        "agrees": 1.0,
+        "contradicts": 2 / 5,
+        "worst_group": 2 / 5,
+        "worst_class": 1 / 3,
+    }
+
+
+def test_differences_are_between_the_same_seeds(tmp_path):
+    from tables.training import shortcut_table
+
+    columns = "accuracy,contradicts,agrees,worst_class,energy_bird,energy_part"
+    rows = [f"share,arm,seed,{columns}"]
+    for share, arm, seed, accuracy in (
+        (0.8, "as they are", 0, 0.50), (0.8, "JTT", 0, 0.52), (0.8, "as they are", 1, 0.30),
+        (0.8, "JTT", 1, 0.34), (0.8, "JTT", 2, 0.99), (0.1, "as they are", 0, 0.90),
+    ):  # fmt: skip
+        rows.append(f"{share},{arm},{seed},{accuracy},0.1,0.2,0.3,0.4,0.5")
+    (tmp_path / "shortcut.csv").write_text("\n".join(rows) + "\n")
+    control, plain, jtt = (
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in shortcut_table(tmp_path).splitlines()[2:]
+    )
+    assert control[:4] == ["nothing", "as they are", "90.0", ""]
+    assert plain[:4] == ["80 %", "as they are", "40.0 ± 14.1", ""]
+    # +2 and +4: of two values t is 12.706, and the standard error 1.
+    assert jtt[3] == "+3.0 (-9.7 to +15.7)" and jtt[-1] == "3"
+
+
+@pytest.mark.slow
+def test_the_shortcut_runs_goes_on_and_dims_as_told(tmp_path, capsys):
+    shortcut, out = load("shortcut"), tmp_path / "rows.csv"
+    words = ["--out", str(out), "--shares", "0.8", "--seeds", "1", "--model", "toys:MICRO",
+             "--size", "32", "--images", "40", "--test", "60", "--explained", "10", "--epochs",
+             "2", "--first", "1", "--batch", "20"]  # fmt: skip
+    assert shortcut.main([*words, "--arms", "as they are", "JTT"]) == 0
+    assert shortcut.main(words) == 0
+    rows = shortcut.read(out)
+    assert [row["arm"] for row in rows[:3]] == ["as they are", "as they are", "JTT"]
+    assert {row["arm"] for row in rows} == set(shortcut.ARMS) and len(rows) == 7
+    assert [row["share"] for row in rows] == ["0.1", *["0.8"] * 6]
+    by = {row["arm"]: row for row in rows[1:]}
+    heat, random, known = (by[arm] for arm in shortcut.DIMMED)
+    # The only step is before anything differs: the same images, and as much of them.
+    assert heat["replaced"] == random["replaced"] == known["replaced"] != "nan"
+    assert float(heat["dimmed"]) == pytest.approx(float(random["dimmed"]), rel=0.1)
+    assert float(known["dimmed"]) > 0.6 > float(heat["dimmed"]) > 0
+    capsys.readouterr()
+    assert shortcut.main(words) == 0 and capsys.readouterr().out == ""
+    with pytest.raises(SystemExit):
+        shortcut.main([*words, "--rate", "1"])
+    assert "was made with 0.005" in capsys.readouterr().err
