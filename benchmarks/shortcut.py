@@ -33,7 +33,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
 
 import fgjax
 from fgjax.data.pipeline import epoch_order
@@ -61,24 +60,25 @@ class Settings:
     """What all arms share."""
 
     model: str = "resnet_tiny"
-    size: int = 96
-    images: int = 3000
-    test: int = 2000
+    size: int = 64
+    images: int = 2000
+    test: int = 1000
     explained: int = 200
-    epochs: int = 10
+    epochs: int = 8
     first: int = 2
     batch: int = 32
     rate: float = 5e-3
 
 
 class Part(NamedTuple):
-    """Drawings of a split, and whether each stands before its own class's background."""
+    """Drawings of a split (n h w 3, uint8), their classes, where bird and deciding part are seen
+    (n h w), and whether each stands before its own class's background (n)."""
 
-    pixels: UInt8[np.ndarray, "n h w 3"]
-    labels: Int[np.ndarray, "n"]
-    birds: Bool[np.ndarray, "n h w"]
-    cues: Bool[np.ndarray, "n h w"]
-    agrees: Bool[np.ndarray, "n"]
+    pixels: np.ndarray
+    labels: np.ndarray
+    birds: np.ndarray
+    cues: np.ndarray
+    agrees: np.ndarray
 
 
 @lru_cache(maxsize=2)  # the training images of now, and the test images
@@ -100,7 +100,7 @@ def draw_part(source: SpeciesSource, split: str) -> Part:
     )  # fmt: skip
 
 
-def half_wrong(wrong: Bool[np.ndarray, "n"], seed: int, epoch: int) -> Int[np.ndarray, "n"]:
+def half_wrong(wrong: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     """Return n places, about half of them of images that are wrong, each as often as the next.
 
     As JTT: mistakes are repeated, and an epoch is as long as it was.
@@ -111,9 +111,7 @@ def half_wrong(wrong: Bool[np.ndarray, "n"], seed: int, epoch: int) -> Int[np.nd
     return places[epoch_order(seed, epoch, len(places))[: len(wrong)]]
 
 
-def group_figures(
-    right: Bool[np.ndarray, "n"], labels: Int[np.ndarray, "n"], agrees: Bool[np.ndarray, "n"]
-) -> dict[str, float]:
+def group_figures(right: np.ndarray, labels: np.ndarray, agrees: np.ndarray) -> dict[str, float]:
     """Return the accuracy on all images, on those whose background agrees with the class and on
     those whose does not, the lower of these two, and the lowest of a class among the latter."""
     groups = [float(right[agrees].mean()), float(right[~agrees].mean())]
@@ -167,7 +165,7 @@ class Dimmer:
         return dict(zip(FACTS, map(float, means), strict=True))
 
 
-def batches(part: Part, order: Int[np.ndarray, "m"], size: int) -> Iterator:
+def batches(part: Part, order: np.ndarray, size: int) -> Iterator:
     """Yield images and labels in this order; the last batch may be shorter."""
     for i in range(0, len(order), size):
         places = order[i : i + size]
@@ -176,9 +174,7 @@ def batches(part: Part, order: Int[np.ndarray, "m"], size: int) -> Iterator:
 
 def fit(arm: str, part: Part, seed: int, settings: Settings) -> tuple[Classifier, dict[str, float]]:
     """Return the classifier of an arm after its last epoch, and how it came to be."""
-    model = create_model(
-        settings.model, len(CLASSES), size=settings.size, key=jax.random.key(seed)
-    )
+    model = create_model(settings.model, len(CLASSES), size=settings.size, key=jax.random.key(seed))
     count, dimmer, batch = len(part.labels), Dimmer(arm, part, seed, settings), settings.batch
     steps = count // batch
     recipe = Recipe(
@@ -210,7 +206,7 @@ def fit(arm: str, part: Part, seed: int, settings: Settings) -> tuple[Classifier
     return fitted, dict(zip(FACTS, map(float, facts), strict=True))
 
 
-def wrongly(model: Classifier, part: Part, settings: Settings) -> Bool[np.ndarray, "n"]:
+def wrongly(model: Classifier, part: Part, settings: Settings) -> np.ndarray:
     """Return which images of a part are misclassified."""
     places = np.arange(len(part.labels))
     found = predictions(model, lambda p: batches(part, p, settings.batch), places, settings.batch)
@@ -243,9 +239,9 @@ def data(share: float, seed: int, settings: Settings) -> SpeciesSource:
 
 
 def jobs(shares: list[float], seeds: int, arms: list[str]) -> Iterator[tuple[float, int, str]]:
-    """Yield (share, seed, arm), the control of every seed first."""
-    for seed in range(seeds):
-        for share in (NOTHING, *shares):
+    """Yield (share, seed, arm), the controls last."""
+    for share in (*shares, NOTHING):
+        for seed in range(seeds):
             for arm in ARMS if share != NOTHING else (PLAIN,):
                 if arm in arms:
                     yield share, seed, arm
