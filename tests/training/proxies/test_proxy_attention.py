@@ -248,7 +248,7 @@ def test_what_is_dimmed_can_be_given(spots):
     known = np.zeros((6, 8, 8), np.float32)
     known[np.arange(6), :, np.arange(6)] = 1
     proxies, wrong = step(
-        images, labels, places=np.array([5, 3, 2, 1]), maps=lambda places: known[places], weight=0.6
+        images, labels, places=np.array([1, 2, 3, 5]), maps=lambda places: known[places], weight=0.6
     )
     assert wrong == 3
     np.testing.assert_array_equal(proxies.places, [1, 3, 5])
@@ -262,7 +262,7 @@ def test_what_is_dimmed_can_be_given(spots):
 
 def test_a_moved_map_is_the_map_rolled(key):
     maps = np.random.default_rng(0).random((5, 6, 8)).astype(np.float32)
-    found, ways = np.asarray(moved(key, maps)), set()
+    found, ways = np.asarray(moved(key, jnp.asarray(maps))), set()
     for one, got in zip(maps, found, strict=True):
         every = [(y, x) for y in range(6) for x in range(8)
                  if (np.roll(one, (y, x), (0, 1)) == got).all()]  # fmt: skip
