@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import fgjax
@@ -223,7 +224,7 @@ def judge(model: Classifier, test: Part, settings: Settings) -> dict[str, float]
     seen = test.pixels[some].astype(np.float32) / 255
     heat = fgjax.grad_cam(model, seen, test.labels[some]).heatmap
     for name, truth in (("bird", test.birds), ("part", test.cues)):
-        figures[f"energy_{name}"] = float(np.nanmean(energy_inside(heat, truth[some])))
+        figures[f"energy_{name}"] = float(np.nanmean(energy_inside(heat, jnp.asarray(truth[some]))))
         area = truth[some].mean((1, 2))
         figures[f"area_{name}"] = float(area[area > 0].mean())  # a constant map's energy
     return figures
