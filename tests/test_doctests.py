@@ -23,7 +23,7 @@ BARE = {
     "load_classifier", "load_exported", "load_maps", "load_pretrained", "lrp", "prompt_cam",
     "region_attention", "save_pretrained", "score_cam", "step_cam",
 }  # fmt: skip
-"""Exported names without an example: they want files, an extra, or networks with features or parts."""
+"""Exported names without an example: they want files, extras, or networks with parts."""
 
 
 def home(name):
