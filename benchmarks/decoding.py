@@ -114,6 +114,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if grain is not None:
+        from absl import flags
+
+        flags.FLAGS(["decoding"])  # Grain's processes look at flags of its own
     report = {"machine": machine(), "images": args.count, "workers": args.workers}
     source = FolderSource(args.images, size=224, crop=0.875, test_share=1.0)
     source.records = source.records[: args.count]
