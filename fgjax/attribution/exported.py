@@ -175,14 +175,14 @@ def _settled(config: Any, arrays: tuple, static: Any, images: Array) -> Any:
 
 
 def _packed(code: bytes, arrays: tuple, about: dict[str, Any]) -> bytes:
-    """Return a zip of NumPy arrays: the program, what is known of it, and the weights. Those whose
-    type NumPy does not know (bfloat16) as bytes."""
+    """Return a zip of NumPy arrays, each of bytes: the program, what is known of it, and the weights,
+    also of types that NumPy does not know (bfloat16)."""
     about = about | {"weights": [a is not None and [str(a.dtype), a.shape] for a in arrays]}
-    plain = {f"weight_{i}": np.frombuffer(np.asarray(a).tobytes(), np.uint8)
-             for i, a in enumerate(arrays) if a is not None}  # fmt: skip
-    held = io.BytesIO()
     texts = {"program": code, "about": json.dumps(about).encode()}
-    np.savez(held, **{k: np.frombuffer(v, np.uint8) for k, v in texts.items()}, **plain)
+    texts |= {f"weight_{i}": np.asarray(a).tobytes() for i, a in enumerate(arrays) if a is not None}
+    plain: dict[str, Any] = {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
+    held = io.BytesIO()
+    np.savez(held, **plain)
     return held.getvalue()
 
 

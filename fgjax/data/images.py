@@ -271,7 +271,8 @@ class Fit:
         height, width = self.result(shape)
         image = Image.fromarray(pixels)
         if part > 1:
-            window = tuple(edge / part for edge in window)
+            left, top, right, bottom = window
+            window = (left / part, top / part, right / part, bottom / part)
         return np.array(image.resize((width, height), filter, box=window))
 
     def _move(self, points: Float[np.ndarray, "p 2"], shape) -> Float[np.ndarray, "p 2"]:

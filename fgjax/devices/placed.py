@@ -15,8 +15,10 @@ def device_of(*trees: Any) -> Any:
     arrays = [a for a in leaves if isinstance(a, jax.Array) and not isinstance(a, jax.core.Tracer)]
     # An array that was put on a device draws the others there.
     for array in sorted(arrays, key=lambda array: not array.committed):
-        return min(array.sharding.addressable_devices, key=lambda device: device.id)
-    chosen = jax.config.jax_default_device
+        devices: list[Any] = [*array.sharding.addressable_devices]
+        return min(devices, key=lambda device: device.id)
+    config: Any = jax.config
+    chosen = config.jax_default_device
     if isinstance(chosen, str):
         return jax.local_devices(backend=chosen)[0]
     return chosen or jax.local_devices()[0]

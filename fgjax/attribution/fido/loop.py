@@ -183,8 +183,8 @@ def _until_settled(
             image = call.place[slot]
             if done[image] is not None:  # settled a call before
                 continue
-            traces[image, taken[image] : taken[image] + call.count] = told[slot]
-            taken[image] += call.count
+            traces[image, taken[image] : taken[image] + call.steps] = told[slot]
+            taken[image] += call.steps
             seen = traces[image, : taken[image]]
             if taken[image] < steps and not settled(seen, config):
                 continue
@@ -213,7 +213,7 @@ class _Call(NamedTuple):
     logits: Float[Array, "slots 2 mh mw"]
     place: Int[np.ndarray, "slots"]
     slots: Int[np.ndarray, "used"]
-    count: int
+    steps: int
 
 
 def settled(trace: Float[np.ndarray, "steps 8"], config: FidoConfig) -> bool:
