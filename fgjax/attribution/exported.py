@@ -175,8 +175,8 @@ def _settled(config: Any, arrays: tuple, static: Any, images: Array) -> Any:
 
 
 def _packed(code: bytes, arrays: tuple, about: dict[str, Any]) -> bytes:
-    """Return a zip of NumPy arrays, each of bytes: the program, what is known of it, and the weights,
-    also of types that NumPy does not know (bfloat16)."""
+    """Return a zip of byte arrays: the program, what is known of it, and the weights, also of types
+    that NumPy does not know (bfloat16)."""
     about = about | {"weights": [a is not None and [str(a.dtype), a.shape] for a in arrays]}
     texts = {"program": code, "about": json.dumps(about).encode()}
     texts |= {f"weight_{i}": np.asarray(a).tobytes() for i, a in enumerate(arrays) if a is not None}
