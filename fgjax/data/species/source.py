@@ -12,7 +12,7 @@ drawn again with any part left out or taken from another species.
 
 Pose, flip, scale (0.4 to 1 of the largest that fits), place, light, background, leaves and
 twigs in front, and loose cue parts lying in the background are drawn from the same
-distribution for every class: `sample_scene` does not look at the label.
+distribution for every class: `sample_scene` does not look at the label (but for close-ups).
 """
 
 from collections.abc import Mapping
@@ -215,6 +215,7 @@ class SpeciesSource:
         `BACKGROUNDS[k]`, a shortcut to learn; the test split stays as it is.
       follow_share: of the training images this share only does so, chosen at random; the others
         stand before any background.
+      close_up: birds fill about a third of the image, not an eighth, see `sample_scene`.
 
     Raises:
       ValueError: a size or count that cannot be.
@@ -226,6 +227,7 @@ class SpeciesSource:
     seed: int = 0
     background_follows_class: bool = False
     follow_share: float = 1.0
+    close_up: bool = False
 
     classes: ClassVar[tuple[str, ...]] = CLASSES
     landmark_names: ClassVar[tuple[str, ...]] = PARTS
@@ -259,7 +261,8 @@ class SpeciesSource:
         if follows and self.follow_share < 1:  # a draw of its own: scenes stay as they are
             follows = np.random.default_rng([self.seed, 2, index]).random() < self.follow_share
         rng = np.random.default_rng([self.seed, int(split == "test"), index])
-        return sample_scene(label, rng, background=BACKGROUNDS[label] if follows else None)
+        background = BACKGROUNDS[label] if follows else None
+        return sample_scene(label, rng, background=background, close_up=self.close_up)
 
     def load(self, record: Record) -> Example:
         """Draw `record`. DataError: it is not one of this data set."""
@@ -271,6 +274,7 @@ class SpeciesSource:
             mask=drawing.mask,
             cue=drawing.cue,
             landmarks=drawing.landmarks,
+            part_map=drawing.part_map,
         )
 
     def without_parts(self, record: Record) -> WithoutParts:
@@ -296,6 +300,7 @@ DRAWN = DataSet(
         "seed": "seed",
         "background_follows_class": "data.shortcut",
         "follow_share": "data.shortcut_share",
+        "close_up": "data.close_up",
     },
     wants={},
     crops=False,
