@@ -249,7 +249,7 @@ def controls(
 
 def settings(seeds: int, epochs: int) -> Iterator[tuple[int, float, float | str, int, int]]:
     """Yield number of parts, weight, β ("" without a prior), epochs and seed, in the order in which
-    they are of use should the time not do: three seeds, then longer, then softer, then more."""
+    they are of use should the time not do: the paper's β, then longer, then softer."""
     first, more = range(min(3, seeds)), range(3, seeds)
 
     def of(some, numbers, weights, beta, epochs):
@@ -257,9 +257,9 @@ def settings(seeds: int, epochs: int) -> Iterator[tuple[int, float, float | str,
             yield number, weight, beta if weight else "", epochs, seed
 
     yield from of(first, NUMBERS, WEIGHTS, BETA, epochs)
+    yield from of(more, NUMBERS, WEIGHTS, BETA, epochs)
     yield from of(first, NUMBERS[1:2], (WEIGHTS[0], WEIGHTS[-1]), BETA, LONGER * epochs)
     yield from of(first, NUMBERS, WEIGHTS[2:], SOFTER, epochs)
-    yield from of(more, NUMBERS, WEIGHTS, BETA, epochs)
 
 
 def read_done(path: Path) -> set[tuple[str, ...]]:
