@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fgjax.models.names import Table
+from fgjax.models.networks.dense import Dense
 from fgjax.models.networks.layers import Conv, DepthwiseConv, Padding, computed_again
 from fgjax.models.networks.tokens import (
     Activation,
@@ -68,7 +69,7 @@ class ConvNextBlock(nn.Module):
         def dense(width, name):
             if self.pointwise:
                 return Conv(width, 1, dtype=self.dtype, bias=True, name=name)
-            return nn.Dense(width, dtype=self.dtype, kernel_init=small, name=name)
+            return Dense(width, dtype=self.dtype, kernel_init=small, name=name)
 
         y = DepthwiseConv(7, 1, self.padding, self.dtype, bias=True, name="depthwise")(x)
         y = LayerNorm(1e-6, self.dtype, name="norm")(y)

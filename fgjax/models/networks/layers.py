@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fgjax.models.networks.strided import convolve, pays, strided_convolve
+from fgjax.models.networks.convolution import convolve
+from fgjax.models.networks.cpu_convolution import convolve_on_cpu
 
 Padding = Literal["symmetric", "same"]
 """How a convolution pads: "symmetric" as PyTorch does, k // 2 on both sides; "same" as
@@ -59,11 +60,10 @@ class Conv(nn.Module):
                 pads(size, side, self.stride, self.padding)
                 for size, side in zip(x.shape[1:3], sides, strict=True)
             )
-            rewritten = self.stride > 1 and jax.default_backend() == "cpu" and pays(kernel.shape)
-            if self.groups > 1:
+            if self.groups > 1 or jax.default_backend() != "cpu":
                 y = convolve(x, kernel, self.stride, edges, self.groups)
             else:
-                y = (strided_convolve if rewritten else convolve)(x, kernel, self.stride, edges)
+                y = convolve_on_cpu(x, kernel, self.stride, edges)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)[None, None, None]

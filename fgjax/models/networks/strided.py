@@ -1,4 +1,4 @@
-"""Convolutions of stride 2 whose gradient by the image a CPU can compute fast.
+"""The gradient by the image of a convolution with a stride, as a CPU computes it fast.
 
 With stride s, a pixel i = s a + r of the input has the gradient
 
@@ -10,15 +10,10 @@ side by side as channels they are one convolution of stride 1, whose result is s
 not take.
 """
 
-from functools import partial
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-LAYOUT = ("NHWC", "HWIO", "NHWC")
-Edges = tuple[tuple[int, int], tuple[int, int]]
-"""Pixels to add above and below, left and right."""
+from fgjax.models.networks.convolution import Edges, convolve
 
 FEW = 4
 """Channels up to which the rewritten gradient is the faster one."""
@@ -32,45 +27,6 @@ def pays(shape: tuple[int, ...]) -> bool:
     14. 256 channels at 14²: 9; 31; 17. A first one 3x3 at 224²: 6; 8; 6.
     """
     return shape[2] <= FEW and min(shape[:2]) > 3
-
-
-def convolve(
-    x: Float[Array, "n h w c"],
-    kernel: Float[Array, "k l b d"],
-    stride: int,
-    edges: Edges,
-    groups: int = 1,
-) -> Float[Array, "n H W d"]:
-    """Return the convolution as XLA has it; of groups of channels, each sees `b` of them."""
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        edges,
-        dimension_numbers=LAYOUT,
-        feature_group_count=groups,
-    )
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def strided_convolve(
-    x: Float[Array, "n h w c"], kernel: Float[Array, "k l c d"], stride: int, edges: Edges
-) -> Float[Array, "n H W d"]:
-    """Return the same, with the gradient by `x` written as a convolution of stride 1."""
-    return convolve(x, kernel, stride, edges)
-
-
-def _forward(x, kernel, stride, edges):
-    return convolve(x, kernel, stride, edges), (x, kernel)
-
-
-def _backward(stride, edges, saved, grad):
-    x, kernel = saved
-    _, by_kernel = jax.vjp(lambda kernel: convolve(x, kernel, stride, edges), kernel)
-    return input_gradient(grad, kernel, x.shape[1:3], stride, edges), *by_kernel(grad)
-
-
-strided_convolve.defvjp(_forward, _backward)
 
 
 def input_gradient(

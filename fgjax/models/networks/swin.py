@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from fgjax.models.names import Table
+from fgjax.models.networks.dense import Dense
 from fgjax.models.networks.layers import computed_again
 from fgjax.models.networks.tokens import (
     Attention,
@@ -124,9 +125,9 @@ class Merge(nn.Module):
         n, height, width, d = x.shape
         x = x.reshape(n, height // 2, 2, width // 2, 2, d).transpose(0, 1, 3, 4, 2, 5)
         x = LayerNorm(1e-5, self.dtype, name="norm")(x.reshape(n, height // 2, width // 2, 4 * d))
-        return nn.Dense(
-            2 * d, use_bias=False, dtype=self.dtype, kernel_init=small, name="reduction"
-        )(x)
+        return Dense(2 * d, use_bias=False, dtype=self.dtype, kernel_init=small, name="reduction")(
+            x
+        )
 
 
 class Swin(nn.Module):

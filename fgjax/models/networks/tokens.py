@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fgjax.models.networks.dense import Dense
+
 ActivationKind = Literal["gelu", "quick_gelu", "silu", "relu"]
 
 ACTIVATIONS: dict[str, Callable] = {
@@ -140,7 +142,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-        dense = lambda width, name: nn.Dense(width, dtype=self.dtype, kernel_init=small, name=name)
+        dense = lambda width, name: Dense(width, dtype=self.dtype, kernel_init=small, name=name)
         act = Activation("silu" if self.gate else self.activation)
         if self.gate == "packed":
             gate, y = jnp.split(dense(2 * self.hidden, "fc1")(x), 2, axis=-1)
@@ -226,13 +228,13 @@ class Attention(nn.Module):
           asks: only the first a tokens have queries; None: all.
         """
         n, t, d = x.shape
-        qkv = nn.Dense(
-            3 * d, use_bias=self.qkv_bias, dtype=self.dtype, kernel_init=small, name="qkv"
-        )(x)
+        qkv = Dense(3 * d, use_bias=self.qkv_bias, dtype=self.dtype, kernel_init=small, name="qkv")(
+            x
+        )
         q, k, v = qkv.reshape(n, t, 3, self.heads, d // self.heads).transpose(2, 0, 3, 1, 4)
         y, weights = Attend()(turn(q)[:, :, :asks], turn(k), v, bias, tap)
         y = y.transpose(0, 2, 1, 3).reshape(n, -1, d)
-        return nn.Dense(d, dtype=self.dtype, kernel_init=small, name="proj")(y), weights
+        return Dense(d, dtype=self.dtype, kernel_init=small, name="proj")(y), weights
 
 
 def resample_position(
