@@ -15,7 +15,8 @@ from tables.fido import drawn_table, front_table, masks_table, transfer_table, v
 from tables.files import ROOT
 from tables.methods import glas_normalise_table, glas_table, overview_table, short_table
 from tables.parts import part_controls_table, prior_table
-from tables.speed import memory_table, onednn_table, scaling_table, speed_table
+from tables.pods import pods_table
+from tables.speed import loading_table, memory_table, onednn_table, scaling_table, speed_table
 from tables.training import focus_table, proxy_birds_table, proxy_species_table, steps_table
 
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
@@ -38,6 +39,8 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "onednn": ("docs/results/speed.md", onednn_table),
     "memory": ("docs/results/speed.md", memory_table),
     "scaling": ("docs/results/speed.md", scaling_table),
+    "loading": ("docs/results/speed.md", loading_table),
+    "pods": ("docs/results/speed.md", pods_table),
 }
 """Name of the marks -> the page they are in, and what makes what is between them."""
 

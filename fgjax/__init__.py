@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     )
     from fgjax.attribution.common.types import Attribution
     from fgjax.attribution.contrast import contrast
+    from fgjax.attribution.exported import export, load_exported
     from fgjax.attribution.extremal_perturbation import (
         ExtremalPerturbationConfig,
         extremal_perturbation,
@@ -97,6 +98,7 @@ _NAMES = {
     """,
     "fgjax.attribution.common.types": "Attribution",
     "fgjax.attribution.contrast": "contrast",
+    "fgjax.attribution.exported": "export load_exported",
     "fgjax.attribution.extremal_perturbation": "ExtremalPerturbationConfig extremal_perturbation",
     "fgjax.attribution.fido.concrete": "concrete_dropout simplified_concrete_dropout",
     "fgjax.attribution.fido.config": "FidoConfig",
@@ -194,6 +196,7 @@ __all__ = [
     "deconvnet",
     "deletion",
     "evaluate",
+    "export",
     "extract_patches",
     "extremal_perturbation",
     "fido",
@@ -217,6 +220,7 @@ __all__ = [
     "layer_cam",
     "lime",
     "load_classifier",
+    "load_exported",
     "load_maps",
     "load_pretrained",
     "log_odds",

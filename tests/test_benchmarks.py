@@ -11,8 +11,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import fgjax
+from fgjax.data.sets.folder import FolderSource
 from fgjax.options.resolve import resolve
 from fgjax.sweeps.grid import find_grid, make_trials
 from toys import of_every_value
@@ -240,3 +242,15 @@ def test_kills_compares_everything_but_seconds(tmp_path):
     kills.wait_for("explain", ended, run)  # at once
     ended.wait()
     kills.wait_for("compare", ended, run)  # it never comes there
+
+
+def test_what_is_loaded_is_counted_and_a_large_photograph_is_decoded_small(tmp_path):
+    decoding = load("decoding")
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        pixels = rng.integers(0, 255, (6, 8, 3), np.uint8)
+        Image.fromarray(pixels).resize((640, 480)).save(tmp_path / f"{i}.jpg")
+    source = FolderSource(tmp_path, size=32, test_share=1.0)
+    assert decoding.ours(source, 2) == 3
+    found = decoding.large(decoding.enlarged(tmp_path / "0.jpg", tmp_path), 1)
+    assert found["part"] == 4 and 0 < found["largest_difference"] < 16

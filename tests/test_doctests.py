@@ -10,17 +10,20 @@ import pytest
 
 import fgjax
 
-MORE = ["fgjax.core.batching", "fgjax.evaluation.part_swaps", "fgjax.training.validation"]
+MORE = [
+    "fgjax.attribution.common.streaming", "fgjax.core.batching", "fgjax.evaluation.part_swaps",
+    "fgjax.training.validation",
+]  # fmt: skip
 """Modules with examples, besides those of the exported names."""
 
 BARE = {
-    "Attribution", "Classifier", "attention_relevance", "attention_rollout", "extract_patches",
-    "fido_preset", "finer_cam", "glas_volume", "grad_cam", "grad_cam_plus_plus",
-    "guided_grad_cam", "hires_cam", "landmark_error", "layer_cam", "load_classifier", "load_maps",
-    "load_pretrained", "lrp", "prompt_cam", "region_attention", "save_pretrained", "score_cam",
-    "step_cam",
+    "Attribution", "Classifier", "attention_relevance", "attention_rollout", "export",
+    "extract_patches", "fido_preset", "finer_cam", "glas_volume", "grad_cam",
+    "grad_cam_plus_plus", "guided_grad_cam", "hires_cam", "landmark_error", "layer_cam",
+    "load_classifier", "load_exported", "load_maps", "load_pretrained", "lrp", "prompt_cam",
+    "region_attention", "save_pretrained", "score_cam", "step_cam",
 }  # fmt: skip
-"""Exported names without an example: they want files, or networks with features or parts."""
+"""Exported names without an example: they want files, extras, or networks with parts."""
 
 
 def home(name):

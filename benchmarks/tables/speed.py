@@ -124,6 +124,22 @@ def memory_table(folder: Path = RESULTS) -> str:
     return to_markdown(["method", "settings", "images", "its own peak, MiB", "on"], rows)
 
 
+def loading_table(folder: Path = RESULTS) -> str:
+    """Return images a second of every loader, and seconds for one large photograph."""
+    rows = []
+    for report in read_reports(folder, "decoding"):
+        on = machine(report["machine"])
+        for name, rates in report["images_per_second"].items():
+            median, ends = statistics.median(rates), f"{min(rates):.0f} to {max(rates):.0f}"
+            what = f"{name} ({report['workers']}), {report['images']} JPEG files"
+            rows.append([what, f"{median:.0f} images/s ({ends})", on])
+        large = report["large"]
+        for name, part in (("whole", 1), ("part", large["part"])):
+            what = f"12 megapixels, decoded at 1/{part} of their size"
+            rows.append([what, f"{large[f'seconds_{name}']:.3f} CPU-seconds", on])
+    return to_markdown(["", "", "on"], rows)
+
+
 def scaling_table(folder: Path = RESULTS) -> str:
     """Return seconds along each curve, a row per curve and method."""
     rows = []

@@ -44,6 +44,7 @@ from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.keys import image_keys
 from fgjax.core.option import option
+from fgjax.devices.in_flight import InFlight, calls_at_a_time
 
 
 @dataclass(frozen=True)
@@ -213,6 +214,7 @@ def smooth_gradient(
         shift = chunked_gradient(program, prepared, config.chunk_size)
     first, second = jnp.zeros_like(images), jnp.zeros_like(images)
     size = chunk_for(prepared, config.chunk_size, len(images) * config.samples, backward=True)
+    sent = InFlight(calls_at_a_time(images, arrays))
     for image, sample, weight in places(len(images), config.samples, size):
         points = _noisy(images, keys, image, sample, jnp.float32(config.noise))
         values = program(arrays, static, points, targets[image]) - shift[image]
@@ -220,8 +222,7 @@ def smooth_gradient(
             first = add_at(first, image, weight, values)
         if kind != "mean":
             second = add_at(second, image, weight, values**2)
-        # Calls that wait for each other hold no more than one call's images.
-        jax.block_until_ready((first, second))
+        sent.add(values)
     first, second = first / config.samples, second / config.samples
     if kind == "mean":
         return attribution(first, config.reduce, "signed")

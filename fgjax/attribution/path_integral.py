@@ -31,6 +31,7 @@ from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.gradients import GradientConfig
 from fgjax.attribution.registry import Method, Passes
 from fgjax.core.option import option
+from fgjax.devices.in_flight import InFlight, calls_at_a_time
 
 Rule = Literal["gausslegendre", "midpoint", "trapezoid", "left", "right"]
 
@@ -129,11 +130,12 @@ def _integral(prepared, baselines, steps, rule, score, chunk_size):
     nodes, weights = quadrature(rule, steps)
     total = jnp.zeros_like(images)
     size = chunk_for(prepared, chunk_size, len(images) * steps, backward=True)
+    sent = InFlight(calls_at_a_time(images, arrays))
     for image, step, keep in places(len(images), steps, size):
         points = _between(baselines, images, image, nodes[step])
         values = score_gradient(arrays, static, points, targets[image], score=score)
         total = add_at(total, image, keep * weights[step], values)
-        total.block_until_ready()
+        sent.add(values)
     return (images - baselines) * total
 
 

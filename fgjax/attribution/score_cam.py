@@ -30,6 +30,7 @@ from fgjax.core.features import grid_of
 from fgjax.core.floor import is_flat
 from fgjax.core.functional import combine
 from fgjax.core.option import option
+from fgjax.devices.in_flight import InFlight, calls_at_a_time
 from fgjax.devices.jit import program
 
 
@@ -151,12 +152,12 @@ def score_cam(
 
     size = chunk_for(prepared, config.chunk_size, n * count, backward=False)
     find = partial(_score, arrays, static, score=config.score)
-    parts = []
+    parts, sent = [], InFlight(calls_at_a_time(images, arrays))
     for index, keep in chunks(n * count, size):
         image, channel = np.divmod(index, count)
         masked = _masked(images, infill, features, image, channel)
         parts.append(find(masked, targets[image])[: keep.sum()])
-        parts[-1].block_until_ready()  # calls that wait hold no more than one call's images
+        sent.add(parts[-1])
     scores = jnp.concatenate(parts).reshape(n, count)
 
     baseline, asked = jnp.zeros(n), scores

@@ -1,12 +1,14 @@
 """Batches of one size: a short one is filled up, so that one compiled program serves all."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int
 
 Item = TypeVar("Item")
+Placed = TypeVar("Placed")
 
 
 def fill_up(items: Sequence[Item], size: int) -> list[Item]:
@@ -44,3 +46,21 @@ def in_chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
             chunk = []
     if chunk:
         yield chunk
+
+
+def ahead(
+    items: Iterable[Item], prepare: Callable[[Item], Placed], count: int = 2
+) -> Iterator[Placed]:
+    """Yield the items prepared, `count` of them before they are asked for: what is put onto a
+    device is on its way while the one before is used.
+
+    Example:
+      >>> list(ahead([1, 2, 3], float))
+      [1.0, 2.0, 3.0]
+    """
+    waiting: deque[Placed] = deque()
+    for item in items:
+        waiting.append(prepare(item))
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting

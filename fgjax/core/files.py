@@ -23,6 +23,14 @@ def write_bytes(path: Path, content: bytes) -> Path:
     return path
 
 
+def user_cache() -> Path | None:
+    """Return the folder of what is kept for a user over all runs; None for one without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fgjax"
+    except RuntimeError:
+        return None
+
+
 def as_written(name: str) -> str:
     """Return a file's name as it stands in our files: what is no UTF-8 is shown as \\udc.."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")

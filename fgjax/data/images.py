@@ -1,7 +1,8 @@
 """From an image file to the model's input.
 
 `read_image` and `read_mask` decode a file or say why it cannot be used; `Fit`
-turns an image of any size into a square one and moves its annotations along.
+turns an image of any size into a square one and moves its annotations along;
+`read_fitted` does both, and decodes no more of a photograph than is needed.
 
 Coordinates are continuous: x to the right, y down, (0, 0) the outer corner of
 the first pixel, so pixel centres lie at +0.5.
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import (
     BmpImagePlugin,
+    ExifTags,
     GifImagePlugin,
     Image,
     ImageOps,
@@ -33,6 +35,8 @@ MAX_PIXELS = 100_000_000
 MIN_SIDE = 16
 MULTIPLE = 16
 """Sides of whole images are multiples of the stride of the networks that see them."""
+ENOUGH = 2
+"""A JPEG is decoded at a part of its size where that is at least so many times what is needed."""
 
 # Called one by one instead of through `Image.open`, whose own bomb limit is another
 # one, is global to the process, and speaks through a warning.
@@ -78,7 +82,25 @@ def read_image(path: str | Path, orient: bool = False) -> UInt8[np.ndarray, "h w
         truncated, has more than `MAX_PIXELS` pixels (found in the header, before
         decoding), or its shorter side is below `MIN_SIDE` pixels.
     """
-    return np.array(_decode(Path(path), _to_rgb, orient))
+    return np.array(_decode(Path(path), _to_rgb, orient)[0])
+
+
+def read_fitted(
+    path: str | Path, fit: "Fit", orient: bool = False
+) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[int, int]]:
+    """Return `fit.image(read_image(path))`, and height and width of the whole image.
+
+    A JPEG with at least `2 * ENOUGH` times the pixels that are needed, along each side, is decoded
+    at 1/2, 1/4 or 1/8 of its size, still `ENOUGH` times what is needed: a photograph of 12
+    megapixels in a fraction of the time. Its pixels are then those of blocks of 2, 4 or 8 pixels
+    before they are resized, which moves values a little (docs/your-images.md); all other images are
+    what `read_image` makes of them.
+
+    Raises:
+      DataError: see `read_image`.
+    """
+    image, shape, part = _decode(Path(path), _to_rgb, orient, fit)
+    return fit.image(np.array(image), shape, part), shape
 
 
 def read_mask(path: str | Path, shape: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
@@ -96,7 +118,7 @@ def read_mask(path: str | Path, shape: tuple[int, int]) -> Bool[np.ndarray, "h w
         not black but has no pixel of 128 or more (a mask written as 0 and 1).
     """
     path = Path(path)
-    values = np.array(_decode(path, _without_alpha, orient=False)).max(axis=-1)
+    values = np.array(_decode(path, _without_alpha, orient=False)[0]).max(axis=-1)
     if values.shape != tuple(shape):
         raise DataError(
             f"{path}: the mask is {_size(values.shape)} pixels but its image is {_size(shape)}; "
@@ -179,9 +201,27 @@ class Fit:
         x, y = width / new_width, height / new_height
         return left * x, top * y, (left + across) * x, (top + down) * y
 
-    def image(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
-        """Return the image, resized by an antialiased bicubic filter and cropped."""
-        return self._resize(image, Image.Resampling.BICUBIC)
+    def image(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        shape: tuple[int, int] | None = None,
+        part: int = 1,
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """Return the image, resized by an antialiased bicubic filter and cropped.
+
+        Args:
+          shape, part: of an image that was decoded at 1 / part of its size, height and width of
+            the whole one.
+        """
+        return self._resize(image, Image.Resampling.BICUBIC, shape, part)
+
+    def part(self, shape: tuple[int, int]) -> int:
+        """Return the largest of 8, 4, 2 and 1 for which 1 / part of an h × w image still has
+        `ENOUGH` times the pixels of the result along each side."""
+        x0, y0, x1, y1 = self.window(shape)
+        height, width = self.result(shape)
+        room = min((x1 - x0) / width, (y1 - y0) / height)
+        return next((part for part in (8, 4, 2) if part * ENOUGH <= room), 1)
 
     def mask(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "H W"]:
         """Return the mask, resized to the nearest pixel and cropped."""
@@ -217,12 +257,22 @@ class Fit:
         points = np.concatenate([points, np.ones_like(points[:, :1])], axis=1)
         return np.where(visible[:, None], points, np.float32(0))
 
-    def _resize(self, pixels: np.ndarray, filter: Image.Resampling) -> np.ndarray:
+    def _resize(
+        self,
+        pixels: np.ndarray,
+        filter: Image.Resampling,
+        shape: tuple[int, int] | None = None,
+        part: int = 1,
+    ) -> np.ndarray:
         # Only the window is computed: the same numbers as resize, then crop, without
         # the large image in between (a panorama's may be enormous).
-        window = self.window(pixels.shape[:2])
-        height, width = self.result(pixels.shape[:2])
+        shape = shape or pixels.shape[:2]
+        window = self.window(shape)
+        height, width = self.result(shape)
         image = Image.fromarray(pixels)
+        if part > 1:
+            left, top, right, bottom = window
+            window = (left / part, top / part, right / part, bottom / part)
         return np.array(image.resize((width, height), filter, box=window))
 
     def _move(self, points: Float[np.ndarray, "p 2"], shape) -> Float[np.ndarray, "p 2"]:
@@ -234,8 +284,18 @@ class Fit:
         return np.array(self.result(shape)[::-1], np.float64)
 
 
-def _decode(path: Path, convert: Callable[[Image.Image], Image.Image], orient: bool) -> Image.Image:
-    """Open, checks and decodes a file; whatever goes wrong becomes a DataError."""
+def _decode(
+    path: Path,
+    convert: Callable[[Image.Image], Image.Image],
+    orient: bool,
+    fit: Fit | None = None,
+) -> tuple[Image.Image, tuple[int, int], int]:
+    """Open, check and decode a file; whatever goes wrong becomes a DataError.
+
+    Returns:
+      the image; height and width of the whole one, and into how many parts of its sides it was
+      decoded: 1, or what `fit` lets a JPEG have.
+    """
     try:
         if path.is_dir():
             raise DataError(f"{path}: is a folder, not an image file")
@@ -243,8 +303,11 @@ def _decode(path: Path, convert: Callable[[Image.Image], Image.Image], orient: b
             raise DataError(f"{path}: no such image file; is the data set complete?")
         with path.open("rb") as stream:
             image = _open(path, stream)
+            width, height = image.size
+            shape = (width, height) if orient and _is_turned(image) else (height, width)
+            part = 1 if fit is None else _draft(image, fit.part(shape))
             image.load()
-            return convert(_oriented(image) if orient else image)
+            return convert(_oriented(image) if orient else image), shape, part
     except DataError:
         raise
     except PermissionError as error:
@@ -285,6 +348,15 @@ def _open(path: Path, stream: BinaryIO) -> Image.Image:
     )
 
 
+def _draft(image: Image.Image, part: int) -> int:
+    """Let a JPEG be decoded at 1 / part of its size; return the part it will have, 1 of others."""
+    width, height = image.size
+    if part == 1 or not isinstance(image, JpegImagePlugin.JpegImageFile):
+        return 1
+    image.draft(None, (width // part, height // part))
+    return round(width / image.size[0])
+
+
 def _check_size(path: Path, image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -297,6 +369,14 @@ def _check_size(path: Path, image: Image.Image) -> None:
             f"{path}: {width}×{height} pixels are too few; "
             f"the shorter side must have at least {MIN_SIDE}"
         )
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Return whether EXIF says that width and height are to be exchanged."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except Exception:
+        return False  # EXIF that cannot be read says nothing
 
 
 def _oriented(image: Image.Image) -> Image.Image:

@@ -2,9 +2,10 @@
 
 import os
 import stat
-from pathlib import Path
 
 import jax
+
+from fgjax.core.files import user_cache
 
 
 def use_cache() -> None:
@@ -12,14 +13,14 @@ def use_cache() -> None:
 
     The folder must belong to the user and to nobody else: what lies in it is run.
     """
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or not hasattr(os, "getuid"):
+    base = user_cache()
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or not hasattr(os, "getuid") or base is None:
         return
     try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = base / "fgjax" / "jax"
+        folder = base / "jax"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         about = folder.stat()
-    except (OSError, RuntimeError):  # no such place, or a user without a home
+    except OSError:  # no such place
         return
     if about.st_uid != os.getuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return

@@ -49,7 +49,14 @@ def shard(mesh: Mesh, tree: Any) -> Any:
 
     def put(rows):
         whole = (len(rows) * times, *rows.shape[1:])
-        return jax.make_array_from_process_local_data(sharding, np.asarray(rows), whole)
+        if not isinstance(rows, jax.Array):
+            return jax.make_array_from_process_local_data(sharding, np.asarray(rows), whole)
+        # What lies on a device goes from there, not by way of the host.
+        first = own_rows(mesh, len(rows) * times).start
+        places = sharding.addressable_devices_indices_map(whole)
+        held = {device: place[0].indices(whole[0]) for device, place in places.items() if place}
+        parts = [jax.device_put(rows[a - first : b - first], d) for d, (a, b, _) in held.items()]
+        return jax.make_array_from_single_device_arrays(whole, sharding, parts)
 
     return jax.tree.map(put, tree)
 

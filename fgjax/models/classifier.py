@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from fgjax.core.features import Features
 from fgjax.devices.jit import outermost
+from fgjax.devices.placed import on_cpu
 from fgjax.models.registry import IMAGENET_MEAN, IMAGENET_STD, NETWORKS
 
 
@@ -175,7 +176,7 @@ def create_model(
     key = jax.random.key(0) if key is None else key
     # On a CPU, LLVM optimises the drawing of every kernel by itself: three to nine times the wait
     # (ResNet-18: 11 s for 2), for a program that runs once. Weights differ in the last bit.
-    quick = outermost() and jax.default_backend() == "cpu"
+    quick = outermost() and on_cpu()
     unpolished = {"xla_backend_optimization_level": 0} if quick else {}
     draw = jax.jit(network.init, compiler_options=unpolished or None)
     variables = draw(key, _any_image(network))

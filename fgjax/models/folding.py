@@ -1,5 +1,7 @@
 """Batch normalisation moved into the convolutions before it, for networks that train no more."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -7,6 +9,7 @@ from flax import traverse_util
 
 from fgjax.models.classifier import Classifier
 from fgjax.models.networks.layers import Conv, DepthwiseConv, Norm
+from fgjax.models.precision import Precision, in_precision
 
 
 def fold_batch_norm(model: Classifier) -> Classifier:
@@ -35,6 +38,16 @@ def fold_batch_norm(model: Classifier) -> Classifier:
             flat[f"params/{conv}/bias"] = flat[f"params/{conv}/bias"] * scale
         flat[f"params/{norm}/norm/bias"] = flat[f"params/{norm}/norm/bias"] - mean * scale
     return model.replace(variables=traverse_util.unflatten_dict(flat, sep="/"))
+
+
+def explained_in(model: Any, precision: Precision) -> Any:
+    """Return the model as it is explained in a precision: in "f32" as it is; in "bf16" see
+    `in_precision`, a classifier's batch normalisation folded before, in float32."""
+    if precision == "f32":
+        return model
+    return in_precision(
+        fold_batch_norm(model) if isinstance(model, Classifier) else model, precision
+    )
 
 
 def _pairs(model: Classifier) -> list[tuple[str, str, float]]:

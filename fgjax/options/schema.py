@@ -222,8 +222,9 @@ class ExplainConfig:
     )
     precision: Literal["f32", "bf16"] = option(
         "f32",
-        "of the network's layers while it is explained: f32, or bf16, which is faster on "
-        "accelerators and slower on a CPU. What it predicts is computed in f32.",
+        "of the network's layers while it is explained, in comparisons and test-time "
+        "augmentation too: f32, or bf16, which is faster on accelerators and slower on a CPU. "
+        "What it predicts, and how maps are judged, is computed in f32.",
     )
     settings: Any = None
 

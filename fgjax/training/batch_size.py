@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fgjax.core.files import write_atomic
+from fgjax.core.files import user_cache, write_atomic
 from fgjax.devices.memory import MARGIN, free_bytes, is_exhausted, program_bytes
 from fgjax.models.classifier import Classifier
 from fgjax.training.classifier import Recipe, start, train_step
@@ -52,11 +52,8 @@ def largest_batch(fits: Callable[[int], bool], limit: int, first: int = FIRST) -
 
 def cache_file() -> Path | None:
     """Return where a user's findings are kept; None for a user without a home."""
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return None
-    return base / "fgjax" / "batch_sizes.json"
+    base = user_cache()
+    return None if base is None else base / "batch_sizes.json"
 
 
 def _shapes(

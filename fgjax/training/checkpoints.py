@@ -10,6 +10,7 @@ for each other: each calls with the whole tree, the first one writes. They load 
 import json
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ FORMAT = 1
 
 # Orbax 0.12.8 has new names for them.
 _save = getattr(ocp, "save", None) or ocp.save_pytree
+_save_async = getattr(ocp, "save_async", None) or ocp.save_pytree_async
 _load = getattr(ocp, "load", None) or ocp.load_pytree
 _metadata = getattr(ocp, "metadata", None) or ocp.pytree_metadata
 
@@ -48,6 +50,25 @@ def save_tree(path: Path, tree: Any) -> None:
     if leads():
         os.replace(partial, path)
     wait_for_all("saved")
+
+
+def begin_saving(path: Path, tree: Any) -> Callable[[], None]:
+    """Begin to write a pytree to the folder `path`, and return a function that waits until it is
+    there, under its name. The arrays are copied first: a training goes on with them.
+
+    For a process that is connected with no other.
+    """
+    path = Path(path).resolve()
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    writing = _save_async(partial, jax.tree.map(np.array, tree))
+
+    def finish() -> None:
+        writing.result()
+        os.replace(partial, path)
+
+    return finish
 
 
 def load_tree(path: Path, like: Any) -> Any:

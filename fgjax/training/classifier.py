@@ -17,10 +17,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from fgjax.core.batching import filled_places
+from fgjax.core.batching import ahead, filled_places
 from fgjax.core.features import grid_of
 from fgjax.core.scores import predicted
 from fgjax.devices.collectives import over_processes
+from fgjax.devices.in_flight import InFlight
 from fgjax.devices.jit import program
 from fgjax.devices.mesh import awaited, own_copy
 from fgjax.models.classifier import Classifier
@@ -247,15 +248,26 @@ def measure(
     Args:
       place: puts a batch onto the model's devices.
     """
-    loss = right = total = 0.0
-    for images, labels in batches:
+    total = 0.0
+
+    def filled(batch):
+        nonlocal total
+        images, labels = batch
         n = len(labels)
+        total += n
         index = filled_places(n, batch_size)
         weight = (np.arange(batch_size) < n).astype(np.float32)
+        return place((jax.tree.map(lambda values: values[index], images), labels[index], weight))
+
+    # The sums stay on the device until the last is made: no batch waits for the one before.
+    parts, sent = [], InFlight(2)
+    for images, labels, weight in ahead(batches, filled):
         size = min(model.size, jax.tree.leaves(images)[0].shape[1])
-        filled = jax.tree.map(lambda values: values[index], images)  # noqa: B023
-        part = awaited(_judge(model, *place((filled, labels[index], weight)), size))
-        loss, right, total = loss + float(part[0]), right + float(part[1]), total + n
+        parts.append(awaited(_judge(model, images, labels, weight, size))[:2])
+        sent.add(parts[-1])
+    loss = right = 0.0
+    for part in jax.device_get(parts):
+        loss, right = loss + float(part[0]), right + float(part[1])
     loss, right, total = over_processes(np.array([loss, right, total])).tolist()
     return (loss / total, right / total) if total else (np.nan, np.nan)
 
@@ -327,10 +339,9 @@ def train(
     state = jax.tree.map(jnp.array, state)
     for epoch in range(first_epoch, epochs):
         before_epoch(epoch, model.replace(variables=own_copy(state.variables)))
-        losses = []
+        losses, sent = [], InFlight(2)
         own = recipes(epoch) if recipes else recipe
-        for images, labels in train_batches(epoch):
-            images, labels = place((images, labels))
+        for images, labels in ahead(train_batches(epoch), place):
             state, loss = train_step(
                 state,
                 images,
@@ -342,6 +353,7 @@ def train(
                 recipe=own,
             )
             losses.append(awaited(loss))
+            sent.add(loss)
         mean_loss = float(np.mean(jax.device_get(losses)))
         now = model.replace(variables=own_copy(state.judged))
         changed = change(epoch, now)

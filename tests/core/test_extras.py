@@ -67,7 +67,9 @@ def test_training_without_tensorboard_says_so_once(without, tmp_path, capsys):
     assert not (tmp_path / "tensorboard").exists()
 
 
-@pytest.mark.parametrize("name", ["hub", "lime", "tensorboard", "tfds", "all", "test", "docs"])
+@pytest.mark.parametrize(
+    "name", ["export", "hub", "lime", "tensorboard", "tfds", "all", "test", "docs"]
+)
 def test_the_extras_are_there(name):
     assert EXTRAS[name]
 
@@ -75,7 +77,7 @@ def test_the_extras_are_there(name):
 def test_all_and_test_bring_what_users_can_ask_for():
     for name in ("all", "test"):
         (own,) = (need for need in EXTRAS[name] if need.startswith("fgjax["))
-        wanted = {"hub", "lime", "tensorboard", "tfds"}
+        wanted = {"export", "hub", "lime", "tensorboard", "tfds"}
         assert set(own[6:-1].split(",")) - {"heif"} == wanted
     assert "heif" in EXTRAS["all"][0]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fgjax.data.images import MAX_PIXELS, Fit, read_image, read_mask
+from fgjax.data.images import MAX_PIXELS, Fit, read_fitted, read_image, read_mask
 from fgjax.data.types import DataError
 
 
@@ -479,3 +479,68 @@ def test_a_share_of_the_whole_image_is_cut_out():
     np.testing.assert_allclose(box, [0, 0, 32, 16], atol=1e-4)
     with pytest.raises(ValueError, match="area"):
         Fit(32, area=0.0)
+
+
+# No more of a photograph is decoded than is needed.
+
+
+def photograph(height, width):
+    """Smooth shades and stripes of 24 pixels, which a small picture still shows."""
+    pixels = smooth(height, width).astype(int)
+    y, x = np.mgrid[0:height, 0:width]
+    pixels[..., 0] += 40 * ((x // 24 + y // 24) % 2)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+LARGE = {
+    "crop": (Fit(64, 0.875), (603, 801), 4),
+    "of an odd size": (Fit(64, 0.875), (601, 643), 4),
+    "squash": (Fit(64, mode="squash"), (520, 777), 4),
+    "whole": (Fit(64, mode="whole"), (520, 777), 4),
+    "a random window": (Fit(64, place=(0.2, 0.9), area=0.3, aspect=1.2), (603, 801), 2),
+    "an eighth": (Fit(32), (603, 801), 8),
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_a_large_jpeg_is_decoded_small(tmp_path, case):
+    """Nearly the same picture: its own pixels are not those of the whole file, resized at once."""
+    fit, (height, width), part = LARGE[case]
+    photograph(height, width).save(tmp_path / "large.jpg", quality=92)
+    assert fit.part((height, width)) == part
+    image, shape = read_fitted(tmp_path / "large.jpg", fit)
+    expected = fit.image(read_image(tmp_path / "large.jpg"))
+    assert shape == (height, width) and image.shape == expected.shape
+    apart = np.abs(image.astype(int) - expected)
+    assert 0 < apart.max() <= 24 and apart.mean() < 2
+    shifted = np.abs(image[:, 1:].astype(int) - expected[:, :-1])
+    assert shifted.mean() > 2 * apart.mean()  # a pixel aside would be told
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_large_jpeg_is_turned_as_its_exif_says(tmp_path, turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    photograph(400, 601).save(tmp_path / "turned.jpg", quality=92, exif=exif)
+    image, shape = read_fitted(tmp_path / "turned.jpg", Fit(48), orient=True)
+    whole = read_image(tmp_path / "turned.jpg", orient=True)
+    assert shape == whole.shape[:2]
+    assert np.abs(image.astype(int) - Fit(48).image(whole)).mean() < 2
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp"])
+@pytest.mark.parametrize("side", [48, 100, 190])
+def test_other_images_are_the_same_to_the_last_bit(tmp_path, suffix, side):
+    """Up to four times the pixels that are needed, and whatever is no JPEG."""
+    Image.fromarray(smooth(side, side + 7)).save(tmp_path / f"small.{suffix}")
+    fit = Fit(48) if suffix == "jpg" else Fit(16)
+    image, _ = read_fitted(tmp_path / f"small.{suffix}", fit)
+    np.testing.assert_array_equal(image, fit.image(read_image(tmp_path / f"small.{suffix}")))
+
+
+def test_a_large_jpeg_that_was_cut_off(tmp_path):
+    photograph(603, 801).save(tmp_path / "whole.jpg", quality=92)
+    content = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match="cut.jpg: cannot be decoded"):
+        read_fitted(tmp_path / "cut.jpg", Fit(64))

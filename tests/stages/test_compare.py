@@ -4,9 +4,12 @@ import csv
 import json
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import fgjax
+import fgjax.stages.compare.comparison
 import fgjax.stages.compare.measure
 import fgjax.stages.compare.stage
 from fgjax.data.species.source import SpeciesSource
@@ -219,6 +222,30 @@ def test_a_method_the_model_cannot_serve_is_left_out_and_said(
     assert "grad_cam is left out: grad_cam needs features" in capsys.readouterr().out
     about = json.loads((tmp_path / "run" / "compare.json").read_text())
     assert set(about["methods"]) == {"gradient"} and set(about["left_out"]) == {"grad_cam"}
+
+
+def test_methods_are_asked_in_bf16_and_judged_in_f32(tmp_path, words, trained, monkeypatch, capsys):
+    """The same network, folded, in every call of the method: for its map, a changed image, and
+    randomised weights."""
+    seen, judged = [], []
+    real, insertion = fgjax.gradient, fgjax.stages.compare.measure.compiled
+
+    def noted(model, *asked, **how):
+        seen.append((model.network.dtype, [*model.variables["params"]["stem_norm"]["norm"]]))
+        return real(model, *asked, **how)
+
+    monkeypatch.setitem(fgjax.stages.compare.comparison.METHODS, "gradient", noted)
+    monkeypatch.setattr(
+        fgjax.stages.compare.measure,
+        "compiled",
+        lambda model: judged.append(model.network.dtype) or insertion(model),
+    )
+    few = [w for w in SMALL if not w.startswith("compare.methods")]
+    given = words(tmp_path / "run", *few, f"model.checkpoint={trained}/checkpoint")
+    more = ("compare.methods=[gradient]", "data.limit=1", "explain.precision=bf16")
+    assert main([*given, *more]) == 0
+    assert len(seen) > 3 and all(of == (jnp.bfloat16, ["bias"]) for of in seen)
+    assert set(judged) == {jnp.float32}
 
 
 def test_a_box_counts_only_where_there_is_no_mask():

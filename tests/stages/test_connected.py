@@ -41,6 +41,24 @@ sys.exit(main(words))
 """Runs a config, and dies when a function is called for the so-many-th time."""
 
 
+ON_THE_DEVICE = """
+import sys
+import jax
+from fgjax.devices import mesh
+from fgjax.run import main
+from fgjax.stages.train import images
+images._free_memory = lambda: 1e18
+real = jax.make_array_from_single_device_arrays
+def made(shape, sharding, parts):
+    if len(shape) == 4 and not sharding.is_fully_addressable:
+        print("on the device: True", flush=True)
+    return real(shape, sharding, parts)
+jax.make_array_from_single_device_arrays = made
+sys.exit(main(sys.argv[1:]))
+"""
+"""Runs a config with its decoded images on a device, and tells that batches are cut there."""
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -176,6 +194,15 @@ def test_two_processes_train_as_one(words, tmp_path, of_eight):
     assert stages["explain"]["images"] == 3 and stages["train"]["images"] == rows_trained(of_eight)
     assert not (run / "training").exists()
     assert len(list((run / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_images_on_the_device_stay_there(words, tmp_path, of_eight):
+    """Batches are cut from them on the device, and put together over both processes."""
+    run, usual = tmp_path / "run", ("-c", ON_THE_DEVICE)
+    codes, told = two(words(run, *LONGER), scripts=[usual, usual])
+    assert codes == [0, 0] and all("on the device: True" in text for text in told), told
+    assert_same_run(run, of_eight)
 
 
 def rows_trained(run) -> int:

@@ -6,10 +6,11 @@ import pytest
 import fgjax
 import fgjax.stages.explain.images_per_step as module
 from fgjax.attribution import CONFIGS
+from fgjax.attribution.fido.images_per_step import ROOM
 from fgjax.devices.memory import images_that_fit
 from fgjax.devices.mesh import make_mesh
 from fgjax.options.resolve import resolve
-from fgjax.stages.explain.images_per_step import ROOM, fido_bytes, halved, images_per_step
+from fgjax.stages.explain.images_per_step import fido_bytes, halved, images_per_step
 from toys import linear
 
 SIDE = 32
@@ -75,10 +76,11 @@ def test_an_account_that_was_too_rosy_is_corrected(monkeypatch, model):
 @pytest.mark.parametrize(
     "pending, words, expected",
     [
-        (100, (), 16),  # 16 x 16 masks: more fills no device better
+        (96, (), 16),  # 16 x 16 masks: more fills no device better
+        (17, (), 9),  # and 8, not 16 and 1 that is filled up to 16
         (100, ("explain.batch_size=32",), 4),
         (100, ("explain.batch_size=512",), 1),
-        (9, (), 8),
+        (9, (), 5),
         (1, (), 1),
         (100, ("explain.images_per_step=5",), 5),
         (3, ("explain.images_per_step=5",), 3),
@@ -94,8 +96,8 @@ def test_with_all_the_memory_there_is(monkeypatch, model, pending, words, expect
     [("gradient", 256), ("mask_perturbation", 256), ("rise", 16), ("step_cam", 16)],
 )
 def test_methods_that_cut_their_calls_themselves(monkeypatch, model, method, expected):
-    assert asked(monkeypatch, model, 1000, f"explain.method={method}") == expected
-    assert asked(monkeypatch, model, 12, f"explain.method={method}") == 8
+    assert asked(monkeypatch, model, 1024, f"explain.method={method}") == expected
+    assert asked(monkeypatch, model, 12, f"explain.method={method}") == 6
 
 
 def test_on_a_cpu_one(monkeypatch, model):
@@ -105,7 +107,7 @@ def test_on_a_cpu_one(monkeypatch, model):
 
 @pytest.mark.parametrize("free, account", [(None, lambda n: 1), (1e12, lambda n: None)])
 def test_what_does_not_tell_gets_sixteen(monkeypatch, model, free, account):
-    assert asked(monkeypatch, model, 100, free=free, account=account) == 16
+    assert asked(monkeypatch, model, 96, free=free, account=account) == 16
 
 
 @pytest.mark.parametrize("each", [1, 70, 1000])

@@ -166,6 +166,21 @@ def test_interrupted_around_a_checkpoint(tmp_path, words, longer, capsys, moment
 
 
 @pytest.mark.slow
+def test_epochs_that_are_written_meanwhile(tmp_path, words, longer, monkeypatch):
+    """As an accelerator has them, interrupted in the second epoch."""
+    history = fgjax.stages.train.history
+    monkeypatch.setattr(history, "writes_meanwhile", lambda state: True)
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        stop(patch, history, "begin_saving", 2, after=False)
+        assert main(words(run, *LONGER)) == 130
+    assert len(epochs(run)) == 1
+    assert main(words(run, *LONGER)) == 0
+    assert epochs(run) == epochs(longer)
+    assert_same_classifier(run, longer)
+
+
+@pytest.mark.slow
 def test_a_row_that_was_cut_off(tmp_path, words, longer):
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:

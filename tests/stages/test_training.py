@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import jax
 import numpy as np
@@ -230,7 +231,7 @@ def test_batches_are_the_same_wherever_the_images_are(spots, monkeypatch):
     order = np.array([3, 0, 5, 1, 2])
     seen = {}
     for name, memory, free in (("host", 2**30, 0), ("device", 2**30, 2**40), ("decoded", 0, 0)):
-        monkeypatch.setattr(training_images, "IN_MEMORY", memory)
+        monkeypatch.setattr(training_images, "host_free_bytes", lambda memory=memory: memory)
         monkeypatch.setattr(training_images, "_free_memory", lambda free=free: free)
         images, failed = training_images.load_training_images(source, records, config)
         assert len(failed) <= 1 and len(images.records) == len(records) - len(failed)
@@ -242,6 +243,38 @@ def test_batches_are_the_same_wherever_the_images_are(spots, monkeypatch):
         for (a, la), (b, lb) in zip(seen["host"], seen[name], strict=True):
             np.testing.assert_array_equal(a, b)
             np.testing.assert_array_equal(la, lb)
+
+
+def test_an_image_is_looked_at_once_for_all_runs(tmp_path, monkeypatch):
+    """Images that are decoded on the way are not decoded at another start; what has changed is,
+    and so is what could not be read."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(training_images, "host_free_bytes", lambda: 0)
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (32, 32), (80 * i, 0, 0)).save(tmp_path / "set" / name / f"{i}.png")
+    broken = tmp_path / "set" / "b" / "2.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    config = Config(data=DataConfig(source="folder", path=str(tmp_path / "set"), size=32))
+
+    def started():
+        """Return which images were decoded, and which failed."""
+        source, seen = make_source(config), []
+        load = source.load
+        source.load = lambda record: seen.append(record.name) or load(record)
+        images, failed = training_images.load_training_images(source, list(source.records), config)
+        assert len(images.labels) == len(images.records) == 6 - len(failed)
+        return sorted(set(seen[1:])), sorted(failed)  # the first tells how large they are
+
+    every = [f"{name}/{i}.png" for name in "ab" for i in range(3)]
+    assert started() == (every, ["b/2.png"])
+    assert started() == (["b/2.png"], ["b/2.png"])
+    Image.new("RGB", (40, 40), (1, 2, 3)).save(broken)
+    changed = tmp_path / "set" / "a" / "1.png"
+    os.utime(changed, (1, 1))
+    assert started() == (["a/1.png", "b/2.png"], [])
+    assert started() == ([], [])
 
 
 MIXED = {

@@ -108,6 +108,21 @@ def test_rows_are_those_of_a_recomputation(done, drawn):
             check_row(row, model, model.classes, record.label, whole, alone)
 
 
+def test_maps_are_made_in_bf16(tmp_path, trained, drawn, monkeypatch):
+    seen, real = [], tta.heat_map
+
+    def noted(method, config, model, *asked):
+        seen.append(model.network.dtype)
+        return real(method, config, model, *asked)
+
+    monkeypatch.setattr(tta, "heat_map", noted)
+    run, given = tmp_path / "run", f"model.checkpoint={trained}/checkpoint"
+    few = ("tta.crops=[gradient]", "data.limit=1", "explain.precision=bf16")
+    assert main(drawn(run, given, *few)) == 0
+    assert seen == [jnp.bfloat16]
+    assert table(run)["settings"]["precision"] == "bf16"
+
+
 def test_boxes_are_where_they_should_be(done, drawn):
     _, config, _ = resolve(drawn(done))
     source, model = make_source(config), load_classifier(done)

@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict
 from scipy.special import log_softmax
 
 from fgjax.models.classifier import Classifier, create_model
+from fgjax.training import classifier
 from fgjax.training.augment.geometry_and_light import Augmentation
 from fgjax.training.checkpoints import load_tree, save_tree
 from fgjax.training.classifier import Recipe, measure, start, train, train_step
@@ -264,6 +265,30 @@ def test_measure_is_exact_with_a_short_last_batch(model):
     log_p = log_softmax(np.asarray(logits, np.float64), axis=1)
     np.testing.assert_allclose(loss, -log_p[np.arange(20), LABELS[:20]].mean(), rtol=1e-4)
     assert accuracy == (np.asarray(logits).argmax(1) == LABELS[:20]).mean()
+
+
+def test_no_batch_of_validation_waits_for_the_one_before(model, monkeypatch):
+    """Python looks at a value once, after the last."""
+    looks, fetch = [], jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda tree: looks.append(len(tree)) or fetch(tree))
+    measure(model, validation_batches(), BATCH)
+    assert looks == [3]
+
+
+def test_batches_are_placed_before_they_are_used(model, recipe, monkeypatch):
+    """Two of them wait on the device, in the order of the training and of the validation."""
+    told = []
+
+    def placed(batch):
+        told.append("place")
+        return batch
+
+    step = classifier.train_step
+    monkeypatch.setattr(
+        classifier, "train_step", lambda *a, **k: told.append("step") or step(*a, **k)
+    )
+    learn(model, recipe, epochs=1, place=placed)
+    assert told == ["place"] * 3 + ["step", "place", "step", "step", "step"]
 
 
 def test_a_step_is_one_of_gradient_descent(model):

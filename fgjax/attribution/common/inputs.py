@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -18,6 +19,12 @@ def check_inputs(
     check_classes(arrays, static, images, targets)
 
 
+def is_traced(values: Any) -> bool:
+    """Return whether a program is being made, see `fgjax.export`: shapes are known and checked,
+    values are not yet."""
+    return isinstance(values, jax.core.Tracer)
+
+
 def class_targets(targets: Any) -> Int[Array, "n"]:
     """Return targets as class indices.
 
@@ -25,11 +32,11 @@ def class_targets(targets: Any) -> Int[Array, "n"]:
       ValueError: they are not whole numbers: probabilities or a one-hot row, say, which would be
         cut to other classes without a word.
     """
-    found = np.asarray(targets)
+    found = targets if is_traced(targets) else np.asarray(targets)
     if not np.issubdtype(found.dtype, np.integer):
         raise ValueError(
             f"targets must be class indices, whole numbers; these are {found.dtype}"
-            + (f", such as {found.ravel()[0]}" if found.size else "")
+            + (f", such as {found.ravel()[0]}" if found.size and not is_traced(found) else "")
         )
     return jnp.asarray(found, jnp.int32)
 
@@ -47,6 +54,8 @@ def check_images(images: Float[Array, "n h w c"]) -> None:
             f"images must be n h w c; got shape {images.shape}, which is n c h w, as PyTorch has "
             "it: jnp.transpose(images, (0, 2, 3, 1))"
         )
+    if is_traced(images):
+        return
     low, high = float(images.min()), float(images.max())
     if not (low >= -1e-3 and high <= 1 + 1e-3):
         raise ValueError(
@@ -70,6 +79,8 @@ def check_classes(
     shape = getattr(outputs, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != len(images):
         raise ValueError(f"the model must return logits n k; it returned {shape or outputs}")
+    if is_traced(targets):
+        return
     bad = np.flatnonzero((np.asarray(targets) < 0) | (np.asarray(targets) >= shape[1]))
     if bad.size:
         raise ValueError(

@@ -7,6 +7,7 @@ function that reads a score from it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from fgjax.core.functional import Static, combine, partition
 from fgjax.core.scores import log_odds, undefined_with
 from fgjax.core.spelling import did_you_mean
 from fgjax.devices.forward import output_shape
+from fgjax.devices.in_flight import InFlight, calls_at_a_time
 from fgjax.devices.jit import program
 
 Score = str | Callable[[Any, Any], Array]
@@ -180,13 +182,17 @@ def perturbed_scores(
       shared: arrays handed to `perturb` as they are.
       chunk_size: perturbed images per model call; None: see `choose_chunk`.
     """
-    shape = plan(len(question.images), count, question.chunk_size(chunk_size))
-    rows = []
-    for group in chunks(len(question.images), shape.images):
+    n = len(question.images)
+    shape = plan(n, count, question.chunk_size(chunk_size))
+    sent = InFlight(calls_at_a_time(question.images, question.arrays))
+    # Joined on the device, so that Python waits for no call; and by a program that is made for
+    # these sizes, not for each number of calls.
+    every = jnp.zeros([-(-k // each) * each for k, each in zip((n, count), shape, strict=True)])
+    for group in chunks(n, shape.images):
         part = question.at(group.index)
         mine = jax.tree.map(lambda a, index=group.index: a[index], own)
-        columns = [
-            _scores(
+        for chunk in chunks(count, shape.perturbations):
+            scores = _scores(
                 part.arrays,
                 part.static,
                 part.images,
@@ -197,11 +203,14 @@ def perturbed_scores(
                 part.score,
                 perturb,
             )
-            for chunk in chunks(count, shape.perturbations)
-        ]
-        # Joined on the host, where another number of calls is no other program.
-        rows.append(np.concatenate(columns, axis=1)[: group.keep.sum(), :count])
-    return jnp.asarray(np.concatenate(rows))
+            every = _put(every, scores, group.start, chunk.start)
+            sent.add(scores)
+    return every if every.shape == (n, count) else every[:n, :count]
+
+
+@partial(jax.jit, donate_argnames="every")
+def _put(every, scores, row, column):
+    return jax.lax.dynamic_update_slice(every, scores, (row, column))
 
 
 @jax.jit

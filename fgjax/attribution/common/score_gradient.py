@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from fgjax.attribution.common.inputs import check_inputs, class_targets
+from fgjax.attribution.common.inputs import check_inputs, class_targets, is_traced
 from fgjax.attribution.common.perturbation import (
     CLASS_SCORES,
     positive_part,
@@ -54,7 +54,7 @@ def prepare(model: Any, images: Any, targets: Any) -> Prepared:
     targets = class_targets(targets)
     arrays, static = partition(model)
     check_inputs(arrays, static, images, targets)
-    return Prepared(arrays, static, images, np.asarray(targets))
+    return Prepared(arrays, static, images, targets if is_traced(targets) else np.asarray(targets))
 
 
 def chunk_for(prepared: Prepared, chunk_size: int | None, count: int, *, backward: bool) -> int:

@@ -20,6 +20,7 @@ from fgjax.core.filters import REFERENCE_SIDE
 from fgjax.core.functional import Static, combine
 from fgjax.devices.jit import program
 from fgjax.devices.memory import MARGIN, free_bytes, host_free_bytes, images_that_fit
+from fgjax.devices.placed import device_of
 
 CPU_CHUNK = 8
 """Images of 224 x 224 per call on a CPU. ResNet-18 on two cores needs per image 51 ms at 1,
@@ -70,11 +71,12 @@ def choose_chunk(
     """
     shape = tuple(images.shape[1:])
     widths = tuple(None if a is None else (a.shape, str(a.dtype)) for a in arrays)
-    place = (static, widths, shape, backward, jax.default_backend())
-    on_cpu = jax.default_backend() == "cpu"
-    free = host_free_bytes() if on_cpu else free_bytes(jax.local_devices()[0])
+    device = device_of(images, arrays)
+    place = (static, widths, shape, backward, device.device_kind)
+    on_cpu = device.platform == "cpu"
+    free = host_free_bytes() if on_cpu else free_bytes(device)
     before = _chosen.get(place)
-    if before is None or not _about_as_much(before.free, free):
+    if before is None or not about_as_much(before.free, free):
         find = _fitting_on_cpu if on_cpu else _fitting
         devices = _devices(arrays, static)
         each = find(arrays, static, shape, images.dtype, backward, free, devices)
@@ -82,7 +84,8 @@ def choose_chunk(
     return _chosen[place].size
 
 
-def _about_as_much(before: int | None, now: int | None) -> bool:
+def about_as_much(before: int | None, now: int | None) -> bool:
+    """Return whether free memory is within a factor of two of what it was."""
     if before is None or now is None:
         return before is now
     return before <= 2 * now and now <= 2 * before
@@ -147,11 +150,16 @@ def _backward(arrays, static, images):
 
 
 class Chunk(NamedTuple):
-    """Places `0 … count - 1` of one call. The last call is filled up with the last place, and
+    """Places of one call, from `start` on. The last call is filled up with the last place, and
     `keep` is False there."""
 
     index: Int[np.ndarray, "size"]
     keep: Bool[np.ndarray, "size"]
+
+    @property
+    def start(self) -> np.int32:
+        """The first place."""
+        return self.index[0]
 
 
 def chunks(count: int, size: int) -> Iterator[Chunk]:
@@ -175,10 +183,17 @@ def plan(images: int, perturbations: int, chunk_size: int) -> Plan:
     equally long: 225 perturbations at 128 go as 2 x 113 rather than 128 and 97, which would
     be filled up to 2 x 128.
     """
-    each = _even(perturbations, chunk_size)
-    return Plan(_even(images, max(1, chunk_size // each)), each)
+    each = even(perturbations, chunk_size)
+    return Plan(even(images, max(1, chunk_size // each)), each)
 
 
-def _even(count: int, most: int) -> int:
-    calls = -(-count // most)
+def even(count: int, most: int) -> int:
+    """Return how many go together where `count` go at most `most` at a time, in as few and equally
+    long turns as can be: of 17 at 16, 9.
+
+    Example:
+      >>> even(17, 16), even(16, 16), even(5, 8)
+      (9, 16, 5)
+    """
+    calls = max(1, -(-count // most))
     return -(-count // calls)

@@ -125,8 +125,8 @@ class FidoConfig:
     initial: float = option(0.5, "importance of every pixel at the start, in (0, 1).")
     images_per_step: int | None = option(
         None,
-        "images optimised together in one compiled step; None: 1 on a CPU, 16 on an accelerator "
-        "(in a run: as many as fit there).",
+        "most images optimised together in one compiled step, evenly shared; None: 1 on a CPU, as "
+        "many as fit on an accelerator.",
         free=True,
     )
     steps_per_dispatch: int | None = option(None, "steps that are one program; None: 1.", free=True)

@@ -4,9 +4,10 @@ Steps are driven from Python: XLA's CPU backend is slow on convolutions inside a
 `steps_per_dispatch` several are one program, for a device that waits for its next program.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from fgjax.attribution.common.scores import SCORES
+from fgjax.attribution.common.streaming import even
 from fgjax.attribution.fido.config import FidoConfig
 from fgjax.attribution.fido.step import (
     TRACES,
@@ -24,6 +26,7 @@ from fgjax.attribution.fido.step import (
     finer,
 )
 from fgjax.devices.forward import forward
+from fgjax.devices.in_flight import calls_at_a_time
 
 WINDOW = 5
 """Steps whose mean objective is compared with that of as many before them."""
@@ -72,7 +75,7 @@ def step_config(config: FidoConfig) -> FidoConfig:
 def optimise(
     task: Task, config: FidoConfig, slots: int
 ) -> tuple[Float[Array, "n 2 mh mw"], Float[Array, "n steps 8"], Int[np.ndarray, "n"]]:
-    """Return every image's masks, `slots` images at a time.
+    """Return every image's masks, at most `slots` images at a time.
 
     Returns:
       the mask logits; the columns of `TRACES` at each step, an image that stopped early repeating
@@ -114,9 +117,10 @@ def _stages(config: FidoConfig, height: int, width: int) -> list[tuple[tuple[int
 
 
 def _chunks(task: Task, size: int) -> Iterator[tuple[Task, int]]:
-    """Yield the last one is filled up with its last image, so that one program serves all."""
+    """Yield at most `size` images at a time, evenly: one program serves all, and little is filled
+    up (with the last image)."""
     images = len(task.targets)
-    size = min(size, images)
+    size = even(images, size)
     for start in range(0, images, size):
         yield task.rows(np.minimum(np.arange(start, start + size), images - 1)), images - start
 
@@ -151,26 +155,41 @@ def _until_settled(
     task: Task, waiting: FidoState, config: FidoConfig, steps: int, slots: int
 ) -> tuple[Float[Array, "n 2 mh mw"], Float[Array, "n steps 8"], Int[np.ndarray, "n"]]:
     """At most so many steps each. When an image has settled, the next one takes its slot, so
-    that the steps saved are time saved."""
-    images = len(task.targets)
+    that the steps saved are time saved.
+
+    On an accelerator the next call is sent before the traces of the last one are looked at: an
+    image that turns out to have settled then took steps in vain, which count for nothing.
+    """
+    images, ahead = len(task.targets), calls_at_a_time(task.images, task.arrays) - 1
     traces, taken = np.zeros((images, steps, len(TRACES)), np.float32), np.zeros(images, int)
     place, following = np.arange(slots), slots  # the image in each slot; the next to come
-    running = np.ones(slots, bool)
+    running, sent = np.ones(slots, bool), np.zeros(images, int)  # steps, `taken` once looked at
     state, rows = jax.tree.map(lambda leaf: leaf[place], waiting), task.rows(place)
     done: list[Any] = [None] * images
+    calls: deque[_Call] = deque()
     while running.any():
-        count = min(config.steps_per_dispatch or 1, steps - taken[place[running]].max())
-        state, trace = _run(rows, state, config, int(count))
-        told, moved = np.asarray(trace), False
-        for slot in np.flatnonzero(running):
-            image = place[slot]
-            traces[image, taken[image] : taken[image] + count] = told[slot]
-            taken[image] += count
+        if left := steps - sent[place[running]].max():
+            count = int(min(config.steps_per_dispatch or 1, left))
+            state, trace = _run(rows, state, config, count)
+            sent[place[running]] += count
+            # The next call is given the state, and overwrites it.
+            logits = jnp.array(state.logits) if ahead else state.logits
+            calls.append(_Call(trace, logits, place.copy(), np.flatnonzero(running), count))
+            if len(calls) <= ahead:
+                continue
+        call, moved = calls.popleft(), False
+        told = np.asarray(call.trace)
+        for slot in call.slots:
+            image = call.place[slot]
+            if done[image] is not None:  # settled a call before
+                continue
+            traces[image, taken[image] : taken[image] + call.steps] = told[slot]
+            taken[image] += call.steps
             seen = traces[image, : taken[image]]
             if taken[image] < steps and not settled(seen, config):
                 continue
             traces[image, taken[image] :] = seen[-1]
-            done[image] = state.logits[slot]
+            done[image] = call.logits[slot]
             if following < images:
                 place[slot], moved = following, True
                 state = _put(state, waiting, slot, following)
@@ -180,6 +199,21 @@ def _until_settled(
         if moved:
             rows = task.rows(place)
     return jnp.stack(done), jnp.asarray(traces), taken
+
+
+class _Call(NamedTuple):
+    """A call of so many steps: what it returned, and the images it was about.
+
+    Attributes:
+      place: the image in each slot.
+      slots: those in use.
+    """
+
+    trace: Float[Array, "slots count 8"]
+    logits: Float[Array, "slots 2 mh mw"]
+    place: Int[np.ndarray, "slots"]
+    slots: Int[np.ndarray, "used"]
+    steps: int
 
 
 def settled(trace: Float[np.ndarray, "steps 8"], config: FidoConfig) -> bool:

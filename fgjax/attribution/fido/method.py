@@ -25,6 +25,7 @@ from fgjax.attribution.common.inputs import check_inputs, class_targets
 from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.fido.config import FIDO_PRESETS, FidoConfig, fido_preset
+from fgjax.attribution.fido.images_per_step import choose_images
 from fgjax.attribution.fido.loop import Task, optimise
 from fgjax.attribution.fido.step import (
     TRACES,
@@ -97,7 +98,7 @@ def fido(
     check_inputs(arrays, static, images, targets)
     keys = image_keys(key, len(images))
     infill = make_infill(config.infill, images, keys, blur_sigma=config.blur_sigma)
-    slots = config.images_per_step or (1 if jax.default_backend() == "cpu" else 16)
+    slots = config.images_per_step or choose_images(arrays, static, images, config)
     task = Task(arrays, static, images, infill, targets, keys)
     logits, trace, taken = optimise(task, config, slots)
     # A NaN need not reach the logits: where the model's NaN is a constant, no gradient carries it.

@@ -5,7 +5,7 @@ Nagaraj: ASL Alphabet, 2018, https://doi.org/10.34740/kaggle/dsv/29550.
 
 from pathlib import Path
 
-from fgjax.data.images import Fit, read_image
+from fgjax.data.images import Fit, read_fitted
 from fgjax.data.index import find_root
 from fgjax.data.registry import DataSet
 from fgjax.data.sets.folder import SUFFIXES
@@ -68,9 +68,8 @@ class AslSource:
 
     def load(self, record: Record) -> Example:
         """Decode and fits one image."""
-        image = read_image(self.file(record))
-        shape = image.shape[:2]
-        return Example(image=self.fit.image(image), label=record.label, shape=shape)
+        image, shape = read_fitted(self.file(record), self.fit)
+        return Example(image=image, label=record.label, shape=shape)
 
 
 def _inner(root: Path, name: str) -> Path:

@@ -6,7 +6,7 @@ Categorization, 3dRR workshop at ICCV 2013.
 
 from pathlib import Path
 
-from fgjax.data.images import Fit, read_image
+from fgjax.data.images import Fit, read_fitted
 from fgjax.data.index import find_root, inclusive_box, inside, label_of, numbers, read_mat
 from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record, Split
@@ -95,10 +95,9 @@ class CarsSource:
 
     def load(self, record: Record) -> Example:
         """Decode and fits one image with its box."""
-        image = read_image(self.file(record))
-        shape = image.shape[:2]
+        image, shape = read_fitted(self.file(record), self.fit)
         box = self.fit.box(self._boxes[record.name], shape)
-        return Example(image=self.fit.image(image), label=record.label, box=box, shape=shape)
+        return Example(image=image, label=record.label, box=box, shape=shape)
 
 
 def _find_test(root: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from fgjax.data.images import Fit, read_image
+from fgjax.data.images import Fit, read_fitted
 from fgjax.data.index import check_same, find_folder, find_root, inside, lines, numbers, read_table
 from fgjax.data.index import rows as read_rows
 from fgjax.data.registry import DataSet
@@ -167,13 +167,12 @@ class CelebaSource:
 
     def load(self, record: Record) -> Example:
         """Decode and fits one image with its landmarks, and its box where it has one."""
-        image = read_image(self.file(record))
-        shape = image.shape[:2]
+        image, shape = read_fitted(self.file(record), self.fit)
         points = np.array(self._landmarks[record.name]).reshape(5, 2)
         landmarks = np.concatenate([points, np.ones((5, 1))], axis=1)
         box = _edges(self._boxes.get(record.name))
         return Example(
-            image=self.fit.image(image),
+            image=image,
             label=record.label,
             box=None if box is None else self.fit.box(box, shape),
             landmarks=self.fit.landmarks(landmarks, shape),

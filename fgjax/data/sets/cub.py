@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from fgjax.data.images import Fit, read_image, read_mask
+from fgjax.data.images import Fit, read_fitted, read_mask
 from fgjax.data.index import check_same, find_root, inside, lines, numbers, read_table, some
 from fgjax.data.pipeline import take
 from fgjax.data.registry import DataSet
@@ -97,10 +97,14 @@ class CubSource:
         """Return the image file of a record."""
         return self._images / record.name
 
+    def beside(self, record: Record) -> list[Path]:
+        """Return the file of a record's segmentation, where it is there."""
+        mask = self._masks and (self._masks / record.name).with_suffix(".png")
+        return [mask] if mask and mask.exists() else []
+
     def load(self, record: Record) -> Example:
         """Decode and fits one image with its annotations."""
-        image = read_image(self.file(record))
-        shape = image.shape[:2]
+        image, shape = read_fitted(self.file(record), self.fit)
         box, landmarks = self._annotations[record.name]
         mask = None
         if self._masks is not None:
@@ -108,7 +112,7 @@ class CubSource:
             if mask_file.exists():
                 mask = self.fit.mask(read_mask(mask_file, shape))
         return Example(
-            image=self.fit.image(image),
+            image=image,
             label=record.label,
             box=self.fit.box(box, shape),
             mask=mask,

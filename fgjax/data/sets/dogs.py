@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 from jaxtyping import Float
 
-from fgjax.data.images import Fit, read_image
+from fgjax.data.images import Fit, read_fitted
 from fgjax.data.index import find_folder, find_root, inside, label_of, numbers, read_mat
 from fgjax.data.labels import read_text
 from fgjax.data.registry import DataSet
@@ -90,12 +90,12 @@ class DogsSource:
 
     def load(self, record: Record) -> Example:
         """Decode and fits one image with its box."""
-        image = read_image(self.file(record))
-        shape, box = image.shape[:2], None
+        image, shape = read_fitted(self.file(record), self.fit)
+        box = None
         if self._annotations is not None:
             box = _read_box((self._annotations / record.name).with_suffix(""))
             box = self.fit.box(box, shape)
-        return Example(image=self.fit.image(image), label=record.label, box=box, shape=shape)
+        return Example(image=image, label=record.label, box=box, shape=shape)
 
 
 def _read_list(path: Path, split: Split) -> Iterator[tuple[str, Record]]:

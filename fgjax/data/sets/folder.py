@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from fgjax.core.progress import say
-from fgjax.data.images import Fit, read_image, read_mask
+from fgjax.data.images import Fit, read_fitted, read_mask
 from fgjax.data.labels import class_key
 from fgjax.data.pipeline import take
 from fgjax.data.registry import DataSet
@@ -152,16 +152,18 @@ class FolderSource:
         """Return the image file of a record."""
         return self._root / record.name
 
+    def beside(self, record: Record) -> list[Path]:
+        """Return the files of a record's masks, those that are there."""
+        files = [_mask_file(f, record) for f in (self._masks, self._cues) if f is not None]
+        return [file for file in files if file.exists()]
+
     def load(self, record: Record) -> Example:
         """Decode and fits one image, and its masks where there are some."""
         if record.name in self._refused:
             raise DataError(self._refused[record.name])
-        image = read_image(self.file(record), orient=True)
-        shape = image.shape[:2]
+        image, shape = read_fitted(self.file(record), self.fit, orient=True)
         mask, cue = (self._mask(folder, record, shape) for folder in (self._masks, self._cues))
-        return Example(
-            image=self.fit.image(image), label=record.label, mask=mask, cue=cue, shape=shape
-        )
+        return Example(image=image, label=record.label, mask=mask, cue=cue, shape=shape)
 
     def _mask(
         self, folder: Path | None, record: Record, shape: tuple[int, int]

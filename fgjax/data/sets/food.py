@@ -6,7 +6,7 @@ Forests, ECCV 2014.
 
 from pathlib import Path
 
-from fgjax.data.images import Fit, read_image
+from fgjax.data.images import Fit, read_fitted
 from fgjax.data.index import find_root, inside, lines
 from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record
@@ -62,9 +62,8 @@ class FoodSource:
 
     def load(self, record: Record) -> Example:
         """Decode and fits one image."""
-        image = read_image(self.file(record))
-        shape = image.shape[:2]
-        return Example(image=self.fit.image(image), label=record.label, shape=shape)
+        image, shape = read_fitted(self.file(record), self.fit)
+        return Example(image=image, label=record.label, shape=shape)
 
 
 FOOD = DataSet("food101", FoodSource, HOME, order=90)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fgjax.data.images import Fit, read_image
+from fgjax.data.images import Fit, read_fitted
 from fgjax.data.index import find_root, inside, some
 from fgjax.data.labels import read_text
 from fgjax.data.registry import DataSet
@@ -85,11 +85,10 @@ class InatSource:
 
     def load(self, record: Record) -> Example:
         """Decode and fits one image, with its box where it has one."""
-        image = read_image(self.file(record))
-        shape = image.shape[:2]
+        image, shape = read_fitted(self.file(record), self.fit)
         box = self._boxes.get(record.name)
         return Example(
-            image=self.fit.image(image),
+            image=image,
             label=record.label,
             box=None if box is None else self.fit.box(box, shape),
             shape=shape,

@@ -1,6 +1,7 @@
 """What a comparison asks of every method, and what of it lies on disk."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +20,10 @@ from fgjax.core.keys import image_key
 from fgjax.core.tables import read_csv
 from fgjax.data.pipeline import Batch, load_examples, stack
 from fgjax.data.types import DataError, Record, Source
+from fgjax.devices.placed import on_cpu
 from fgjax.evaluation import center_bell, constant, random_maps, zero
 from fgjax.evaluation.faithfulness import target_probability
+from fgjax.models.folding import explained_in
 from fgjax.options.judging import CONTROLS
 from fgjax.options.schema import Config, ConfigError
 from fgjax.runs.maps import read_maps
@@ -76,7 +79,7 @@ class Comparison:
         """Images that are explained and judged at a time."""
         given = self.config.compare.images_per_call
         if given is None:
-            given = 1 if jax.default_backend() == "cpu" else ON_AN_ACCELERATOR
+            given = 1 if on_cpu(self.images) else ON_AN_ACCELERATOR
         return min(given, len(self.records))
 
     def calls(self, places: Sequence[int]) -> list[list[int]]:
@@ -101,12 +104,23 @@ class Comparison:
             return lambda *asked: {"heatmap": self._control(method, *asked)}
 
         def run(model, images, targets, keys):
-            settings = self.settings(method)
+            settings, model = self.settings(method), self.in_precision(model)
             result = METHODS[method](model, images, targets, key=keys, config=settings)
             spread = {k: v for k, v in result.traces.items() if k == "spread"}
             return {"heatmap": result.heatmap, **result.maps, **spread}
 
         return run
+
+    @functools.cached_property
+    def _rounded(self) -> Any:
+        return explained_in(self.explained.model, self.config.explain.precision)
+
+    def in_precision(self, model: Any) -> Any:
+        """Return a model, the explained one or one with other weights, as explain.precision has
+        its layers while methods ask it. Maps are judged by the model as it is."""
+        if model is self.explained.model:
+            return self._rounded
+        return explained_in(model, self.config.explain.precision)
 
     def _control(
         self, kind: str, model: Any, images: Array, targets: Array, keys: Key[Array, "n"]

@@ -4,26 +4,21 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from fgjax.attribution.common.streaming import largest_power_of_two
-from fgjax.attribution.fido.loop import step_config
-from fgjax.attribution.fido.method import FidoConfig, fido_start, fido_step
+from fgjax.attribution.common.streaming import even, largest_power_of_two
+from fgjax.attribution.fido.config import FidoConfig
+from fgjax.attribution.fido.images_per_step import (
+    FULL,
+    UNKNOWN,
+    accounted,
+    most_images,
+    step_bytes,
+)
 from fgjax.attribution.registry import count_passes, needs
 from fgjax.core.functional import partition
-from fgjax.devices.memory import free_bytes, images_that_fit, program_bytes
+from fgjax.devices.memory import free_bytes
 from fgjax.options.schema import Config
-
-FULL = 256
-"""Images that a model is shown at once, masked or as they are, beyond which an accelerator is
-taken not to become faster."""
-UNKNOWN = 16
-"""Images at a time on an accelerator that does not tell its memory, and for methods that cut
-their model calls themselves and ask much about each image."""
-ROOM = 0.8
-"""The share of the free memory that a step may take. More than `MARGIN`: what is accounted is the
-step itself, not the model alone."""
 
 
 def given_or_usual(settings: Any, devices: int) -> int:
@@ -46,6 +41,8 @@ def images_per_step(config: Config, model: Any, mesh: Mesh, pending: int, split:
     - of any other, `UNKNOWN`, or more where an image is asked few questions. Those methods cut
       their model calls by memory themselves.
 
+    The images there are go in equally long turns: 17 where 16 fit as 9 and 8.
+
     Args:
       model: spread over the mesh.
       pending: the images there are.
@@ -53,7 +50,7 @@ def images_per_step(config: Config, model: Any, mesh: Mesh, pending: int, split:
     """
     settings, devices = config.explain.settings, mesh.devices.size
     there = -(-pending // devices)
-    usual = min(given_or_usual(settings, devices) // devices, there)
+    usual = even(there, given_or_usual(settings, devices) // devices)
     if getattr(settings, "images_per_step", None) or jax.default_backend() == "cpu":
         return usual * devices
     side = config.data.size
@@ -63,17 +60,13 @@ def images_per_step(config: Config, model: Any, mesh: Mesh, pending: int, split:
             asked = FULL  # it takes all images at once
         elif "descent" not in needs(config.explain.method):
             asked = sum(count_passes(config.explain.method, settings, side, side, FULL))
-        return devices * largest_power_of_two(min(there, max(UNKNOWN, FULL / asked)))
-    most = largest_power_of_two(min(there, FULL / (2 * settings.batch_size)))
-    free = free_bytes(mesh.devices.flat[0])
-    one = None if free is None else fido_bytes(model, settings, 1, side, mesh, split)
-    if one is None:
-        return min(most, UNKNOWN) * devices
+        found = largest_power_of_two(min(there, max(UNKNOWN, FULL / asked)))
+        return devices * even(there, found)
+    account = lambda count: fido_bytes(model, settings, count, side, mesh, split)
     fixed = sum(leaf.nbytes for leaf in jax.tree.leaves(model) if hasattr(leaf, "nbytes"))
-    found = images_that_fit(max(1, one - fixed), fixed, ROOM * free, most)
-    while found > 1 and fido_bytes(model, settings, found, side, mesh, split) > ROOM * free:
-        found //= 2
-    return found * devices
+    free = free_bytes(mesh.devices.flat[0])
+    found = accounted(account, fixed, free, most_images(there, settings))
+    return devices * even(there, found)
 
 
 def fido_bytes(
@@ -81,20 +74,9 @@ def fido_bytes(
 ) -> int | None:
     """Return what the step of FIDO for `each` images a device takes on every device; None where the
     compiler does not tell. It is compiled, not run."""
-    count = each * mesh.devices.size
     sharding = NamedSharding(mesh, PartitionSpec("batch")) if split else None
-    rows = lambda tree: jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
-    )
-    known, masks = step_config(settings), settings.mask_size or side
-    logits = jax.ShapeDtypeStruct((count, 2, masks, masks), np.float32)
-    state = rows(jax.eval_shape(lambda logits: fido_start(logits, known), logits))
-    images = rows(jax.ShapeDtypeStruct((count, side, side, 3), np.float32))
-    targets = rows(jax.ShapeDtypeStruct((count,), np.int32))
-    keys = rows(jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count)))
-    arrays, static = partition(model)
-    step = fido_step.lower(state, arrays, static, images, images, targets, keys, known)
-    return program_bytes(step.compile())
+    shape = (each * mesh.devices.size, side, side, 3)
+    return step_bytes(*partition(model), settings, shape, sharding)
 
 
 def halved(settings: Any, images: int, chunk: int | None, devices: int) -> tuple[Any, int] | None:

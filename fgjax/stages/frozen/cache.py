@@ -2,7 +2,6 @@
 network and of the image."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fgjax.core.batching import fill_up
+from fgjax.core.files import user_cache
 from fgjax.core.progress import progress
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError, Record, Source
@@ -28,11 +28,8 @@ OF_NO_FEATURE = ("num_classes", "drop_path", "checkpointing", "parent", "name")
 
 def default_folder() -> Path | None:
     """Return where a user's features are kept; None for a user without a home."""
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        return None
-    return base / "fgjax" / "features"
+    base = user_cache()
+    return None if base is None else base / "features"
 
 
 def network_key(model: Classifier) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from fgjax.data.pipeline import balanced_order, epoch_order
 from fgjax.devices.collectives import leads, own_part
 from fgjax.devices.mesh import own_rows, replicate, shard
 from fgjax.options.schema import ConfigError
+from fgjax.stages.train.history import History
 from fgjax.stages.train.prepare import Training, compute_dtype
 from fgjax.stages.train.proxies import ProxyKeeper
 from fgjax.training.classifier import EpochResult, Inputs, TrainState, start, train
@@ -54,7 +55,7 @@ def train_epochs(training: Training) -> None:
     )
     history.begin()
     curves = Curves(history.run / "tensorboard", history.rows) if leads() else None
-    with closing(curves) if curves else nullcontext():
+    with closing(curves) if curves else nullcontext(), _written(history):
         train(
             model.replace(network=model.network.clone(dtype=compute_dtype(settings))),
             lambda epoch: _batches(training, proxies, epoch, rows),
@@ -76,6 +77,15 @@ def train_epochs(training: Training) -> None:
                 job.config, epoch, settings.epochs, now, training.images, training.training
             ),
         )
+
+
+@contextmanager
+def _written(history: History) -> Iterator[None]:
+    """Leave nothing half written, however the epochs end."""
+    try:
+        yield
+    finally:
+        history.finish()
 
 
 def _batches(
@@ -147,4 +157,4 @@ def _say_epoch(row: dict[str, Any], epochs: int) -> None:
 
 
 def _placer(mesh: Mesh) -> Callable[[Any], Any]:
-    return (lambda part: shard(mesh, part)) if mesh.devices.size > 1 else (lambda part: part)
+    return (lambda part: shard(mesh, part)) if mesh.devices.size > 1 else jax.device_put

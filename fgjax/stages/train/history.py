@@ -6,14 +6,18 @@ run/training/epoch_NNNN   the state after it: that of the last epoch, and of the
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
+
+import jax
 
 from fgjax.core.files import write_atomic
 from fgjax.core.progress import say
 from fgjax.devices.collectives import leads, of_first
+from fgjax.devices.placed import on_cpu
 from fgjax.options.schema import ConfigError
-from fgjax.training.checkpoints import load_tree, save_tree
+from fgjax.training.checkpoints import begin_saving, load_tree, save_tree
 from fgjax.training.classifier import TrainState
 
 
@@ -38,6 +42,7 @@ class History:
         self.folder = run / "training"
         self._metrics = run / "metrics.jsonl"
         rows = _read_rows(self._metrics)
+        self._writing: tuple[Callable[[], None], dict[str, Any]] | None = None
         self.first = of_first(self._finished(len(rows)))
         self.rows: list[dict[str, Any]] = rows[: self.first]
 
@@ -86,9 +91,27 @@ class History:
             self._keep(set(range(self.first)))
 
     def add(self, row: dict[str, Any], state: TrainState) -> None:
-        """Write an epoch's state and then its row; only the last and the best states are kept."""
+        """Write an epoch's state and then its row; only the last and the best states are kept.
+
+        Where an accelerator computes the next epoch meanwhile, both are there after the next call
+        of this or of `finish`; who dies before goes on an epoch earlier.
+        """
+        self.finish()
         self.rows.append(row)
+        if writes_meanwhile(state):
+            self._writing = begin_saving(self._state(row["epoch"]), state), row
+            return
         save_tree(self._state(row["epoch"]), state)
+        self._note(row)
+
+    def finish(self) -> None:
+        """Wait until what `add` was given is on disk."""
+        if self._writing is not None:
+            (wait, row), self._writing = self._writing, None
+            wait()
+            self._note(row)
+
+    def _note(self, row: dict[str, Any]) -> None:
         if leads():
             with self._metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -111,6 +134,7 @@ class History:
         Raises:
           ConfigError: it is damaged.
         """
+        self.finish()
         epoch = of_first(self.best)
         try:
             return epoch, load_tree(self._state(epoch), fresh)
@@ -123,12 +147,20 @@ class History:
 
     def delete(self) -> None:
         """Remove all states: the training is over."""
+        self.finish()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _keep(self, epochs: set[int]) -> None:
         for path in self._kept():
             if _epoch(path) not in epochs:
                 shutil.rmtree(path)
+
+
+def writes_meanwhile(state: TrainState) -> bool:
+    """Return whether a state is written while the next epoch is computed: by an accelerator, of a
+    process that is alone. A CPU computes no faster for it, and Orbax makes connected processes
+    wait for each other."""
+    return jax.process_count() == 1 and not on_cpu(state)
 
 
 def _epoch(path: Path) -> int:

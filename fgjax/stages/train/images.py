@@ -4,6 +4,7 @@ import copy
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,15 +12,21 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from fgjax.core.progress import progress
+from fgjax.data.checked import Checked, checked_file
 from fgjax.data.patch_table import PatchTable, fitted_patches
 from fgjax.data.pipeline import load_examples, stack
 from fgjax.data.sets.celeba import ALL_ATTRIBUTES
 from fgjax.data.types import DataError, Example, Record, Source
+from fgjax.devices.collectives import over_processes, own_part
+from fgjax.devices.memory import free_bytes, host_free_bytes
 from fgjax.options.schema import Config
 from fgjax.training.classifier import Inputs
 
-IN_MEMORY = 4 * 2**30
-"""Bytes of decoded images that are kept; larger sets are decoded again every epoch."""
+IN_MEMORY = 0.25
+"""Share of the host's free memory that decoded images may take; larger sets are decoded again every
+epoch."""
+UNKNOWN = 4 * 2**30
+"""Bytes, where it is not told how much is free."""
 ON_DEVICE = 0.25
 """Share of a device's free memory that decoded images may take; else they stay in the host's."""
 
@@ -129,55 +136,118 @@ def load_training_images(
 ) -> tuple[TrainingImages, dict[str, str]]:
     """Return the images that can be read, and why the others cannot (name -> reason).
 
+    Where they are not kept, those that a run before could read are not decoded for that, and of
+    connected processes each reads its share.
+
     Args:
       patches: of every image, where the network looks at patches.
     """
-    failed, good, pixels, boxes = {}, [], None, []
+    failed, boxes, count = {}, [], 0
     crop = config.train.crop if config.train.crop_from == "file" else 1.0
     anywhere = (config.train.window == "anywhere" or crop < 1) and hasattr(source, "fit")
     windows = config.seed if anywhere else None  # then each epoch has other pixels to decode
     workers = config.data.workers
-    with progress("load", len(records)) as counter:
-        for place, example in load_examples(source, records, workers=workers):
+    pixels = _room_for_all(source, records) if windows is None else None
+    checked = Checked(checked_file())
+    places = list(range(len(records)))
+    if pixels is None and patches is None:
+        places = _unread(source, records, checked)
+    with progress("load", len(places)) as counter:
+        wanted = [records[place] for place in places]
+        for place, example in load_examples(source, wanted, workers=workers):
             counter.advance()
-            name = records[place].name
+            record = wanted[place]
             try:
                 if isinstance(example, DataError):
                     raise example
                 if patches is not None:
-                    count = config.focus.patches
                     boxes.append(
-                        fitted_patches(source, example, patches, name, count, config.data.size)
+                        fitted_patches(
+                            source,
+                            example,
+                            patches,
+                            record.name,
+                            config.focus.patches,
+                            config.data.size,
+                        )
                     )
             except DataError as error:
-                failed[name] = str(error)
+                failed[record.name] = str(error)
                 continue
-            if (
-                windows is None
-                and pixels is None
-                and len(records) * example.image.nbytes <= IN_MEMORY
-            ):
-                pixels = np.empty((len(records), *example.image.shape), np.uint8)
+            checked.add(_files(source, record))
             if pixels is not None:
-                pixels[len(good)] = example.image
-            good.append(records[place])
+                pixels[count] = example.image
+            count += 1
+    checked.save()
+    if pixels is None and patches is None:
+        failed |= _failed_elsewhere(source, records, failed)
+    good = [record for record in records if record.name not in failed]
     if config.data.attribute == ALL_ATTRIBUTES:
         labels = source.attributes_of(good)
     else:
         labels = np.array([record.label for record in good], np.int32)
+    kept: Any = None
     if pixels is not None:
-        pixels = pixels[: len(good)]
-        if pixels.nbytes <= ON_DEVICE * _free_memory():
-            pixels = jax.device_put(pixels)
+        kept = pixels[:count]
+        if kept.nbytes <= ON_DEVICE * _free_memory():
+            kept = jax.device_put(kept)
     stacked = np.stack(boxes) if boxes else None
     return TrainingImages(
-        source, tuple(good), labels, pixels, workers, stacked, windows, crop
+        source, tuple(good), labels, kept, workers, stacked, windows, crop
     ), failed
+
+
+def _room_for_all(source: Source, records: list[Record]) -> UInt8[np.ndarray, "n h w 3"] | None:
+    """Return room for the pixels of all images; None where they would take too much memory of this
+    process or of one that is connected with it, or none of them can be read."""
+    loaded = load_examples(source, records, workers=1, ahead=1)
+    shape = next((e.image.shape for _, e in loaded if isinstance(e, Example)), None)
+    fits = shape is not None and len(records) * int(np.prod(shape)) <= _most_kept()
+    if over_processes(np.array([not fits], np.float32))[0]:
+        return None
+    return np.empty((len(records), *(shape or ())), np.uint8)
+
+
+def _most_kept() -> float:
+    """Return bytes of decoded images that may be kept in the host's memory."""
+    free = host_free_bytes()
+    return UNKNOWN if free is None else IN_MEMORY * free
+
+
+def _files(source: Any, record: Record) -> list[Path]:
+    """Return the files that an image is made of; none where it is drawn."""
+    if not hasattr(source, "file"):
+        return []
+    beside = source.beside(record) if hasattr(source, "beside") else []
+    return [source.file(record), *beside]
+
+
+def _unread(source: Source, records: list[Record], checked: Checked) -> list[int]:
+    """Return places of the images that this process has to look at: those that no run has read
+    before. Of connected processes each has its share of them, and whatever it does not have."""
+    share = set(own_part(np.arange(len(records))).tolist())
+    places = []
+    for place, record in enumerate(records):
+        files = _files(source, record)
+        there = bool(files) and all(file.is_file() for file in files)
+        if not there or (place in share and files not in checked):
+            places.append(place)
+    return places
+
+
+def _failed_elsewhere(
+    source: Source, records: list[Record], failed: dict[str, str]
+) -> dict[str, str]:
+    """Return the images that another one of the connected processes found it cannot read, and
+    why this one cannot, either."""
+    own = np.array([record.name in failed for record in records], np.float32)
+    others = [records[place] for place in np.flatnonzero((over_processes(own) > 0) & (own == 0))]
+    loaded = load_examples(source, others, workers=1)
+    return {others[i].name: str(e) for i, e in loaded if isinstance(e, DataError)}
 
 
 def _free_memory() -> float:
     """Return bytes free on an accelerator; a CPU device's memory is the host's: nothing to move
     to."""
     device = jax.local_devices()[0]
-    about = device.memory_stats() if device.platform != "cpu" else None
-    return about["bytes_limit"] - about["bytes_in_use"] if about else 0.0
+    return 0.0 if device.platform == "cpu" else float(free_bytes(device) or 0)

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,7 @@ from fgjax.data.boxes import fitted_box, read_boxes
 from fgjax.data.pipeline import load_examples
 from fgjax.data.types import DataError, Example, Record, Source
 from fgjax.evaluation.crops import crop_and_resize
+from fgjax.models.folding import explained_in
 from fgjax.options.judging import CROPS
 from fgjax.options.schema import Config, ConfigError
 from fgjax.runs.folder import ConfigChanged, RunFolder
@@ -199,13 +200,14 @@ def _augment(
     last = time.monotonic()
     try:
         with progress("tta", len(todo)) as counter:
+            model = explained_in(job.explained.model, job.config.explain.precision)
             for chunk in _chunks(job, todo, detections, failed):
                 missing = [
                     crop
                     for crop in wanted
                     if any((_name(r), crop) not in rows for r in chunk.records)
                 ]
-                fresh = _look_again(job, chunk, missing, failed)
+                fresh = _look_again(job, model, chunk, missing, failed)
                 rows.update({(row["name"], row["crop"]): row for row in fresh})
                 counter.advance(len(chunk.records))
                 if time.monotonic() - last > SAVE_SECONDS:
@@ -273,9 +275,13 @@ def finer_source(config: Config) -> Source | None:
 
 
 def _look_again(
-    job: Job, chunk: CropChunk, crops: list[str], failed: dict[str, str]
+    job: Job, model: Any, chunk: CropChunk, crops: list[str], failed: dict[str, str]
 ) -> list[dict[str, str]]:
-    """Return a row of tta.csv for each image of the chunk and each of these crops."""
+    """Return a row of tta.csv for each image of the chunk and each of these crops.
+
+    Args:
+      model: that is explained; what it predicts is asked of the classifier itself.
+    """
     config, explained = job.config, job.explained
     images, count = jnp.asarray(chunk.images), len(chunk.records)
     began = time.monotonic()
@@ -291,7 +297,7 @@ def _look_again(
         if method in heats:  # two rows share a map, and both take its time
             earlier = heats[method][1]
         elif method in MAPS:
-            heat = heat_map(method, config, explained.model, images, predicted, chunk.keys)
+            heat = heat_map(method, config, model, images, predicted, chunk.keys)
             heats[method] = (jax.block_until_ready(heat), time.monotonic() - began)
         heat = heats[method][0] if method in MAPS else None
         boxes = crop_boxes(

@@ -126,7 +126,7 @@ def protocols(config: Config) -> dict[str, str]:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    used = {"tta": asdict(config.tta)}
+    used: dict[str, Any] = {"tta": asdict(config.tta), "precision": config.explain.precision}
     for crop in (crop for crop in CROPS if crop.startswith("fido_")):
         if crop in config.tta.crops:
             used[crop] = asdict(replace(fido_settings(config, crop), images_per_step=None))

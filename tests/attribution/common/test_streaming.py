@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -33,6 +32,12 @@ def parts(side, classes=3):
 @pytest.fixture
 def forget(monkeypatch):
     monkeypatch.setattr(streaming, "_chosen", {})
+
+
+def accelerator(monkeypatch, stats=None):
+    """Let arrays lie on a device that is no CPU."""
+    device = SimpleNamespace(platform="gpu", device_kind="made up", memory_stats=lambda: stats)
+    monkeypatch.setattr(streaming, "device_of", lambda *trees: device)
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (5, 5), (5, 2), (5, 8), (64, 7)])
@@ -115,7 +120,7 @@ def test_on_a_cpu_with_room_the_model_is_not_compiled(forget, monkeypatch):
 def test_a_model_is_asked_once(forget, monkeypatch):
     """For each shape and direction; other weights and other numbers of images ask nothing."""
     asked = []
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    accelerator(monkeypatch)
     monkeypatch.setattr(streaming, "_fitting", lambda *a: asked.append(a[2:]) or 16)
     for n in (1, 5):
         images = np.zeros((n, 8, 8, 3), np.float32)
@@ -130,10 +135,7 @@ def test_a_model_is_asked_once(forget, monkeypatch):
 def test_a_wider_network_behind_the_same_function_is_asked_again(forget, monkeypatch):
     """`static` is the same of both; a chunk of the narrow one would not fit the wide one."""
     images = np.zeros((1, 16, 16, 3), np.float32)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    stats = {"bytes_limit": 2**26, "bytes_in_use": 0}
-    device = SimpleNamespace(memory_stats=lambda: stats)
-    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    accelerator(monkeypatch, {"bytes_limit": 2**26, "bytes_in_use": 0})
     narrow, wide = (parts(16, classes=classes) for classes in (4, 100_000))
     assert narrow[1] == wide[1]
     few, many = (choose_chunk(*p, images, backward=False) for p in (wide, narrow))
@@ -143,7 +145,7 @@ def test_a_wider_network_behind_the_same_function_is_asked_again(forget, monkeyp
 
 def test_memory_that_is_gone_is_not_planned_with(forget, monkeypatch):
     asked = []
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    accelerator(monkeypatch)
     monkeypatch.setattr(streaming, "bytes_per_image", lambda *a: asked.append(a) or 1000)
     images = np.zeros((1, 8, 8, 3), np.float32)
 
@@ -165,18 +167,15 @@ def test_on_an_accelerator_half_of_what_is_free_is_filled(forget, monkeypatch, b
     images = jnp.zeros((2, 16, 16, 3))
     needed = bytes_per_image(arrays, static, images.shape[1:], images.dtype, backward)
     assert needed >= 2 * 16 * 16 * 3 * 4 + (16 * 16 * 3 if backward else 400) * 4
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     for room, expected in ((2.5 * 37 * needed, 32), (1e15, LARGEST_CHUNK), (0, 1)):
-        stats = {"bytes_limit": 1000 + int(room), "bytes_in_use": 1000}
-        device = SimpleNamespace(memory_stats=lambda stats=stats: stats)
-        monkeypatch.setattr(jax, "local_devices", lambda device=device: [device])
+        accelerator(monkeypatch, {"bytes_limit": 1000 + int(room), "bytes_in_use": 1000})
         streaming._chosen.clear()
         assert choose_chunk(arrays, static, images, backward=backward) == expected
 
 
 def test_a_device_that_does_not_tell(forget, monkeypatch):
     arrays, static = parts(4)
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    accelerator(monkeypatch)
     monkeypatch.setattr(streaming, "free_bytes", lambda device: None)
     images = jnp.zeros((1, 4, 4, 3))
     assert choose_chunk(arrays, static, images, backward=False) == UNKNOWN_CHUNK

@@ -12,6 +12,7 @@ import pytest
 from jax.tree_util import Partial
 from scipy.ndimage import zoom
 
+from fgjax.attribution.fido import loop as fido_loop
 from fgjax.attribution.fido.loop import settled
 from fgjax.attribution.fido.method import (
     FidoConfig,
@@ -152,10 +153,19 @@ def test_an_image_stops_as_if_it_were_alone(problem, slots):
             assert (trace[steps:] == trace[steps - 1]).all()
 
 
+@pytest.mark.parametrize("per", [1, 4])
+def test_steps_that_are_sent_ahead_change_nothing(problem, monkeypatch, per):
+    """On an accelerator the next call is sent before the traces of the last one are read."""
+    config = replace(CONFIG, steps=40, stop=11.0, images_per_step=2, steps_per_dispatch=per)
+    expected = run(problem, config)
+    monkeypatch.setattr(fido_loop, "calls_at_a_time", lambda *trees: 2)
+    found = jax.tree.leaves(run(problem, config))
+    for ours, theirs in zip(found, jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_steps_that_are_saved_are_not_computed(problem, monkeypatch):
     calls = []
-    from fgjax.attribution.fido import loop as fido_loop
-
     step = fido_loop.fido_step
     monkeypatch.setattr(fido_loop, "fido_step", lambda *a: calls.append(len(a[3])) or step(*a))
     result = run(problem, replace(CONFIG, steps=60, stop=1e9, images_per_step=2))
