@@ -14,6 +14,7 @@ from pathlib import Path
 from tables.fido import drawn_table, front_table, masks_table, transfer_table, variance_table
 from tables.files import ROOT
 from tables.methods import glas_normalise_table, glas_table, overview_table, short_table
+from tables.parts import part_controls_table, prior_table
 from tables.pods import pods_table
 from tables.speed import loading_table, memory_table, onednn_table, scaling_table, speed_table
 from tables.training import focus_table, proxy_birds_table, shortcut_table, steps_table
@@ -32,6 +33,8 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "steps": ("docs/results/training.md", steps_table),
     "shortcut": ("docs/results/training.md", shortcut_table),
     "proxy_birds": ("docs/results/training.md", proxy_birds_table),
+    "prior": ("docs/results/parts_species.md", prior_table),
+    "part_controls": ("docs/results/parts_species.md", part_controls_table),
     "speed": ("docs/results/speed.md", speed_table),
     "onednn": ("docs/results/speed.md", onednn_table),
     "memory": ("docs/results/speed.md", memory_table),

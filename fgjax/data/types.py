@@ -52,6 +52,8 @@ class Example:
         out of the file's before it was fitted; `shape` is then that part's.
       shape: height and width of the decoded image before it was fitted (by the source's `fit`),
         by which boxes in its pixels can be moved along. None: drawn, nothing was fitted.
+      part_map: 1 + the number of the part (of the source's `landmark_names`) seen in each pixel,
+        0 on none. None: not annotated.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -62,6 +64,7 @@ class Example:
     landmarks: Float[np.ndarray, "parts 3"] | None = None
     shape: tuple[int, int] | None = None
     cut: tuple[int, int, int, int] | None = None
+    part_map: UInt8[np.ndarray, "h w"] | None = None
 
 
 @runtime_checkable

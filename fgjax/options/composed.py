@@ -53,6 +53,19 @@ class PartsConfig:
         "all, errors in distances between the eyes).",
         free=True,
     )
+    fitted_on: Literal["train", "validation"] = option(
+        "train",
+        "which images landmark regressions are fitted on: train (all that are not for the test), "
+        "or validation (of those, the images that the data set sets aside).",
+        free=True,
+    )
+    factors: int = option(
+        0,
+        "a baseline beside the parts: as many factors (DFF) of the same network's features, found "
+        "on so many training images; 0: none.",
+        within=NOT_NEGATIVE,
+        free=True,
+    )
     gallery: int = option(40, "at most so many images on the page.", within=NOT_NEGATIVE, free=True)
 
 

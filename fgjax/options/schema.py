@@ -81,6 +81,11 @@ class DataConfig:
         True,
         "celeba: the aligned faces, or the original photographs with their boxes.",
     )
+    split: Literal["official", "scops"] = option(
+        "official",
+        "celeba: the authors' split, or scops, SCOPS' of the original photographs with large faces "
+        "(data.aligned=false), for landmarks with parts.fitted_on=validation.",
+    )
     masks: str | None = option(
         None, "folder of object masks, for a folder source.", path=True, free=True
     )
@@ -136,6 +141,7 @@ class DataConfig:
         "others contradict it. 0.1: it tells nothing.",
         within=ZERO_TO_ONE,
     )
+    close_up: bool = option(False, "species: birds fill about a third of the image, not an eighth.")
     workers: int = option(4, "threads that decode.", within=ABOVE_ZERO, free=True)
 
 

@@ -68,6 +68,31 @@ def test_the_figures_are_those_of_the_network(trained, batches):
     assert len(found["occurrence"]["parts"]) == 3
 
 
+def test_known_parts_and_factors_beside_it(trained, batches, tmp_path, capsys):
+    run = shutil.copytree(trained, tmp_path / "run")
+    assert read(run)["factorisation"] is None
+    assert main([*WORDS, f"run_dir={run}", "parts.factors=10", "parts.gallery=1"]) == 0
+    found, model = read(run), fgjax.load_classifier(run)
+    source = make_source(resolve(list(WORDS))[1])
+    known = np.stack([source.load(r).part_map for r in source.records if r.split == "test"])
+    q = model.regions(jnp.asarray(batches[1].images, jnp.float32) / 255).assignment
+    grouped = np.asarray(q).argmax(-1).repeat(2, 1).repeat(2, 2)  # 24 x 24 cells of 2 px
+    own, every = grouped.ravel(), known.ravel()
+    shares = [(own == k).mean() for k in range(3)]
+    np.testing.assert_allclose(found["agreement"]["share_of_pixels"], shares, atol=1e-4)
+    on_bird = [(every[own == k] > 0).mean() for k in range(3) if (own == k).any()]
+    told = [v for v in found["agreement"]["share_on_the_animal"] if v is not None]
+    np.testing.assert_allclose(told, on_bird, atol=1e-4)
+    beside = found["factorisation"]
+    assert beside["landmark_error"]["without"] == found["landmark_error"]["without"]
+    assert 0 < beside["landmark_error"]["mean"] != found["landmark_error"]["mean"]
+    assert 0 < beside["agreement"]["nmi_image"] < 1
+    page = (run / "parts.html").read_text(encoding="utf-8")
+    assert "agreement with the known parts" in page and "landmark error of DFF" in page
+    assert main([*WORDS, f"run_dir={run}", "parts.fitted_on=validation"]) == 2
+    assert "data.source=species sets no images aside" in capsys.readouterr().err
+
+
 def test_the_files(trained):
     with (trained / "parts.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -4,8 +4,9 @@ Liu, Luo, Wang, Tang: Deep Learning Face Attributes in the Wild, ICCV 2015.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,6 +23,16 @@ HOME = (
     "that hold them; get CelebA at https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 )
 
+SCOPS_HOME = (
+    "wanted beside CelebA's own files: MAFL/celebA_training.txt, MAFL/training.txt, "
+    "MAFL/testing.txt and list_imsize_celeba.txt of SCOPS' celeba_data.tar.gz, which its "
+    "download_CelebA.sh fetches (https://github.com/NVlabs/SCOPS)"
+)
+SCOPS_LISTS = ("celebA_training", "training", "testing")
+"""Whom the network learns from, whom the landmark regression is fitted on, and the test images."""
+SCOPS_SHARE = 0.3
+"""Of the photograph that the box of a face has at least."""
+
 ALL_ATTRIBUTES = "all"
 """As `target`: every attribute is an output of its own."""
 
@@ -35,6 +46,11 @@ class CelebaSource:
         list_landmarks_align_celeba.txt       count; names; 000001.jpg x y x y … (5 points)
         list_landmarks_celeba.txt, list_bbox_celeba.txt    for img_celeba: …; x y width height
         identity_CelebA.txt                   000001.jpg 2880 (read when it is there)
+
+    and for `split="scops"`
+
+        MAFL/celebA_training.txt, MAFL/training.txt, MAFL/testing.txt     000001.jpg
+        list_imsize_celeba.txt                000001.jpg 687 409 (height and width)
 
     all in one folder, or in `Img/`, `Anno/` and `Eval/` as the authors' share has them.
     Validation images belong to train, and are marked. The aligned faces have landmarks
@@ -52,8 +68,13 @@ class CelebaSource:
         "not Smiling" (0) and "Smiling" (1). "all": the classes are the attributes, and records
         have no label, for several hold at once: `attributes_of` says which.
       aligned: the aligned faces, or the original photographs.
+      split: "official", or "scops", that of Hung et al., SCOPS, CVPR 2019: original photographs
+        whose face's box has 30 % of the photograph's area or more. Those of celebA_training.txt
+        train, those of training.txt (MAFL's) are marked as validation images, on whom landmark
+        regressions are fitted, those of testing.txt test; by Huang and Li 45,609, 5,379 and 283.
 
     Raises:
+      ValueError: SCOPS' split of aligned faces.
       DataError: the folder or an index file is missing, a line is malformed (file, line
         and text are given), the files disagree about the images, or there is no such
         attribute.
@@ -75,7 +96,13 @@ class CelebaSource:
         crop: float = 0.875,
         target: str | None = None,
         aligned: bool = True,
+        split: Literal["official", "scops"] = "official",
     ):
+        if split == "scops" and aligned:
+            raise ValueError(
+                "split=scops is of the original photographs, and their faces are not aligned; "
+                "data.aligned=false"
+            )
         self.fit = Fit(size, crop)
         root = Path(path)
         nested = "Anno/" if (root / "Anno").is_dir() else ""
@@ -96,14 +123,6 @@ class CelebaSource:
             self.classes = (f"not {target}", target)
             labels = self.attributes[:, self.attribute_names.index(target)].tolist()
 
-        file = root / ("Eval/list_eval_partition.txt" if nested else "list_eval_partition.txt")
-        parts = read_table(file, HOME, read_rows(file, HOME), _part)
-        check_same(file, parts, names, "list_attr_celeba.txt")
-        self.records = tuple(
-            Record(name, label, "test" if parts[name] == 2 else "train", parts[name] == 1)
-            for name, label in zip(names, labels, strict=True)
-        )
-
         file = root / f"{nested}list_landmarks_{'align_' if aligned else ''}celeba.txt"
         axes, self._landmarks = _read_headed(file, lambda where, rest: numbers(where, rest, 10))
         check_same(file, self._landmarks, names, "list_attr_celeba.txt")
@@ -115,12 +134,27 @@ class CelebaSource:
             _, self._boxes = _read_headed(file, lambda where, rest: numbers(where, rest, 4))
             check_same(file, self._boxes, names, "list_attr_celeba.txt")
 
+        if split == "scops":
+            parts = _scops_parts(root, nested, names, self._boxes)
+        else:
+            file = root / ("Eval/list_eval_partition.txt" if nested else "list_eval_partition.txt")
+            parts = read_table(file, HOME, read_rows(file, HOME), _part)
+            check_same(file, parts, names, "list_attr_celeba.txt")
+        self.records = tuple(
+            Record(name, label, "test" if parts[name] == 2 else "train", parts[name] == 1)
+            for name, label in zip(names, labels, strict=True)
+            if name in parts
+        )
+        kept = [i for i, name in enumerate(names) if name in parts]
+        self.attributes = self.attributes[kept]
+
         self.identities = None
         file = root / f"{nested}identity_CelebA.txt"
         if file.is_file():
             people = read_table(file, HOME, read_rows(file, HOME), _number)
             check_same(file, people, names, "list_attr_celeba.txt")
-            self.identities = np.array([people[name] for name in names], np.int32)
+            people_of = [people[record.name] for record in self.records]
+            self.identities = np.array(people_of, np.int32)
 
     def attributes_of(self, records: Sequence[Record]) -> Int[np.ndarray, "n n_attributes"]:
         """Return the attributes of these images: a row each, 1 where it holds."""
@@ -144,6 +178,47 @@ class CelebaSource:
             landmarks=self.fit.landmarks(landmarks, shape),
             shape=shape,
         )
+
+
+def _scops_parts(
+    root: Path, nested: str, names: Collection[str], boxes: Mapping[str, list[float]]
+) -> dict[str, int]:
+    """Return 0 (train), 1 (fitted on) or 2 (test) of the photographs of SCOPS' split."""
+    file = root / f"{nested}list_imsize_celeba.txt"
+    sizes = read_table(
+        file,
+        SCOPS_HOME,
+        (
+            (where, name, value)
+            for where, name, value in _sized(file)
+            if name in names  # sizes of others are of no use
+        ),
+        lambda where, rest: numbers(where, rest, 2),
+    )
+    parts: dict[str, int] = {}
+    for part, name_of_list in enumerate(SCOPS_LISTS):
+        file = root / f"MAFL/{name_of_list}.txt"
+        for where, line in lines(file, SCOPS_HOME):
+            name = line.split()[0]
+            if name not in names:
+                raise DataError(f"{where}: list_attr_celeba.txt has no such image")
+            if name not in sizes:
+                raise DataError(f"{where}: list_imsize_celeba.txt has no such image")
+            if name in parts:
+                raise DataError(f"{where}: another line, or list of MAFL/, has this image, too")
+            parts[name] = part
+    large = lambda name: np.prod(boxes[name][2:]) >= SCOPS_SHARE * np.prod(sizes[name])
+    return {name: part for name, part in parts.items() if large(name)}
+
+
+def _sized(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield the rows of a table that may begin with a count and a header, as CelebA's do."""
+    for where, line in lines(file, SCOPS_HOME):
+        name, _, rest = line.partition(" ")
+        if rest and name != "image_id":
+            yield where, name, rest
+        elif not rest and not name.isdecimal():
+            raise DataError(f"{where} should be a file name, a height and a width")
 
 
 def _edges(box: list[float] | None) -> Float[np.ndarray, "4"] | None:
@@ -206,6 +281,6 @@ CELEBA = DataSet(
     "celeba",
     CelebaSource,
     HOME,
-    options={"target": "data.attribute", "aligned": "data.aligned"},
+    options={"target": "data.attribute", "aligned": "data.aligned", "split": "data.split"},
     order=70,
 )

@@ -70,7 +70,7 @@ class Scene:
       label: the species drawn. No other field depends on it.
       frame: place, scale, rotation and flip of the body.
       angles: how far each joint is turned.
-      scale: size in units of the largest that fits the image in this pose.
+      scale: size in units of the largest that fits the image in this pose (see `sample_scene`).
       flip: looks to the left (mirrored before it is turned).
       background: one of BACKGROUNDS.
       distractors, occluders: behind and in front of the animal.
@@ -110,11 +110,16 @@ def _looks_at() -> dict[str, tuple[Look, ...]]:
 
 
 @cache
-def _hull() -> dict[str, Float[np.ndarray, "n 3"]]:
-    """Per joint, circles whose convex hull holds every part that may hang on it."""
+def _hull(label: int | None = None) -> dict[str, Float[np.ndarray, "n 3"]]:
+    """Per joint, circles whose convex hull holds every part that may hang on it; of one species
+    those that do."""
+    looks_at = _looks_at()
+    if label is not None:
+        own = SPECIES[label].looks.items()
+        looks_at = {j: tuple(look for p, look in own if JOINT_OF[p] == j) for j in PIVOTS}
     return {
         joint: np.unique(np.concatenate([bounding_circles(k.strokes) for k in looks]), axis=0)
-        for joint, looks in _looks_at().items()
+        for joint, looks in looks_at.items()
     }
 
 
@@ -148,7 +153,13 @@ def _cue_points() -> tuple[tuple[str, Float[np.ndarray, "n 2"]], ...]:
 HIDDEN_AT_MOST = 0.3
 
 
-def sample_scene(label: int, rng: np.random.Generator, *, background: str | None = None) -> Scene:
+def sample_scene(
+    label: int,
+    rng: np.random.Generator,
+    *,
+    background: str | None = None,
+    close_up: bool = False,
+) -> Scene:
     """Draw a scene at random. Only the field `label` depends on `label`.
 
     The largest scale that fits, the places of loose parts and of leaves are found from the
@@ -158,6 +169,8 @@ def sample_scene(label: int, rng: np.random.Generator, *, background: str | None
       label: index into CLASSES.
       rng: the source of everything else.
       background: one of BACKGROUNDS; None: one at random.
+      close_up: the bird fills the image as a crop to its box would make it, 0.95 to 1 of the
+        largest scale at which its own species fits; scale and place then depend on `label`.
 
     Raises:
       ValueError: no such label or background.
@@ -169,8 +182,8 @@ def sample_scene(label: int, rng: np.random.Generator, *, background: str | None
 
     angles = {joint: radians(rng.uniform(*limits)) for joint, limits in ANGLES.items()}
     flip = bool(rng.integers(2))
-    scale = rng.uniform(0.4, 1.0)
-    body = _place(rng, angles, scale, flip)
+    scale = rng.uniform(0.95 if close_up else 0.4, 1.0)
+    body = _place(rng, angles, scale, flip, _hull(int(label) if close_up else None))
     joints = {name: body.joint(p, angles.get(name, 0.0)) for name, p in PIVOTS.items()}
     animal = np.concatenate([joints[name].place(p) for name, p in _animal_points().items()])
     return Scene(
@@ -189,12 +202,18 @@ def sample_scene(label: int, rng: np.random.Generator, *, background: str | None
     )
 
 
-def _place(rng: np.random.Generator, angles: dict[str, float], scale: float, flip: bool) -> Frame:
-    """Rotate, scale and place the body so that every species would lie inside the image."""
+def _place(
+    rng: np.random.Generator,
+    angles: dict[str, float],
+    scale: float,
+    flip: bool,
+    hull: dict[str, Float[np.ndarray, "n 3"]],
+) -> Frame:
+    """Rotate, scale and place the body so that the hull lies inside the image."""
     tilt = radians(rng.uniform(-TILT, TILT))
     unit = frame(0.0, 0.0, 1.0, tilt, flip)
     low, high = [], []
-    for name, circles in _hull().items():
+    for name, circles in hull.items():
         centres = unit.joint(PIVOTS[name], angles.get(name, 0.0)).place(circles[:, :2])
         low.append((centres - circles[:, 2:]).min(0))
         high.append((centres + circles[:, 2:]).max(0))

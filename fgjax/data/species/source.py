@@ -12,7 +12,7 @@ drawn again with any part left out or taken from another species.
 
 Pose, flip, scale (0.4 to 1 of the largest that fits), place, light, background, leaves and
 twigs in front, and loose cue parts lying in the background are drawn from the same
-distribution for every class: `sample_scene` does not look at the label.
+distribution for every class: `sample_scene` does not look at the label (but for close-ups).
 """
 
 from collections.abc import Mapping
@@ -216,6 +216,7 @@ class SpeciesSource:
       follow_share: of the training images this share only does so, chosen at random; the others
         contradict it: they stand before another class's background. A tenth: no background
         tells anything of the class.
+      close_up: birds fill about a third of the image, not an eighth, see `sample_scene`.
 
     Raises:
       ValueError: a size or count that cannot be.
@@ -227,6 +228,7 @@ class SpeciesSource:
     seed: int = 0
     background_follows_class: bool = False
     follow_share: float = 1.0
+    close_up: bool = False
 
     classes: ClassVar[tuple[str, ...]] = CLASSES
     landmark_names: ClassVar[tuple[str, ...]] = PARTS
@@ -258,7 +260,8 @@ class SpeciesSource:
         label = index % len(SPECIES)
         follows = self.background_follows_class and split == "train"
         rng = np.random.default_rng([self.seed, int(split == "test"), index])
-        return sample_scene(label, rng, background=self._background(index) if follows else None)
+        background = self._background(index) if follows else None
+        return sample_scene(label, rng, background=background, close_up=self.close_up)
 
     def _background(self, index: int) -> str:
         """Return where a training image stands; by a draw of its own: the rest stays as it is."""
@@ -277,6 +280,7 @@ class SpeciesSource:
             mask=drawing.mask,
             cue=drawing.cue,
             landmarks=drawing.landmarks,
+            part_map=drawing.part_map,
         )
 
     def without_parts(self, record: Record) -> WithoutParts:
@@ -302,6 +306,7 @@ DRAWN = DataSet(
         "seed": "seed",
         "background_follows_class": "data.shortcut",
         "follow_share": "data.shortcut_share",
+        "close_up": "data.close_up",
     },
     wants={},
     crops=False,

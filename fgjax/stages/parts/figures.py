@@ -8,6 +8,8 @@ from fgjax.core.scores import predicted
 from fgjax.core.tables import finite
 from fgjax.data.types import Source
 from fgjax.evaluation import summarise
+from fgjax.evaluation.agreement import PROTOCOLS as AGREEMENT
+from fgjax.evaluation.agreement import agreement, parts_on_the_animal
 from fgjax.evaluation.landmarks import (
     PROTOCOLS,
     in_box,
@@ -48,6 +50,38 @@ def figures(
             "parts": _list(np.mean([own.occurrence for own in test], axis=0)),
         },
         "attention": _attention(source, explained, test),
+        "agreement": _agreement(test),
+        "factorisation": _factorisation(config, source, train, test),
+    }
+
+
+def _agreement(test: list[PartLook]) -> dict[str, Any] | None:
+    """Return how the parts agree with the known part of every pixel."""
+    held = [own.counts for own in test if own.counts is not None]
+    if not held:
+        return None
+    counts = np.sum(held, axis=0)
+    return {
+        "protocol": f"of every cell the part with the largest share; nmi: {AGREEMENT['nmi']}; ari: "
+        f"{AGREEMENT['ari']}; object: {AGREEMENT['object']}; image: {AGREEMENT['image']}",
+        **{name: _rounded(value) for name, value in agreement(counts).items()},
+        "share_of_pixels": _list(counts.sum(1) / counts.sum()),
+        "share_on_the_animal": _list(parts_on_the_animal(counts)),
+    }
+
+
+def _factorisation(config, source, train, test) -> dict[str, Any] | None:
+    """Return the same figures of the factors of the features, where they were wanted."""
+    if test[0].factored is None:
+        return None
+    fit, new = ([own.factored for own in looks] for looks in (train, test))
+    error = _landmark_error(config, source, fit, new)
+    return {
+        "protocol": "deep feature factorisation (Collins et al. 2018) of the same network's "
+        f"features, as many factors as parts, found on at most {config.parts.factors} images",
+        "landmark_error": error and {k: error[k] for k in ("mean", "interval_95", "without")},
+        "steadiness": _steadiness(new),
+        "agreement": _agreement(new),
     }
 
 

@@ -56,7 +56,24 @@ def _facts(found: dict[str, Any]):
     if pointing := found["pointing_error"]:
         value = f"{_interval(pointing, 100.0, '%')}, the middle {100 * pointing['middle']:.1f} %"
         yield Fact("pointing error", value, pointing["protocol"] + view)
+    if about := found["agreement"]:
+        yield Fact("agreement with the known parts", _agreement(about), about["protocol"])
+    if about := found["factorisation"]:
+        if error := about["landmark_error"]:
+            yield Fact("landmark error of DFF", _interval(error, 1.0, "%"), about["protocol"])
+        if of_factors := about["agreement"]:
+            yield Fact("agreement of DFF", _agreement(of_factors), of_factors["protocol"])
     yield Fact("images", f"{found['images']}, fitted on {found['fitted_on']}", found["view"])
+
+
+def _agreement(about: dict[str, Any]) -> str:
+    numbers = {
+        name: ", ".join(f"{kind} {about[f'{kind}_{name}']:.2f}" for kind in ("nmi", "ari"))
+        for name in ("object", "image")
+        if about[f"nmi_{name}"] is not None and about[f"ari_{name}"] is not None
+    }
+    words = {"object": "on the animal", "image": "in the whole image"}
+    return "; ".join(f"{words[name]}: {value}" for name, value in numbers.items())
 
 
 def _interval(about: dict[str, Any], scale: float, unit: str) -> str:

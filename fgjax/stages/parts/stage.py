@@ -14,15 +14,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
+from fgjax.core.batching import filled_places
 from fgjax.core.files import write_atomic
 from fgjax.core.progress import progress, say
 from fgjax.core.scores import predicted
 from fgjax.core.tables import to_csv
-from fgjax.data.pipeline import load_examples
+from fgjax.data.pipeline import load_examples, take
 from fgjax.data.sets.celeba import ALL_ATTRIBUTES
 from fgjax.data.types import DataError, Example, Record, Source
+from fgjax.models.composed.factorisation import factorise
 from fgjax.models.composed.region_grouping import RegionGrouping
 from fgjax.options.schema import Config, ConfigError
 from fgjax.report.parts import write_parts_page
@@ -30,7 +34,7 @@ from fgjax.stages.classifier import Explained
 from fgjax.stages.images import make_source
 from fgjax.stages.job import Job
 from fgjax.stages.parts.figures import PartLook, figures
-from fgjax.stages.parts.look import look
+from fgjax.stages.parts.look import features_of, look
 from fgjax.stages.parts.page import part_pages
 from fgjax.stages.stage import Stage
 
@@ -58,7 +62,8 @@ class Parts(Stage):
 
 def _about(config: Config) -> dict[str, Any]:
     parts = config.parts
-    return {"view": parts.view, "landmarks": parts.landmarks, "gallery": parts.gallery}
+    names = ("view", "landmarks", "gallery", "fitted_on", "factors")
+    return {name: getattr(parts, name) for name in names}
 
 
 def judge_parts(job: Job) -> int:
@@ -76,12 +81,20 @@ def judge_parts(job: Job) -> int:
     began = time.monotonic()
     source = make_source(config, whole=True) if config.parts.view == "whole" else job.source
     failed: dict[str, str] = {}
+    factors = find_factors(job) if config.parts.factors else None
     looks: dict[str, list[PartLook]] = {"train": [], "test": []}
     for split in looks:
         records = [r for r in source.records if r.split == split]
         if split == "train" and not source.landmark_names:
             continue
-        looks[split] = list(_look_at(config, source, records, explained, failed, split))
+        if split == "train" and config.parts.fitted_on == "validation":
+            records = [r for r in records if r.validation]
+            if not records:
+                raise ConfigError(
+                    f"parts.fitted_on=validation: data.source={config.data.source} sets no images "
+                    "aside; parts.fitted_on=train"
+                )
+        looks[split] = list(_look_at(config, source, records, explained, failed, split, factors))
     run.set_failures("parts", failed)
     if not looks["test"]:
         raise ConfigError(f"data.path={config.data.path}: no test image could be read")
@@ -99,6 +112,33 @@ def judge_parts(job: Job) -> int:
     return len(failed)
 
 
+def find_factors(job: Job) -> Float[Array, "k d"]:
+    """Return as many non-negative factors of the network's features as it has parts: those of the
+    middle squares of `parts.factors` training images (test images, where none trains), spread over
+    the classes. Images that cannot be read are left out.
+
+    Raises:
+      ConfigError: none can be read.
+    """
+    config, source, model = job.config, job.source, job.explained.model
+    records = [r for r in source.records if r.split == "train"] or list(source.records)
+    records = take(records, config.parts.factors)
+    say(f"parts: the features of {len(records)} images are factorised (DFF)")
+    loaded = load_examples(source, records, workers=config.data.workers)
+    images = [example.image for _, example in loaded if isinstance(example, Example)]
+    if not images:
+        raise ConfigError(f"parts.factors={config.parts.factors}: no training image could be read")
+    size = BATCH.get(jax.default_backend(), 64)
+    cells = []
+    for i in range(0, len(images), size):
+        part = images[i : i + size]
+        filled = np.stack([part[j] for j in filled_places(len(part), size)])
+        found = features_of(model, jnp.asarray(filled.astype(np.float32) / 255))
+        cells.append(np.asarray(found, np.float32)[: len(part)].reshape(-1, found.shape[-1]))
+    v, key = jnp.asarray(np.concatenate(cells)), jax.random.key(config.seed)
+    return factorise(v, model.network.num_parts, key=key)[1]
+
+
 def _look_at(
     config: Config,
     source: Source,
@@ -106,6 +146,7 @@ def _look_at(
     explained: Explained,
     failed: dict[str, str],
     split: str,
+    factors: Float[Array, "k d"] | None,
 ) -> Iterator[PartLook]:
     """Yield the network's view of every image that can be read, in batches of one shape each."""
     size = BATCH.get(jax.default_backend(), 64)
@@ -115,7 +156,10 @@ def _look_at(
     def flush(part: list[tuple[Record, Example]]) -> Iterator[PartLook]:
         labels = source.attributes_of([r for r, _ in part]) if attributes else None
         parts = config.parts
-        yield from look(explained.model, part, size, labels, radius=parts.radius, std=parts.std)
+        yield from look(
+            explained.model, part, size, labels,
+            factors=factors, radius=parts.radius, std=parts.std,
+        )  # fmt: skip
 
     say(f"parts: {len(records)} {split} images, {config.parts.view}")
     loaded = load_examples(source, records, workers=config.data.workers, ahead=2 * size)

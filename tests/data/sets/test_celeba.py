@@ -138,3 +138,57 @@ def test_malformed_lines(celeba, name, old, new, message):
     with pytest.raises(DataError, match=message) as caught:
         CelebaSource(celeba)
     assert str(celeba / name) in str(caught.value)
+
+
+@pytest.fixture
+def scops(celeba):
+    """SCOPS' lists beside it; boxes have 1200, 0 and 5400 of 4000, 1 and 18000 pixels."""
+    (celeba / "MAFL").mkdir()
+    for name, text in {
+        "MAFL/celebA_training.txt": "3.jpg\n",
+        "MAFL/training.txt": "2.jpg\n",
+        "MAFL/testing.txt": "1.jpg\n",
+        "Anno/list_imsize_celeba.txt": "1.jpg 40 100\n2.jpg 1 1\n3.jpg 100 180\n",
+    }.items():
+        (celeba / name).write_text(text)
+    edit(celeba, "Anno/list_bbox_celeba.txt", "2.jpg 0 0 0 0", "2.jpg 0 0 1 1")
+    return celeba
+
+
+def test_scops_split(scops):
+    about = dict(aligned=False, split="scops")
+    records = CelebaSource(scops, **about).records
+    assert [(r.name, r.split, r.validation) for r in records] == [
+        ("1.jpg", "test", False), ("2.jpg", "train", True), ("3.jpg", "train", False),
+    ]  # fmt: skip
+    # 1200 of 4004 pixels are less than 30 %. A count and a header may stand above.
+    (scops / "Anno/identity_CelebA.txt").write_text("3.jpg 7\n1.jpg 2880\n2.jpg 9\n")
+    edit(scops, "Anno/list_imsize_celeba.txt", "1.jpg 40 100", "3\nimage_id h w\n1.jpg 44 91")
+    source = CelebaSource(scops, **about, target="Smiling")
+    assert [(r.name, r.label) for r in source.records] == [("2.jpg", 0), ("3.jpg", 1)]
+    np.testing.assert_array_equal(source.attributes_of(source.records), [[1, 0, 0], [0, 1, 0]])
+    assert source.identities.tolist() == [9, 7]
+    with pytest.raises(ValueError, match="split=scops .* data.aligned=false"):
+        CelebaSource(scops, split="scops")
+
+
+@pytest.mark.parametrize(
+    "name, old, new, message",
+    [
+        ("MAFL/testing.txt", "1.jpg", "4.jpg", "line 1: .* list_attr_celeba.txt has no such image"),
+        ("MAFL/testing.txt", "1.jpg", "2.jpg", r"line 1: .* another line, or list of MAFL/, has"),
+        ("Anno/list_imsize_celeba.txt", "2.jpg 1 1\n", "", "line 1: '2.jpg': list_imsize_celeba.t"),
+        ("Anno/list_imsize_celeba.txt", "2.jpg 1 1", "2.jpg 1", "line 2: .* 2 numbers"),
+        ("Anno/list_imsize_celeba.txt", "2.jpg 1 1", "2.jpg", "line 2: .* a height and a width"),
+    ],
+)
+def test_scops_lists_that_do_not_fit(scops, name, old, new, message):
+    edit(scops, name, old, new)
+    with pytest.raises(DataError, match=message):
+        CelebaSource(scops, aligned=False, split="scops")
+
+
+def test_missing_scops_lists_say_where_to_get_them(scops):
+    (scops / "MAFL/training.txt").unlink()
+    with pytest.raises(DataError, match="MAFL/training.txt: this index file .* download_CelebA.sh"):
+        CelebaSource(scops, aligned=False, split="scops")

@@ -454,3 +454,20 @@ def test_a_share_of_the_backgrounds_follows_the_class_and_the_others_contradict_
     assert set(others) == set(range(1, len(BACKGROUNDS)))
     with pytest.raises(ValueError, match="follow_share"):
         SpeciesSource(follow_share=1.5)
+
+
+def test_close_ups_fill_a_third_of_the_image_and_stay_inside():
+    source = SpeciesSource(56, train=60, test=0, close_up=True)
+    far = SpeciesSource(56, train=60, test=0)
+    shares = {True: [], False: []}
+    for record in source.records:
+        scene = replace(source.scene(record), occluders=())
+        bare = draw(scene, 56)
+        assert not bare.mask[[0, -1]].any() and not bare.mask[:, [0, -1]].any()
+        for each in (source, far):
+            shares[each.close_up].append(each.load(record).mask.mean())
+    assert np.mean(shares[True]) > 0.3 and np.mean(shares[False]) < 0.16
+    example = source.load(record)
+    drawing = draw(source.scene(record), 56)
+    np.testing.assert_array_equal(example.part_map, drawing.part_map)
+    assert drawing.part_map.any()
