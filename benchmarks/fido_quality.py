@@ -217,6 +217,13 @@ def main(argv: list[str] | None = None) -> int:
             rows[name].append(watch.seen)
             print(name, watch.seen[-1], flush=True)
         report["rows"] = rows
+        report["first"] = {
+            name: [
+                {"good": reached(seen), "coherent": reached(seen, coherent), "last": seen[-1]}
+                for seen in images_seen
+            ]
+            for name, images_seen in rows.items()
+        }
         if args.out:
             args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print("\n" + table(rows))

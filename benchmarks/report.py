@@ -11,7 +11,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tables.fido import drawn_table, front_table, masks_table, transfer_table, variance_table
+from tables.fido import (
+    drawn_table,
+    front_table,
+    masks_table,
+    quality_table,
+    transfer_table,
+    variance_table,
+)
 from tables.files import ROOT
 from tables.methods import glas_normalise_table, glas_table, overview_table, short_table
 from tables.parts import part_controls_table, prior_table
@@ -28,6 +35,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "masks": ("docs/results/fido.md", masks_table),
     "transfer": ("docs/results/fido.md", transfer_table),
     "front": ("docs/results/fido.md", front_table),
+    "quality": ("docs/results/fido.md", quality_table),
     "variance": ("docs/results/fido.md", variance_table),
     "focus": ("docs/results/training.md", focus_table),
     "steps": ("docs/results/training.md", steps_table),

@@ -76,6 +76,26 @@ def front_table(folder: Path = RESULTS) -> str:
     return to_markdown(["settings", *columns], [cells for _, cells in sorted(found)])
 
 
+def quality_table(folder: Path = RESULTS) -> str:
+    """Return the seconds until masks suffice, destroy and are small, and until they are coherent,
+    too, image by image."""
+
+    def told(first: list[float] | None, last: list[float]) -> str:
+        step, wall, cpu = (first or last)[:3]
+        return f"{wall:.1f} s, {cpu:.1f} CPU-s, {step} steps" if first else f"not in {step} steps"
+
+    head = ["settings", "image", "sufficient, necessary, small", "and coherent",
+            "in five pieces at the end %"]  # fmt: skip
+    rows = [
+        [name, str(i + 1), told(seen["good"], seen["last"]), told(seen["coherent"], seen["last"]),
+         f"{100 * seen['last'][-1]:.0f}"]
+        for report in read_reports(folder, "fido_quality")
+        for name, images in report["first"].items()
+        for i, seen in enumerate(images)
+    ]  # fmt: skip
+    return to_markdown(head, rows)
+
+
 def masks_table(folder: Path = RESULTS) -> str:
     """Return what masks do when they are cut, the held-out images first."""
     head = ["settings, images", "cut kept / deleted", "Bernoulli", "area SSR / SDR %",
