@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 from side_by_side import machine
 
-from fgjax.data.images import Fit, read_fitted, read_image
+from fgjax.data.fit import Fit
+from fgjax.data.images import read_fitted, read_image
 from fgjax.data.pipeline import load_examples, stack
 from fgjax.data.sets.folder import FolderSource
 

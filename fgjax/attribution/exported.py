@@ -1,6 +1,6 @@
-"""A model and a method as one compiled-ahead file, for a server that knows neither.
+"""A model and a method as one program made ahead, for a server that knows neither.
 
-The file holds the traced program (StableHLO, by `jax.export`) and the weights. Loaded, it is
+Its bytes hold the traced program (StableHLO, by `jax.export`) and the weights. Loaded, it is
 called at once: nothing is traced, and the code of the model need not be there.
 """
 
@@ -8,7 +8,6 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,7 +23,6 @@ from fgjax.attribution.fido.config import FidoConfig
 from fgjax.attribution.fido.images_per_step import choose_images
 from fgjax.attribution.registry import METHOD_ENTRIES
 from fgjax.core.extras import extra
-from fgjax.core.files import write_bytes
 from fgjax.core.functional import combine, partition
 from fgjax.devices.forward import output_shape
 from fgjax.devices.jit import program
@@ -46,7 +44,6 @@ def export(
     *,
     config: Any = None,
     platforms: Sequence[str] | None = None,
-    path: str | Path | None = None,
 ) -> bytes:
     """Return a model and a method as one program, to be called without their code.
 
@@ -59,7 +56,6 @@ def export(
       shape: of the images of a call, `n h w c`.
       config: the method's settings; None: its defaults.
       platforms: where it will be called: "cpu", "cuda", "rocm", "tpu"; None: where JAX is now.
-      path: a file that it is written to, too.
 
     Raises:
       MissingExtraError: flatbuffers, which JAX writes with, is not installed (extra `export`).
@@ -94,37 +90,32 @@ def export(
         ) from None
     about = {"format": FORMAT, "method": method, "shape": shape, "classes": outputs.shape[-1],
              "platforms": made.platforms, "jax": jax.__version__}  # fmt: skip
-    file = _packed(bytes(made.serialize()), arrays, about)
-    if path is not None:
-        write_bytes(Path(path), file)
-    return file
+    return _packed(bytes(made.serialize()), arrays, about)
 
 
-def load_exported(file: bytes | str | Path) -> Callable[..., Attribution]:
+def load_exported(exported: bytes) -> Callable[..., Attribution]:
     """Return what `export` made, as a function `(images, targets, *, key=None) -> Attribution`.
 
     Args:
-      file: its bytes, or their path.
+      exported: the bytes.
 
     Raises:
       MissingExtraError: as `export`.
-      ValueError: it is no such file, or was made for another platform.
+      ValueError: they are something else, or were made for another platform.
     """
     _need_flatbuffers()
-    name = "these bytes" if isinstance(file, bytes) else str(file)
-    content = file if isinstance(file, bytes) else Path(file).read_bytes()
     try:
-        code, weights, about = _unpacked(content)
+        code, weights, about = _unpacked(exported)
         made = jax.export.deserialize(bytearray(code))
     except Exception as error:  # zip, JSON, NumPy and JAX raise many kinds
         raise ValueError(
-            f"{name}: is not what fgjax.export writes, or of a JAX too far from "
+            f"these bytes are not what fgjax.export makes, or of a JAX too far from "
             f"{jax.__version__} ({type(error).__name__}: {error})"
         ) from error
     here = jax.devices()[0].platform
     if not {here, {"gpu": "cuda"}.get(here, here)} & set(made.platforms):
         raise ValueError(
-            f"{name}: was exported for {', '.join(made.platforms)}, and JAX computes on {here}; "
+            f"this was exported for {', '.join(made.platforms)}, and JAX computes on {here}; "
             f"fgjax.export(…, platforms=[{here!r}])"
         )
     weights = jax.device_put(weights)

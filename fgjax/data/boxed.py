@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from fgjax.data.boxes import read_boxes
-from fgjax.data.images import Fit, read_image
+from fgjax.data.fit import Fit
+from fgjax.data.images import read_image
 from fgjax.data.megadetector import Detection, read_megadetector
 from fgjax.data.types import DataError, Example, Record
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from fgjax.data.images import Fit, read_image
+from fgjax.data.fit import Fit
+from fgjax.data.images import read_image
 from fgjax.data.index import some
 from fgjax.data.types import DataError
 

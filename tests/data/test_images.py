@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fgjax.data.images import MAX_PIXELS, Fit, read_fitted, read_image, read_mask
+from fgjax.data.fit import Fit
+from fgjax.data.images import MAX_PIXELS, read_fitted, read_image, read_mask
 from fgjax.data.types import DataError
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fgjax.data.images import Fit
+from fgjax.data.fit import Fit
 from fgjax.data.made_maps import MadeMaps
 from fgjax.data.types import DataError
 

@@ -7,7 +7,8 @@ Aircraft, arXiv:1306.5151 (2013).
 from collections.abc import Collection
 from pathlib import Path
 
-from fgjax.data.images import MIN_SIDE, Fit, read_image
+from fgjax.data.fit import Fit
+from fgjax.data.images import MIN_SIDE, read_image
 from fgjax.data.index import (
     check_same,
     find_root,

@@ -5,7 +5,8 @@ Nagaraj: ASL Alphabet, 2018, https://doi.org/10.34740/kaggle/dsv/29550.
 
 from pathlib import Path
 
-from fgjax.data.images import Fit, read_fitted
+from fgjax.data.fit import Fit
+from fgjax.data.images import read_fitted
 from fgjax.data.index import find_root
 from fgjax.data.registry import DataSet
 from fgjax.data.sets.folder import SUFFIXES

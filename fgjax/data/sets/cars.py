@@ -6,7 +6,8 @@ Categorization, 3dRR workshop at ICCV 2013.
 
 from pathlib import Path
 
-from fgjax.data.images import Fit, read_fitted
+from fgjax.data.fit import Fit
+from fgjax.data.images import read_fitted
 from fgjax.data.index import find_root, inclusive_box, inside, label_of, numbers, read_mat
 from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record, Split

@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from fgjax.data.images import Fit, read_fitted
+from fgjax.data.fit import Fit
+from fgjax.data.images import read_fitted
 from fgjax.data.index import check_same, find_folder, find_root, inside, lines, numbers, read_table
 from fgjax.data.index import rows as read_rows
 from fgjax.data.registry import DataSet

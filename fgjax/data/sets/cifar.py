@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fgjax.data.images import Fit
+from fgjax.data.fit import Fit
 from fgjax.data.index import find_root, lines
 from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record

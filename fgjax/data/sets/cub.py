@@ -12,7 +12,8 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float
 
-from fgjax.data.images import Fit, read_fitted, read_mask
+from fgjax.data.fit import Fit
+from fgjax.data.images import read_fitted, read_mask
 from fgjax.data.index import check_same, find_root, inside, lines, numbers, read_table, some
 from fgjax.data.pipeline import take
 from fgjax.data.registry import DataSet

@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 import numpy as np
 from jaxtyping import Float
 
-from fgjax.data.images import Fit, read_fitted
+from fgjax.data.fit import Fit
+from fgjax.data.images import read_fitted
 from fgjax.data.index import find_folder, find_root, inside, label_of, numbers, read_mat
 from fgjax.data.labels import read_text
 from fgjax.data.registry import DataSet

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from fgjax.core.progress import say
-from fgjax.data.images import Fit, read_fitted, read_mask
+from fgjax.data.fit import Fit
+from fgjax.data.images import read_fitted, read_mask
 from fgjax.data.labels import class_key
 from fgjax.data.pipeline import take
 from fgjax.data.registry import DataSet

@@ -6,7 +6,8 @@ Forests, ECCV 2014.
 
 from pathlib import Path
 
-from fgjax.data.images import Fit, read_fitted
+from fgjax.data.fit import Fit
+from fgjax.data.images import read_fitted
 from fgjax.data.index import find_root, inside, lines
 from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from fgjax.data.images import Fit, read_image
+from fgjax.data.fit import Fit
+from fgjax.data.images import read_image
 from fgjax.data.index import find_root
 from fgjax.data.labels import read_text
 from fgjax.data.registry import DataSet

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from fgjax.data.images import Fit, read_fitted
+from fgjax.data.fit import Fit
+from fgjax.data.images import read_fitted
 from fgjax.data.index import find_root, inside, some
 from fgjax.data.labels import read_text
 from fgjax.data.registry import DataSet

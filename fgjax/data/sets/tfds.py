@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from fgjax.data.images import Fit
+from fgjax.data.fit import Fit
 from fgjax.data.registry import DataSet
 from fgjax.data.types import DataError, Example, Record, Split
 
