@@ -24,7 +24,14 @@ from tables.methods import glas_normalise_table, glas_table, overview_table, sho
 from tables.parts import part_controls_table, prior_table
 from tables.pods import pods_table
 from tables.speed import loading_table, memory_table, onednn_table, scaling_table, speed_table
-from tables.training import focus_table, proxy_birds_table, shortcut_table, steps_table
+from tables.training import (
+    focus_table,
+    folder_choice_table,
+    folder_table,
+    proxy_birds_table,
+    shortcut_table,
+    steps_table,
+)
 
 TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "methods": ("README.md", short_table),
@@ -41,6 +48,8 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "steps": ("docs/results/training.md", steps_table),
     "shortcut": ("docs/results/training.md", shortcut_table),
     "proxy_birds": ("docs/results/training.md", proxy_birds_table),
+    "folder_choice": ("docs/results/training.md", folder_choice_table),
+    "folder": ("docs/results/training.md", folder_table),
     "prior": ("docs/results/parts_species.md", prior_table),
     "part_controls": ("docs/results/parts_species.md", part_controls_table),
     "speed": ("docs/results/speed.md", speed_table),

@@ -1,4 +1,4 @@
-"""What two streams add, and what proxy attention does."""
+"""What two streams add, what proxy attention does, and how folders are trained on."""
 
 import statistics
 from collections.abc import Sequence
@@ -118,3 +118,65 @@ def proxy_birds_table(folder: Path = RESULTS) -> str:
         for images in ("as they are", "proxy attention", "cutout", "cutmix")
     ]
     return to_markdown(["training images", *columns.values()], cells)
+
+
+FOLDER_BASE = {"rates": "ε 0.1, rate 0.001", "report": "before"}
+"""What arms of a step are compared with; else "as it is"."""
+Seeds = dict[str, dict[str, str]]
+
+
+def _folder_groups(folder: Path) -> dict[tuple[str, ...], Seeds]:
+    """Return the rows of `train_folder.csv`: (step, data, images a class, arm) -> seed -> row."""
+    groups: dict[tuple[str, ...], Seeds] = {}
+    for row in read_rows(folder / "train_folder.csv"):
+        of = row["step"], row["data"], row["each"], row["arm"]
+        groups.setdefault(of, {})[row["seed"]] = row
+    return groups
+
+
+def over_images(arm: Seeds, base: Seeds) -> str:
+    """Return how many more of a hundred test images are right, in the mean of the seeds that both
+    have, and the 95 % t-interval of that over the images."""
+    both = sorted(arm.keys() & base.keys())
+    right = [
+        [statistics.mean(int(seed["right"][i]) for seed in map(rows.get, both) if seed)
+         for i in range(len(rows[both[0]]["right"]))]
+        for rows in (arm, base)
+    ]  # fmt: skip
+    return paired([100 * (a - b) for a, b in zip(*right, strict=True)])
+
+
+def folder_choice_table(folder: Path = RESULTS) -> str:
+    """Return accuracies in percent on the images that settings are chosen by, and the difference
+    to what each setting is compared with."""
+    groups, cells = _folder_groups(folder), []
+    for (step, data, each, arm), seeds in groups.items():
+        if step == "report":
+            continue
+        base = FOLDER_BASE.get(step, "as it is")
+        gain = over_images(seeds, groups[step, data, each, base]) if arm != base else ""
+        rows = seeds.values()
+        right = _spread([100 * float(row["accuracy"]) for row in rows], 1)
+        seconds = statistics.mean(float(row["cpu_seconds"]) for row in rows)
+        cells.append([step, each, arm, right, gain, f"{seconds:.0f}", str(len(seeds))])
+    head = ["step", "images a class", "setting", "right", "minus what it changes", "CPU-seconds",
+            "seeds"]  # fmt: skip
+    return to_markdown(head, cells)
+
+
+def folder_table(folder: Path = RESULTS) -> str:
+    """Return accuracies in percent on images of other species, and differences to the settings of
+    before."""
+    groups = {of[1:]: seeds for of, seeds in _folder_groups(folder).items() if of[0] == "report"}
+    parts = list(dict.fromkeys(of[:2] for of in groups))
+    cells = []
+    for arm in dict.fromkeys(of[2] for of in groups):
+        row = [arm]
+        for part in parts:
+            seeds, base = groups.get((*part, arm), {}), groups.get((*part, "before"), {})
+            right = [100 * float(r["accuracy"]) for r in seeds.values()]
+            gains = arm != "before" and bool(seeds.keys() & base.keys())
+            row += [_spread(right, 1) if right else "", over_images(seeds, base) if gains else ""]
+        cells.append(row)
+    heads = [[f"{data}, {each} a class", "minus before"] for data, each in parts]
+    return to_markdown(["", *(head for two in heads for head in two)], cells)
