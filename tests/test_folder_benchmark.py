@@ -44,7 +44,8 @@ def test_which_images_are_trained_on_follows_the_seed_and_more_hold_the_fewer(
 def test_halves_of_the_birds_share_no_species(tmp_path):
     folder, names = load("train_folder"), ["001.A", "002.B", "003.C", "004.D"]
     files = {"images.txt": [], "image_class_labels.txt": [], "train_test_split.txt": [],
-             "bounding_boxes.txt": [], "classes.txt": []}  # fmt: skip
+             "bounding_boxes.txt": [], "classes.txt": [], "parts/parts.txt": ["1 tail"],
+             "parts/part_locs.txt": []}  # fmt: skip
     for label, name in enumerate(names, 1):
         files["classes.txt"].append(f"{label} {name}")
         (tmp_path / "images" / name).mkdir(parents=True)
@@ -54,11 +55,13 @@ def test_halves_of_the_birds_share_no_species(tmp_path):
             files["image_class_labels.txt"].append(f"{number} {label}")
             files["train_test_split.txt"].append(f"{number} {int(i < 2)}")
             files["bounding_boxes.txt"].append(f"{number} 0 0 1 1")
+            files["parts/part_locs.txt"].append(f"{number} 1 0 0 0")
             (tmp_path / "images" / name / f"{number}.jpg").touch()
+    halves = folder.FIRST, folder.LAST
     (tmp_path / "parts").mkdir()
     for name, lines in files.items():
         (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
-    first, last = (folder.find_files(half, tmp_path, tmp_path) for half in (folder.FIRST, folder.LAST))
+    first, last = (folder.find_files(half, tmp_path, tmp_path) for half in halves)
     assert [*first.train, *last.train] == names
     for part in (first, last):
         assert [len(paths) for paths in part.train.values()] == [2, 2]
