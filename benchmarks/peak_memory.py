@@ -6,7 +6,8 @@
 
 `--every` has a row for each method that applies to the network, one image, its default settings
 but for how often what it repeats is repeated (`FEW`), on which its memory does not depend; with
-`--limit` it tells which take more than so many GiB in all.
+`--limit` it tells which take more than so many GiB in all. Finished rows are kept in --out; the
+same command goes on.
 Every row is a process of its own. On a CPU the peak is the process's highest resident memory, and
 what it has before the method is called (the libraries, the compiled forward pass) is taken off; on
 an accelerator it is what the device reports.
@@ -123,8 +124,15 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(measure(args.model, args.size, *rows[args.row])))
         return 0
     report = {"machine": machine(), "model": args.model, "size": args.size, "rows": []}
+    if args.out and args.out.is_file():
+        kept = json.loads(args.out.read_text(encoding="utf-8"))
+        if (kept["model"], kept["size"]) == (args.model, args.size):
+            report["rows"] = kept["rows"]
     for i, (method, settings, count) in enumerate(rows):
+        about = {"method": method, "settings": settings, "images": count}
         if args.methods and method not in args.methods:
+            continue
+        if any(about == {key: row[key] for key in about} for row in report["rows"]):
             continue
         command = [sys.executable, __file__, "--model", args.model, "--size", str(args.size)]
         command += ["--every"] if args.every else []
@@ -132,11 +140,10 @@ def main(argv: list[str] | None = None) -> int:
         if done.returncode:
             print(done.stderr, file=sys.stderr)
             return 1
-        about = {"method": method, "settings": settings, "images": count}
         report["rows"].append(about | json.loads(done.stdout.splitlines()[-1]))
+        if args.out:
+            args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(markdown(report))
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     over = [r["method"] for r in report["rows"] if args.limit and r["peak"] > args.limit * 2**30]
     if over:
         print(f"more than {args.limit:g} GiB: {', '.join(over)}", file=sys.stderr)
