@@ -54,6 +54,7 @@ SETS = ("development", "held_out")
 DEFAULT = fgjax.FidoConfig()
 SETTINGS = {
     "default": DEFAULT,
+    "robust": fgjax.fido_preset("robust"),
     "one infill": fgjax.fido_preset("one-infill"),
     "soft (the default before)": fgjax.fido_preset("soft"),
     "fido-pytorch": fgjax.fido_preset("fido-pytorch"),
