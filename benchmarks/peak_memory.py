@@ -6,8 +6,8 @@
 
 `--every` has a row for each method that applies to the network, one image, its default settings
 but for how often what it repeats is repeated (`FEW`), on which its memory does not depend; with
-`--limit` it tells which take more than so many GiB in all. Finished rows are kept in --out; the
-same command goes on.
+`--limit` methods are told that the machine has so many GiB, and those that take more are named.
+Finished rows are kept in --out; the same command goes on.
 Every row is a process of its own. On a CPU the peak is the process's highest resident memory, and
 what it has before the method is called (the libraries, the compiled forward pass) is taken off; on
 an accelerator it is what the device reports.
@@ -26,7 +26,10 @@ import numpy as np
 from side_by_side import machine
 
 import fgjax
+from fgjax.attribution.common import streaming
+from fgjax.attribution.fido import images_per_step
 from fgjax.attribution.registry import OWN_NETWORKS, needs
+from fgjax.devices.memory import bytes_in_use
 from fgjax.models.registry import NETWORKS
 
 ROWS = (
@@ -81,6 +84,12 @@ def peak() -> int:
     return device.memory_stats()["peak_bytes_in_use"]
 
 
+def limit_memory(gib: float) -> None:
+    """Let methods see as much memory as is left of so many GiB (on a CPU)."""
+    free = lambda: max(1, int(gib * 2**30) - (bytes_in_use() or 0))
+    streaming.host_free_bytes = images_per_step.host_free_bytes = free
+
+
 def measure(model: str, size: int, method: str, settings: dict, count: int) -> dict:
     """Return the row's peak before the method and with it, in bytes."""
     classifier = fgjax.create_model(model, 200, size=size)
@@ -115,12 +124,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=96, help="side of the images in pixels")
     parser.add_argument("--every", action="store_true", help="every method on one image")
     parser.add_argument("--methods", nargs="*", help="of those, only these")
-    parser.add_argument("--limit", type=float, help="GiB that no row may take")
+    parser.add_argument("--limit", type=float, help="GiB that the machine is said to have")
     parser.add_argument("--row", type=int, help="only this row, printed as JSON")
     parser.add_argument("--out", type=Path, help="write the numbers here as JSON")
     args = parser.parse_args(argv)
     rows = rows_of(args.every, args.model)
     if args.row is not None:
+        if args.limit:
+            limit_memory(args.limit)
         print(json.dumps(measure(args.model, args.size, *rows[args.row])))
         return 0
     report = {"machine": machine(), "model": args.model, "size": args.size, "rows": []}
@@ -136,6 +147,7 @@ def main(argv: list[str] | None = None) -> int:
             continue
         command = [sys.executable, __file__, "--model", args.model, "--size", str(args.size)]
         command += ["--every"] if args.every else []
+        command += ["--limit", str(args.limit)] if args.limit else []
         done = subprocess.run([*command, "--row", str(i)], capture_output=True, text=True)
         if done.returncode:
             print(done.stderr, file=sys.stderr)

@@ -32,8 +32,11 @@ UNKNOWN_CHUNK = 32
 """What is taken on an accelerator that does not tell its memory."""
 
 ACTIVATIONS = 4096
-"""Bytes per pixel of an image, forward and backward, that no network here exceeds (ResNet-101:
-3100). Where the host has room for so much, XLA's account of the model would change nothing."""
+"""Bytes per pixel of an image, forward and backward, that no network here of less than `LARGE`
+weights exceeds (ResNet-101: 3100; ViT-L/14: 9000). Where the host has room for so much, XLA's
+account of the model would change nothing."""
+
+LARGE = 200_000_000
 
 _PROBE = 4
 
@@ -95,10 +98,17 @@ def _fitting_on_cpu(arrays, static, shape, dtype, backward, free, devices) -> in
     pixels = int(np.prod(shape[:-1]))
     most = largest_power_of_two(CPU_CHUNK * REFERENCE_SIDE**2 / pixels, 8 * CPU_CHUNK)
     room = None if free is None else MARGIN * free / devices
-    if room is None or most == 1 or most * pixels * ACTIVATIONS <= room:
+    if room is None or most == 1 or surely_fits(arrays, most * pixels, room):
         return most
     needed = bytes_per_image(arrays, static, shape, dtype, backward)
     return most if needed is None else images_that_fit(needed, 0, room, most)
+
+
+def surely_fits(arrays: tuple[Any, ...], pixels: int, room: float) -> bool:
+    """Return whether images of so many pixels together fit, without asking XLA: see
+    `ACTIVATIONS`."""
+    weights = sum(a.size for a in arrays if a is not None)
+    return weights < LARGE and pixels * ACTIVATIONS <= room
 
 
 def largest_power_of_two(limit: int | float, most: int = LARGEST_CHUNK) -> int:

@@ -256,6 +256,8 @@ def _find_images(root: Path, masks: tuple[Path | None, ...], left_out: Counter[s
             split: Split = "test" if is_test else "train"
             validation = kind == "validation" and not is_test
             folder = _images_of(root, name)
+            if folder != name:
+                _entries(root / name, left_out)
             class_folders, flat = _entries(root / folder, left_out)
             files += [_File(f"{folder}/{image}", None, split, validation) for image in flat]
             for class_name in class_folders:

@@ -135,7 +135,9 @@ def test_images_one_deeper_in_a_split(tmp_path):
     for name in ("train", "test"):
         classes(tmp_path / name / "images", cat=1, dog=1)
         (tmp_path / name / "labels").mkdir()
-    assert FolderSource(tmp_path).classes == ("cat", "dog")
+    (tmp_path / "train" / "classes.txt").write_text("beside the images, and no image")
+    source = FolderSource(tmp_path)
+    assert source.classes == ("cat", "dog") and source.left_out == {".txt": 1}
 
 
 def test_a_split_beside_classes_is_refused(tmp_path):
