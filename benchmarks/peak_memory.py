@@ -48,7 +48,7 @@ FEW = {
     "fido": {"steps": 2},
     "glas": {"grid": 3},
     "recursive_glas": {"grid": 3, "rounds": 2},
-    "rise": {"masks": 64},
+    "rise": {"masks": 16},
     "occlusion": {"window": 112.0, "stride": 56.0},
     "mask_perturbation": {"steps": 2},
     "extremal_perturbation": {"steps": 2},
@@ -57,7 +57,7 @@ FEW = {
     "smooth_gradient": {"samples": 16},
     "integrated_gradients": {"steps": 16},
     "xrai": {"steps": 16},
-    "score_cam": {"channels": 64},
+    "score_cam": {"channels": 16},
 }
 """What a method repeats one after the other, fewer times; still more than a call's images."""
 

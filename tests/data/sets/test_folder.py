@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from fgjax.data.pipeline import fingerprint, load_examples
-from fgjax.data.sets.folder import FolderSource, count_words
+from fgjax.data.sets.folder import FolderSource
+from fgjax.data.sets.folder_tree import count_words
 from fgjax.data.types import DataError
 
 
