@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from fgjax.attribution.common.infill import make_infill
-from fgjax.attribution.common.inputs import check_inputs, class_targets
+from fgjax.attribution.common.inputs import check_inputs, class_targets, for_gradients
 from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.fido.config import FIDO_PRESETS, FidoConfig, fido_preset
@@ -95,7 +95,7 @@ def fido(
     """
     images = jnp.asarray(images, jnp.float32)
     targets = class_targets(targets)
-    arrays, static = partition(model)
+    arrays, static = partition(for_gradients(model))
     check_inputs(arrays, static, images, targets)
     keys = image_keys(key, len(images))
     infill = make_infill(config.infill, images, keys, blur_sigma=config.blur_sigma)
