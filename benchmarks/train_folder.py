@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from shortcut import read, write
 
 import fgjax
 from fgjax.core.progress import hushed
@@ -42,7 +43,6 @@ from fgjax.models.classifier import Classifier
 from fgjax.models.pretrained import load_pretrained
 from fgjax.run import main as run
 from fgjax.training.classifier import logits_of
-from shortcut import read, write
 
 Settings = dict[str, Any]
 
@@ -84,9 +84,7 @@ RATES = {
     AS_IT_IS: Arm(),
     "rate 0.001, head × 10": Arm({"learning_rate": 1e-3, "rates": HEAD}),
     "rate 0.003, head × 10": Arm({"learning_rate": 3e-3, "rates": HEAD}),
-    "rate 0.0003, head × 10, ε 1e-8": Arm(
-        {"learning_rate": 3e-4, "rates": HEAD, "adam_eps": 1e-8}
-    ),
+    "rate 0.0003, head × 10, ε 1e-8": Arm({"learning_rate": 3e-4, "rates": HEAD, "adam_eps": 1e-8}),
 }
 WHOLE = "linear probe"
 REST = {
@@ -336,9 +334,7 @@ def job_of(row: dict[str, str]) -> Job:
     return Job(*(row[name] for name in Job._fields[:-1]), int(row["seed"]))
 
 
-def jobs(
-    steps: list[str], seeds: int = 2, arms: list[str] | None = None
-) -> Iterator[Job]:
+def jobs(steps: list[str], seeds: int = 2, arms: list[str] | None = None) -> Iterator[Job]:
     """Yield what is to be trained; all of a seed before the next seed."""
     for seed in range(seeds):
         for name in steps:

@@ -120,8 +120,8 @@ def proxy_birds_table(folder: Path = RESULTS) -> str:
     return to_markdown(["training images", *columns.values()], cells)
 
 
-FOLDER_BASE = {"rates": "ε 0.1, rate 0.001", "report": "before"}
-"""What arms of a step are compared with; else "as it is"."""
+REPORTED = ("report", "more")
+"""Steps of `train_folder.csv` on images that had no part in any choice."""
 Seeds = dict[str, dict[str, str]]
 
 
@@ -151,9 +151,9 @@ def folder_choice_table(folder: Path = RESULTS) -> str:
     to what each setting is compared with."""
     groups, cells = _folder_groups(folder), []
     for (step, data, each, arm), seeds in groups.items():
-        if step == "report":
+        if step in REPORTED:
             continue
-        base = FOLDER_BASE.get(step, "as it is")
+        base = "as it is"
         gain = over_images(seeds, groups[step, data, each, base]) if arm != base else ""
         rows = seeds.values()
         right = _spread([100 * float(row["accuracy"]) for row in rows], 1)
@@ -167,7 +167,7 @@ def folder_choice_table(folder: Path = RESULTS) -> str:
 def folder_table(folder: Path = RESULTS) -> str:
     """Return accuracies in percent on images of other species, and differences to the settings of
     before."""
-    groups = {of[1:]: seeds for of, seeds in _folder_groups(folder).items() if of[0] == "report"}
+    groups = {of[1:]: seeds for of, seeds in _folder_groups(folder).items() if of[0] in REPORTED}
     parts = list(dict.fromkeys(of[:2] for of in groups))
     cells = []
     for arm in dict.fromkeys(of[2] for of in groups):
