@@ -8,7 +8,9 @@ butterflies. Each training is a run of config=train_folder, judged once, after i
 
   rates    how fast weights and the new last layer learn, around `BEFORE`, which train_folder was
   rest     one setting after the other, around `RATED`, which the step before has chosen
+  uneven   what to do where some species have five times as many images
   report   `CHOSEN`, what train_folder is now, beside `BEFORE` and networks that do not learn
+  more     the same on 30 images a class
 
 Rule, fixed before any training: a setting replaces another where it is right on a point more of
 the images in the mean of the seeds, and on no fewer for any seed. Which images of a class are
@@ -135,7 +137,7 @@ class Step(NamedTuple):
     """Arms that are compared with each other.
 
     Attributes:
-      data: "birds, first ten" and so on, with the images a class.
+      data: which sets, with the images a class.
       settings: what arms change.
     """
 
