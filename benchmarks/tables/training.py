@@ -17,7 +17,7 @@ HEADS = {
 }
 
 
-def _spread(values: Sequence[float], digits: int) -> str:
+def spread(values: Sequence[float], digits: int) -> str:
     """Return mean ± standard deviation (n − 1); of one value, that."""
     mean = f"{statistics.mean(values):.{digits}f}"
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
@@ -31,7 +31,7 @@ def _focus(about: dict[str, Any]) -> list[list[str]]:
         mean, low, high = about["gains"][head]
         gain = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
         joint, local = ([seed[kind] for seed in seeds] for kind in ("joint", "local"))
-        rows.append([_spread(joint, 1), gain, _spread(local, 1)])
+        rows.append([spread(joint, 1), gain, spread(local, 1)])
     return rows
 
 
@@ -89,7 +89,7 @@ def shortcut_table(folder: Path = RESULTS) -> str:
         both = sorted(seeds.keys() & plain.keys())
         gaps = [100 * (float(seeds[s]["accuracy"]) - float(plain[s]["accuracy"])) for s in both]
         numbers = [
-            _spread([100 * float(row[column]) for row in seeds.values()], 1) for column in SHORTCUT
+            spread([100 * float(row[column]) for row in seeds.values()], 1) for column in SHORTCUT
         ]
         gain = paired(gaps) if gaps and arm != "as they are" else ""
         told = "nothing" if share == "0.1" else f"{100 * float(share):.0f} %"
@@ -113,7 +113,7 @@ def proxy_birds_table(folder: Path = RESULTS) -> str:
     cells = [
         [
             names.get(images, images),
-            *(_spread([float(r[c]) for r in rows if r["images"] == images], 3) for c in columns),
+            *(spread([float(r[c]) for r in rows if r["images"] == images], 3) for c in columns),
         ]
         for images in ("as they are", "proxy attention", "cutout", "cutmix")
     ]

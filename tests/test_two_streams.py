@@ -1,0 +1,161 @@
+"""`benchmarks/two_streams.py`: what its arms share, what is theirs, and how they are compared."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_benchmarks import load
+
+from fgjax.models.composed.recurrent_attention import Recurrence
+from fgjax.models.composed.two_stream import TwoStream
+
+two = load("two_streams")
+from looks import Looks, Mlp, lstm_size  # noqa: E402  (`load` made the folder known)
+from tables import streams  # noqa: E402
+
+TOY = two.Settings(
+    model="toys:MICRO", size=32, patch_side=0.5, patch_size=8, steps=2, hidden=4, images=24,
+    test=13, epochs=1, batch=12,
+)  # fmt: skip
+
+
+def test_gains_are_those_of_pairs():
+    rng = np.random.default_rng(0)
+    first, second = rng.random(4000) < 0.9, rng.random(4000) < 0.88
+    second = np.where(rng.random(4000) < 0.7, first, second)
+    better, worse = int((first & ~second).sum()), int((second & ~first).sum())
+    found, n = streams.gain(first, second), len(first)
+    assert found.mean == pytest.approx(first.mean() - second.mean())
+    # The variance of a difference of two proportions on the same images.
+    half = 1.96 * math.sqrt(better + worse - (better - worse) ** 2 / n) / n
+    assert found.low == pytest.approx(found.mean - half, abs=0.05 * half)
+    assert found.high == pytest.approx(found.mean + half, abs=0.05 * half)
+    # A fair coin, by hand: twice the tail at or beyond what was seen.
+    coins, most = better + worse, max(better, worse)
+    tail = sum(math.comb(coins, k) for k in range(most, coins + 1)) / 2**coins
+    assert found.p == pytest.approx(min(1, 2 * tail), rel=1e-6)
+    assert streams.gain(first, first) == (0, 0, 0, 1)
+
+
+def row(arm, seed, right):
+    right = np.array([c == "1" for c in right])
+    return {"arm": arm, "seed": seed, "joint": right.mean(), "global": 0.5, "local": "nan",
+            "cue_in_a_patch": "nan", "weights": 1000, "right": two.to_hex(right),
+            "test": len(right)}  # fmt: skip
+
+
+def test_arms_are_compared_on_the_images_of_the_same_seeds(tmp_path):
+    for made in (
+        row("global only", 0, "1100000000"), row("MLP", 0, "1110000000"),
+        row("global only", 1, "0000000000"), row("MLP", 1, "1110000000"),
+        row("MLP", 2, "1111111111"),
+    ):  # fmt: skip
+        two.write(tmp_path / "two_streams.csv", made)
+    arms = streams.read_arms(tmp_path)
+    np.testing.assert_array_equal(np.flatnonzero(streams.from_hex(arms["MLP"]["0"])), [0, 1, 2])
+    accuracies = streams.two_streams_table(tmp_path).splitlines()
+    assert "| global only | 10.0 ± 14.1 |" in accuracies[2] and accuracies[3].endswith("| 3 |")
+    (cells,) = streams.two_streams_gains_table(tmp_path).splitlines()[2:]
+    # One and three of ten: four of twenty, by four pairs of four; of two seeds t is 12.706.
+    assert "+20.0" in cells and "p = .125<br>seeds: +20.0 (-107.1 to +147.1)" in cells
+
+
+def test_the_mlp_is_of_the_lstms_size():
+    count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
+    key, hidden, width = jax.random.key(0), 64, 48
+    mlp = jax.eval_shape(Mlp(hidden, 2).init, key, jnp.zeros((1, 1, width)))
+    lstm = jax.eval_shape(Recurrence(10, hidden, 2).init, key, jnp.zeros((1, 2, 2, width)))
+    assert lstm_size(width, hidden, 2) == count(lstm)
+    assert count(mlp) == pytest.approx(count(lstm), rel=0.005)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jnp.asarray(np.random.default_rng(0).random((2, 32, 32, 3), np.float32))
+
+
+OPTIONS = dict(num_classes=3, backbone="toys:MICRO", hidden=8, patches=3, patch_side=0.25,
+               patch_size=8, readout="cnn")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def variables(images):
+    """Of the arm whose network has everything that the others have."""
+    drawn = jax.jit(Looks(**OPTIONS, between="sequence").init)(jax.random.key(0), images)
+    grow = lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape)
+    return {**drawn, "params": jax.tree.map(grow, drawn["params"])}
+
+
+def call(variables, images, method, **changes):
+    network = Looks(**{**OPTIONS, **changes})
+    return jax.jit(lambda v, x: network.apply(v, x, method=method))(variables, images)
+
+
+def test_patches_lie_where_the_library_finds_them_and_their_order_is_the_sequences_alone(
+    variables, images
+):
+    boxes = call(variables, images, "boxes")
+    whole = images.reshape(2, 16, 2, 16, 2, 3).mean((2, 4))
+    options = {k: v for k, v in OPTIONS.items() if k != "patch_size"}
+    find = lambda v, x: TwoStream(**options).apply(v, x, method="find_patches").boxes
+    np.testing.assert_allclose(boxes, 2 * jax.jit(find)(variables, whole), atol=1e-4)
+
+    def read(features, between):
+        network = Looks(**OPTIONS, between=between)
+        turn = lambda x: network.apply(variables, x, method="classify_patches")[0].mean(1)
+        return turn(features), turn(features[:, ::-1])
+
+    features = jax.random.normal(jax.random.key(1), (2, 3, 2, 2, 8))
+    there, back = read(features, "nothing")
+    np.testing.assert_allclose(there, back, atol=1e-5)
+    there, back = read(features, "sequence")
+    assert np.abs(there - back).max() > 1e-3
+
+
+def test_the_second_global_network_sees_what_the_first_does(variables, images):
+    """With the first one's weights it says the same."""
+    params = dict(variables["params"])
+    params["local_stream"] = params["global_stream"]
+    params["local_classifier"] = params["global_stream"]["classifier"]
+    stats = dict(variables["batch_stats"])
+    stats["local_stream"] = stats["global_stream"]
+    same = {"params": params, "batch_stats": stats}
+    found = call(same, images, "streams", places="whole")
+    np.testing.assert_allclose(found.local_logits, found.global_logits, atol=1e-5)
+
+
+def test_a_cue_is_seen_where_its_point_lies_in_a_patch():
+    cues = np.array([[5.0, 5, 1], [5, 20, 1], [9, 9, 0], [16, 17, 1]])
+    boxes = np.array([[[0.0, 0, 8, 8], [8, 8, 16, 16]]] * 4)
+    assert two.seen_in_a_patch(cues, boxes) == pytest.approx(1 / 3)
+
+
+def test_it_trains_end_to_end_goes_on_and_repeats_nothing(tmp_path, capsys):
+    out = tmp_path / "rows.csv"
+    words = ["--out", str(out), "--seeds", "3"]
+    for name, value in two.asdict(TOY).items():
+        words += [f"--{name}", str(value)]
+    assert two.main([*words, "--arms", "global only", "--minutes", "9"]) == 0
+    assert two.main([*words, "--arms", "global only", "patches as a sequence"]) == 0
+    rows = two.read_rows(out)
+    assert [r["arm"] for r in rows] == ["global only", "patches as a sequence"]
+    for r in rows:
+        assert streams.from_hex(r).mean() == pytest.approx(float(r["joint"]), abs=1e-4)
+    assert rows[0]["joint"] == rows[0]["global"] and rows[0]["local"] == "nan"
+    capsys.readouterr()
+    assert two.main([*words, "--arms", "global only", "patches as a sequence"]) == 0
+    assert capsys.readouterr().out == "" and len(two.read_rows(out)) == 2
+    with pytest.raises(SystemExit):
+        two.main([*words, "--rate", "1"])
+    assert "was made with 0.005" in capsys.readouterr().err
+
+    # The arms begin alike, and the head's loss moves the local network's first kernel.
+    part = two.draw_part(TOY, 3, "train")
+    starts = [two.fresh(arm, 3, TOY).variables["params"] for arm in ("global only", "MLP")]
+    jax.tree.map(np.testing.assert_array_equal, *(start["global_stream"] for start in starts))
+    model = two.fresh("patches as a sequence", 3, TOY)
+    fitted = two.fit("patches as a sequence", part, 3, TOY)
+    kernel = lambda m: jax.tree.leaves(m.variables["params"]["local_stream"]["stem"])[0]
+    assert np.abs(kernel(fitted) - kernel(model)).max() > 1e-4
