@@ -1,6 +1,8 @@
 """`benchmarks/two_streams.py`: what its arms share, what is theirs, and how they are compared."""
 
 import math
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +10,44 @@ import numpy as np
 import pytest
 from test_benchmarks import load
 
+from fgjax.models.classifier import Classifier
 from fgjax.models.composed.recurrent_attention import Recurrence
 from fgjax.models.composed.two_stream import TwoStream
 
 two = load("two_streams")
-from looks import Looks, Mlp, lstm_size  # noqa: E402  (`load` made the folder known)
+from looks import Mlp, lstm_size  # noqa: E402  (`load` made the folder known)
 from tables import streams  # noqa: E402
 
 TOY = two.Settings(
-    model="toys:MICRO", size=32, patch_side=0.5, patch_size=8, steps=2, hidden=4, images=24,
-    test=13, epochs=1, batch=12,
+    model="toys:MICRO", size=32, patches=3, patch_side=0.25, patch_size=8, steps=2, hidden=8,
+    images=24, test=13, epochs=1, batch=12,
 )  # fmt: skip
+ARM = "patches as a sequence"
+
+
+class Made(NamedTuple):
+    """A run of the script with one arm: its words and rows, and its network before and after."""
+
+    words: list[str]
+    out: Path
+    start: Classifier
+    end: Classifier
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "rows.csv"
+    words = ["--out", str(out), "--seeds", "3", "--arms", ARM]
+    for name, value in two.asdict(TOY).items():
+        words += [f"--{name}", str(value)]
+    kept, fresh, judge = [], two.fresh, two.judge
+    keep = lambda model: kept.append(model) or model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(two, "fresh", lambda *about: keep(fresh(*about)))
+        patch.setattr(two, "judge", lambda model, test: judge(keep(model), test))
+        assert two.main([*words, "--minutes", "0"]) == 0 and not out.exists()
+        assert two.main(words) == 0
+    return Made(words, out, *kept)
 
 
 def test_gains_are_those_of_pairs():
@@ -76,55 +105,39 @@ def images():
     return jnp.asarray(np.random.default_rng(0).random((2, 32, 32, 3), np.float32))
 
 
-OPTIONS = dict(num_classes=3, backbone="toys:MICRO", hidden=8, patches=3, patch_side=0.25,
-               patch_size=8, readout="cnn")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def variables(images):
-    """Of the arm whose network has everything that the others have."""
-    quick = {"xla_backend_optimization_level": 0}
-    init = jax.jit(Looks(**OPTIONS, between="sequence").init, compiler_options=quick)
-    drawn = init(jax.random.key(0), images)
-    grow = lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape)
-    return {**drawn, "params": jax.tree.map(grow, drawn["params"])}
-
-
-def call(variables, images, method, **changes):
-    network = Looks(**{**OPTIONS, **changes})
+def call(model, variables, images, method, **changes):
+    network = model.network.clone(**changes)
     return jax.jit(lambda v, x: network.apply(v, x, method=method))(variables, images)
 
 
-def test_patches_lie_where_the_library_finds_them_and_their_order_is_the_sequences_alone(
-    variables, images
-):
-    boxes = call(variables, images, "boxes")
+def test_patches_lie_where_the_library_finds_them(made, images):
+    boxes = call(made.end, made.end.variables, images, "boxes")
     whole = images.reshape(2, 16, 2, 16, 2, 3).mean((2, 4))
-    options = {k: v for k, v in OPTIONS.items() if k != "patch_size"}
-    find = lambda v, x: TwoStream(**options).apply(v, x, method="find_patches").boxes
-    np.testing.assert_allclose(boxes, 2 * jax.jit(find)(variables, whole), atol=1e-4)
-
-    def read(features, between):
-        network = Looks(**OPTIONS, between=between)
-        turn = lambda x: network.apply(variables, x, method="classify_patches")[0].mean(1)
-        return turn(features), turn(features[:, ::-1])
-
-    features = jax.random.normal(jax.random.key(1), (2, 3, 2, 2, 8))
-    there, back = read(features, "nothing")
-    np.testing.assert_allclose(there, back, atol=1e-5)
-    there, back = read(features, "sequence")
-    assert np.abs(there - back).max() > 1e-3
+    own = TwoStream(10, "toys:MICRO", patches=3, patch_side=0.25, readout="none")
+    find = jax.jit(lambda v, x: own.apply(v, x, method="find_patches").boxes)
+    np.testing.assert_allclose(boxes, 2 * find(made.end.variables, whole), atol=1e-4)
 
 
-def test_the_second_global_network_sees_what_the_first_does(variables, images):
+def test_the_order_of_patches_matters_to_the_sequence_alone(made):
+    features = 3 * jax.random.normal(jax.random.key(1), (2, 3, 2, 2, 8))
+
+    def gap(between):
+        network = made.end.network.clone(between=between)
+        read = lambda v, x: network.apply(v, x, method="classify_patches")[0].mean(1)
+        there, back = (jax.jit(read)(made.end.variables, x) for x in (features, features[:, ::-1]))
+        return np.abs(there - back).max()
+
+    assert gap("nothing") < 1e-5 and gap("sequence") > 1e-3
+
+
+def test_the_second_global_network_sees_what_the_first_does(made, images):
     """With the first one's weights it says the same."""
-    params = dict(variables["params"])
+    params, stats = (dict(made.end.variables[kind]) for kind in ("params", "batch_stats"))
     params["local_stream"] = params["global_stream"]
     params["local_classifier"] = params["global_stream"]["classifier"]
-    stats = dict(variables["batch_stats"])
     stats["local_stream"] = stats["global_stream"]
     same = {"params": params, "batch_stats": stats}
-    found = call(same, images, "streams", places="whole")
+    found = call(made.end, same, images, "streams", places="whole", between="nothing")
     np.testing.assert_allclose(found.local_logits, found.global_logits, atol=1e-5)
 
 
@@ -134,31 +147,21 @@ def test_a_cue_is_seen_where_its_point_lies_in_a_patch():
     assert two.seen_in_a_patch(cues, boxes) == pytest.approx(1 / 3)
 
 
-def test_it_trains_end_to_end_goes_on_and_repeats_nothing(tmp_path, capsys, monkeypatch):
-    out, fitted, judge = tmp_path / "rows.csv", [], two.judge
-    monkeypatch.setattr(
-        two, "judge", lambda model, test: fitted.append(model) or judge(model, test)
-    )
-    words = ["--out", str(out), "--seeds", "3"]
-    for name, value in two.asdict(TOY).items():
-        words += [f"--{name}", str(value)]
-    arms = ["--arms", "global only", "patches as a sequence"]
-    assert two.main([*words, *arms[:2]]) == 0
-    assert two.main([*words, *arms]) == 0
-    rows = two.read_rows(out)
-    assert [row["arm"] for row in rows] == arms[1:]
-    for row in rows:
-        assert streams.from_hex(row).mean() == pytest.approx(float(row["joint"]), abs=1e-4)
-    assert rows[0]["joint"] == rows[0]["global"] and rows[0]["local"] == "nan"
-    capsys.readouterr()
-    assert two.main([*words, *arms]) == 0
-    assert capsys.readouterr().out == "" and len(two.read_rows(out)) == len(fitted) == 2
-    with pytest.raises(SystemExit):
-        two.main([*words, "--rate", "1"])
-    assert "was made with 0.005" in capsys.readouterr().err
-
-    # The arms begin alike, and the head's loss moves the local network's first kernel.
-    alone, both = (two.fresh(arm, 3, TOY).variables["params"] for arm in arms[1:])
-    jax.tree.map(np.testing.assert_array_equal, alone["global_stream"], both["global_stream"])
+def test_it_trains_end_to_end_from_the_same_start(made):
+    """The head's loss moves the local network's first kernel."""
+    before, after = (model.variables["params"] for model in (made.start, made.end))
     kernel = lambda params: jax.tree.leaves(params["local_stream"]["stem"])[0]
-    assert np.abs(kernel(fitted[1].variables["params"]) - kernel(both)).max() > 1e-4
+    assert np.abs(kernel(after) - kernel(before)).max() > 1e-4
+    alone = two.fresh("global only", 3, TOY).variables["params"]
+    jax.tree.map(np.testing.assert_array_equal, alone["global_stream"], before["global_stream"])
+
+
+def test_it_goes_on_and_repeats_nothing(made, capsys):
+    (row,) = two.read_rows(made.out)
+    assert row["arm"] == ARM and row["seed"] == "3"
+    assert streams.from_hex(row).mean() == pytest.approx(float(row["joint"]), abs=1e-4)
+    assert two.main(made.words) == 0
+    assert capsys.readouterr().out == "" and two.read_rows(made.out) == [row]
+    with pytest.raises(SystemExit):
+        two.main([*made.words, "--rate", "1"])
+    assert "was made with 0.005" in capsys.readouterr().err
