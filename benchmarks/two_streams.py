@@ -2,6 +2,7 @@
 
     python benchmarks/two_streams.py                       # everything that --out does not have yet
     python benchmarks/two_streams.py --minutes 30          # for so long; the same command goes on
+    python benchmarks/two_streams.py --epochs 10 --seeds 0 --arms MLP "LSTM and attention"  # longer
 
 A bird is drawn at 128 px. The global stream sees it at 64 px; patches of 48 px are cut out of the
 drawing and seen at 32 px, a third larger than in the global stream, and four of them have as many
@@ -217,13 +218,13 @@ def main(words: list[str] | None = None) -> int:
     settings = Settings(**{name: getattr(given, name) for name in asdict(Settings())})
     rows = read_rows(given.out) if given.out.is_file() else []
     for name, value in asdict(settings).items():
-        if rows and type(value)(rows[0][name]) != value:
+        if rows and name != "epochs" and type(value)(rows[0][name]) != value:
             parser.error(f"--{name} {value}: {given.out} was made with {rows[0][name]}")
-    done = {(row["arm"], int(row["seed"])) for row in rows}
+    done = {(row["arm"], int(row["seed"]), int(row["epochs"])) for row in rows}
     begun = time.monotonic()
     for seed in given.seeds:
         for arm in given.arms:
-            if (arm, seed) in done:
+            if (arm, seed, settings.epochs) in done:
                 continue
             if time.monotonic() - begun > 60 * given.minutes:
                 print(f"{given.minutes:g} minutes are over; the same command goes on")

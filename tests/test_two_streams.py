@@ -68,27 +68,30 @@ def test_gains_are_those_of_pairs():
     assert streams.gain(first, first) == (0, 0, 0, 1)
 
 
-def row(arm, seed, right):
+def row(arm, seed, right, epochs=5):
     right = np.array([c == "1" for c in right])
     return {"arm": arm, "seed": seed, "joint": right.mean(), "global": 0.5, "local": "nan",
             "cue_in_a_patch": "nan", "weights": 1000, "right": two.to_hex(right),
-            "test": len(right)}  # fmt: skip
+            "test": len(right), "epochs": epochs}  # fmt: skip
 
 
 def test_arms_are_compared_on_the_images_of_the_same_seeds(tmp_path):
     for made in (
         row("global only", 0, "1100000000"), row("MLP", 0, "1110000000"),
         row("global only", 1, "0000000000"), row("MLP", 1, "1110000000"),
-        row("MLP", 2, "1111111111"),
+        row("MLP", 2, "1111111111"), row("MLP", 0, "0000000000", 9),
     ):  # fmt: skip
         two.write(tmp_path / "two_streams.csv", made)
     arms = streams.read_arms(tmp_path)
-    np.testing.assert_array_equal(np.flatnonzero(streams.from_hex(arms["MLP"]["0"])), [0, 1, 2])
+    np.testing.assert_array_equal(
+        np.flatnonzero(streams.from_hex(arms["5", "MLP"]["0"])), [0, 1, 2]
+    )
     accuracies = streams.two_streams_table(tmp_path).splitlines()
-    assert "| global only | 10.0 ± 14.1 |" in accuracies[2] and accuracies[3].endswith("| 3 |")
-    (cells,) = streams.two_streams_gains_table(tmp_path).splitlines()[2:]
+    assert "| global only | 5 | 10.0 ± 14.1 |" in accuracies[2] and accuracies[3].endswith("| 3 |")
+    cells, longer = streams.two_streams_gains_table(tmp_path).splitlines()[2:]
     # One and three of ten: four of twenty, by four pairs of four; of two seeds t is 12.706.
     assert "+20.0" in cells and "p = .125<br>seeds: +20.0 (-107.1 to +147.1)" in cells
+    assert longer.count("| ") == 6 and "seeds" not in longer
 
 
 def test_the_mlp_is_of_the_lstms_size():

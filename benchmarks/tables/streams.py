@@ -19,8 +19,8 @@ AGAINST = {
     MAIN: lambda arm: arm in ("random patches", "reference moves"),
 }
 """What arms are compared with, and which."""
-Arms = dict[str, dict[str, dict[str, str]]]
-"""Arm -> seed -> its row."""
+Arms = dict[tuple[str, str], dict[str, dict[str, str]]]
+"""Epochs and arm -> seed -> its row."""
 
 
 def from_hex(row: dict[str, str]) -> np.ndarray:
@@ -59,26 +59,26 @@ def gain(first: np.ndarray, second: np.ndarray, draws: int = 100_000) -> Gain:
 
 
 def read_arms(folder: Path) -> Arms:
-    """Return the rows, by arm and seed."""
+    """Return the rows, by epochs, arm and seed; longer trainings last."""
     arms: Arms = {}
     for row in read_rows(folder / "two_streams.csv"):
-        arms.setdefault(row["arm"], {})[row["seed"]] = row
-    return arms
+        arms.setdefault((row["epochs"], row["arm"]), {})[row["seed"]] = row
+    return dict(sorted(arms.items(), key=lambda item: int(item[0][0])))
 
 
 def two_streams_table(folder: Path = RESULTS) -> str:
     """Return accuracies in percent, a row per arm."""
     cells = []
-    for arm, seeds in read_arms(folder).items():
+    for (epochs, arm), seeds in read_arms(folder).items():
         of = lambda column: [100 * float(row[column]) for row in seeds.values()]  # noqa: B023
         told = [
             "" if np.isnan(of(column)).any() else spread(of(column), 1)
             for column in ("joint", "global", "local", "cue_in_a_patch")
         ]
         weights = next(iter(seeds.values()))["weights"]
-        cells.append([arm, *told, f"{int(weights) / 1000:.0f}", str(len(seeds))])
-    head = ["arm", "joint", "global stream alone", "local stream alone", "the cue lies in a patch",
-            "thousand weights", "seeds"]  # fmt: skip
+        cells.append([arm, epochs, *told, f"{int(weights) / 1000:.0f}", str(len(seeds))])
+    head = ["arm", "epochs", "joint", "global stream alone", "local stream alone",
+            "the cue lies in a patch", "thousand weights", "seeds"]  # fmt: skip
     return to_markdown(head, cells)
 
 
@@ -99,8 +99,8 @@ def two_streams_gains_table(folder: Path = RESULTS) -> str:
     """Return differences in points, arm by arm: over images with McNemar's p, and over seeds."""
     arms = read_arms(folder)
     cells = [
-        [arm, *(_tell(arms[arm], arms.get(other, {})) if wanted(arm) else ""
-                for other, wanted in AGAINST.items())]
-        for arm in arms if arm != PLAIN
+        [arm, epochs, *(_tell(seeds, arms.get((epochs, other), {})) if wanted(arm) else ""
+                        for other, wanted in AGAINST.items())]
+        for (epochs, arm), seeds in arms.items() if arm != PLAIN
     ]  # fmt: skip
-    return to_markdown(["arm", *(f"minus {other}" for other in AGAINST)], cells)
+    return to_markdown(["arm", "epochs", *(f"minus {other}" for other in AGAINST)], cells)
