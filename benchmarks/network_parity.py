@@ -1,7 +1,8 @@
 """Our networks of real size against timm's: the largest difference of logits, and of gradients.
 
 Random weights and statistics go through a safetensors file, at the network's own image size and at
-another one. Prints a Markdown table; `--out FILE` writes the numbers.
+another one. Prints a Markdown table; `--out FILE` keeps the numbers as they come, and the same
+command goes on.
 
     pip install "fgjax[parity]"
     python benchmarks/network_parity.py [--gradients] [--out FILE] [NAME …]
@@ -118,10 +119,17 @@ def main() -> None:
     timm = import_timm()
     kinds = ["logits", "gradient"] if given.gradients else ["logits"]
     print(f"| network | size | {' | '.join(kinds)} |\n|{'---|' * (2 + len(kinds))}")
-    rows = [row for name in given.names or NAMES for row in compare(timm, name, given.gradients)]
-    if given.out:
-        about = {"jax": jax.__version__, "torch": torch.__version__, "timm": timm.__version__}
-        given.out.write_text(json.dumps({"versions": about, "rows": rows}, indent=1) + "\n")
+    about = {"jax": jax.__version__, "torch": torch.__version__, "timm": timm.__version__}
+    rows = []
+    if given.out and given.out.is_file():
+        kept = json.loads(given.out.read_text(encoding="utf-8"))
+        rows = kept["rows"] if kept["versions"] == about else []
+    for name in given.names or NAMES:
+        if any(row["network"] == name for row in rows):
+            continue
+        rows += compare(timm, name, given.gradients)
+        if given.out:
+            given.out.write_text(json.dumps({"versions": about, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

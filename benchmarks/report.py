@@ -21,6 +21,7 @@ from tables.fido import (
 )
 from tables.files import ROOT
 from tables.methods import glas_normalise_table, glas_table, overview_table, short_table
+from tables.networks import parity_table
 from tables.parts import part_controls_table, prior_table
 from tables.pods import pods_table
 from tables.speed import loading_table, memory_table, onednn_table, scaling_table, speed_table
@@ -51,6 +52,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "memory": ("docs/results/speed.md", memory_table),
     "scaling": ("docs/results/speed.md", scaling_table),
     "loading": ("docs/results/speed.md", loading_table),
+    "parity": ("docs/results/networks.md", parity_table),
     "pods": ("docs/results/speed.md", pods_table),
 }
 """Name of the marks -> the page they are in, and what makes what is between them."""

@@ -40,7 +40,8 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     from fgjax.attribution.fido.config import FidoConfig
     from fgjax.attribution.fido.method import FIDO_PRESETS, fido, fido_preset
     from fgjax.attribution.finer_cam import FinerCamConfig, finer_cam
-    from fgjax.attribution.glas import GlasConfig, glas, glas_volume
+    from fgjax.attribution.glas import GlasConfig, glas
+    from fgjax.attribution.glas_volume import glas_volume
     from fgjax.attribution.gradients import (
         GradientConfig,
         SmoothGradientConfig,
@@ -104,7 +105,8 @@ _NAMES = {
     "fgjax.attribution.fido.config": "FidoConfig",
     "fgjax.attribution.fido.method": "fido FIDO_PRESETS fido_preset",
     "fgjax.attribution.finer_cam": "FinerCamConfig finer_cam",
-    "fgjax.attribution.glas": "GlasConfig glas glas_volume",
+    "fgjax.attribution.glas": "GlasConfig glas",
+    "fgjax.attribution.glas_volume": "glas_volume",
     "fgjax.attribution.gradients": "GradientConfig SmoothGradientConfig gradient smooth_gradient",
     "fgjax.attribution.guided": "DeconvnetConfig GuidedBackpropConfig deconvnet guided_backprop",
     "fgjax.attribution.hires_cam": "HiresCamConfig hires_cam",

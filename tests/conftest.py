@@ -38,6 +38,11 @@ if jax.__version_info__ < (0, 11) and "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = (
         "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     )
+# What is kept for a user over all runs is kept here for a suite: nothing of it is left behind.
+OWN_HOME = "FGJAX_TESTS_CACHE" not in os.environ
+if OWN_HOME:
+    os.environ["FGJAX_TESTS_CACHE"] = tempfile.mkdtemp(prefix="fgjax-tests-")
+os.environ["XDG_CACHE_HOME"] = os.environ["FGJAX_TESTS_CACHE"]
 gc.set_threshold(50_000, 20, 50)  # tracing makes many small objects, and few of them are garbage
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

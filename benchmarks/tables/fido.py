@@ -110,6 +110,11 @@ def transfer_table(folder: Path = RESULTS) -> str:
     rows = []
     for name, images in _masks(folder):
         rows.append([name, *(_kept_and_deleted(images, column) for column in columns)])
+    for report in read_reports(folder, "fido_masks"):
+        if whole := report.get("whole image replaced"):
+            left = [f"– / {statistics.mean(whole[c]):.2f}" if c in whole else "–" for c in columns]
+            name = f"the whole image replaced, {report['set'].replace('_', ' ')}"
+            rows.append([name, *left])
     return to_markdown(["settings, kept / deleted", *columns], rows)
 
 

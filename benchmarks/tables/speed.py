@@ -119,9 +119,11 @@ def memory_table(folder: Path = RESULTS) -> str:
         network = f"{report['model']}, {report['size']}²; {machine(report['machine'])}"
         for row in report["rows"]:
             settings = ", ".join(f"{k} {v}".replace("_", " ") for k, v in row["settings"].items())
-            own = f"{(row['peak'] - row['before']) / 2**20:.0f}"
-            rows.append([row["method"], settings, str(row["images"]), own, network])
-    return to_markdown(["method", "settings", "images", "its own peak, MiB", "on"], rows)
+            own, whole = row["peak"] - row["before"], row["peak"]
+            peaks = [f"{size / 2**20:.0f}" for size in (own, whole)]
+            rows.append([row["method"], settings, str(row["images"]), *peaks, network])
+    head = ["method", "settings", "images", "its own peak, MiB", "the whole process's", "on"]
+    return to_markdown(head, rows)
 
 
 def loading_table(folder: Path = RESULTS) -> str:

@@ -7,7 +7,7 @@ file of its own, with its entry at the foot (see `registry.py`); this file names
 from typing import Any
 
 from fgjax.attribution.common.types import Attribution
-from fgjax.attribution.glas import glas_volume
+from fgjax.attribution.glas_volume import glas_volume
 from fgjax.attribution.registry import CONFIGS, METHOD_ENTRIES, METHODS, PRESETS, Method
 
 _own = METHOD_ENTRIES.own.values()

@@ -20,7 +20,7 @@ from fgjax.attribution.common.inputs import check_images, class_targets
 from fgjax.attribution.common.streaming import choose_chunk
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.fido.config import FidoConfig
-from fgjax.attribution.fido.images_per_step import choose_images
+from fgjax.attribution.fido.images_per_step import choose_images, choose_masks
 from fgjax.attribution.registry import METHOD_ENTRIES
 from fgjax.core.extras import extra
 from fgjax.core.functional import combine, partition
@@ -161,7 +161,10 @@ def _settled(config: Any, arrays: tuple, static: Any, images: Array) -> Any:
     if isinstance(config, FidoConfig):
         together = config.images_per_step or choose_images(arrays, static, images, config)
         per = config.steps_per_dispatch or config.steps
-        config = replace(config, images_per_step=together, steps_per_dispatch=per)
+        masks = config.masks_per_pass or choose_masks(arrays, static, images, config, together)
+        config = replace(
+            config, images_per_step=together, masks_per_pass=masks, steps_per_dispatch=per
+        )
     return config
 
 

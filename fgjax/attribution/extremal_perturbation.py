@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from fgjax.attribution.common.inputs import for_gradients
 from fgjax.attribution.common.perturbation import (
     Score,
     ask,
@@ -339,7 +340,7 @@ def extremal_perturbation(
       >>> extremal_perturbation(model, images, target, config=config).heatmap.shape
       (1, 16, 16)
     """
-    question = ask(model, images, targets, config.score)
+    question = ask(for_gradients(model), images, targets, config.score)
     most = config.chunk_size or choose_chunk(
         question.arrays, question.static, question.images, backward=True
     )

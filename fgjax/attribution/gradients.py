@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from fgjax.attribution.common.inputs import for_gradients
 from fgjax.attribution.common.perturbation import (
     check_at_least_one,
     check_choice,
@@ -205,7 +206,7 @@ def smooth_gradient(
     """
     if key is None:
         raise ValueError("smooth_gradient draws noise: give key=jax.random.key(seed)")
-    prepared = prepare(model, images, targets)
+    prepared = prepare(for_gradients(model), images, targets)
     arrays, static, images, targets = prepared
     keys, kind = image_keys(key, len(images)), config.kind
     program = partial(score_gradient, score=config.score)

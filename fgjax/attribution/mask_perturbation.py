@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from fgjax.attribution.common.infill import Infill, check_infill, make_infill
+from fgjax.attribution.common.inputs import for_gradients
 from fgjax.attribution.common.perturbation import (
     Score,
     ask,
@@ -245,7 +246,7 @@ def mask_perturbation(
       >>> result.heatmap.shape
       (1, 16, 16)
     """
-    question = ask(model, images, targets, config.score)
+    question = ask(for_gradients(model), images, targets, config.score)
     keys = image_keys(key, len(question.images))
     infill = make_infill(config.infill, question.images, keys, blur_sigma=config.blur_sigma)
     most = config.chunk_size or choose_chunk(

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from fgjax.attribution.common.infill import Infill, check_infill, keyed_infill
+from fgjax.attribution.common.inputs import for_gradients
 from fgjax.attribution.common.perturbation import (
     check_at_least_one,
     check_choice,
@@ -121,7 +122,7 @@ def path_integral(
     Raises:
       ValueError: inputs that do not fit the model, see `check_inputs`.
     """
-    prepared = prepare(model, images, targets)
+    prepared = prepare(for_gradients(model), images, targets)
     return _integral(prepared, jnp.asarray(baselines, jnp.float32), steps, rule, score, chunk_size)
 
 
@@ -179,7 +180,7 @@ def integrated_gradients(
       >>> round(float(result.maps["signed"].sum()), 3)  # the score's gain from black to the image
       5.0
     """
-    prepared = prepare(model, images, targets)
+    prepared = prepare(for_gradients(model), images, targets)
     baselines = keyed_infill(config.baseline, prepared.images, key, name="baseline")
     values = _integral(
         prepared, baselines, config.steps, config.rule, config.score, config.chunk_size

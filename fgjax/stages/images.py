@@ -7,7 +7,7 @@ from fgjax.data.boxed import Boxed, read_detections
 from fgjax.data.pipeline import take
 from fgjax.data.registry import SOURCES
 from fgjax.data.sets.celeba import ALL_ATTRIBUTES
-from fgjax.data.sets.folder import count_words
+from fgjax.data.sets.folder_tree import count_words
 from fgjax.data.types import DataError, Record, Source
 from fgjax.options.schema import Config, ConfigError, option_value
 

@@ -23,11 +23,11 @@ from fgjax.attribution.glas import (
     GlasConfig,
     glas,
     glas_preset,
-    glas_volume,
     mixture,
     search_points,
     sigmas_in_pixels,
 )
+from fgjax.attribution.glas_volume import glas_volume
 
 HEIGHT, WIDTH = 12, 18
 CONFIG = GlasConfig(

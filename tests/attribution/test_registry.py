@@ -86,7 +86,9 @@ def test_what_is_said_of_a_method_holds_together(name):
     for fact in dataclasses.fields(entry.config):
         assert option_of(fact, entry.config).about, fact.name
         # What only divides the work may change when a run goes on; nothing else may.
-        free = fact.name in ("chunk_size", "images_per_step", "steps_per_dispatch")
+        free = fact.name in (
+            "chunk_size", "images_per_step", "masks_per_pass", "steps_per_dispatch",
+        )  # fmt: skip
         assert option_of(fact, entry.config).free == free, fact.name
     assert entry.presets["default"] == {}
     for preset in entry.presets.values():

@@ -25,10 +25,11 @@ def model(weights, images):
     return jnp.einsum("nhwc,hwk->nk", images, weights)
 
 weights = jax.random.normal(jax.random.key(0), (16, 16, 4))
-config = fgjax.FidoConfig(steps=2, batch_size=2)
+config = fgjax.OcclusionConfig(window=8, stride=8)
 images, targets = jnp.full((1, 16, 16, 3), 0.5), jnp.array([0])
 model = jax.tree_util.Partial(model, weights)
-fgjax.fido(model, images, targets, key=jax.random.key(1), config=config).heatmap.block_until_ready()
+fgjax.occlusion(model, images, targets, config=config).heatmap.block_until_ready()
+fgjax.gradient(model, images, targets).heatmap.block_until_ready()
 print(json.dumps({name.rpartition("/")[2]: count for name, count in counts.items()}))
 """
 

@@ -1,5 +1,7 @@
 """How many images are explained at a time: by XLA's account of the step, and faked memories."""
 
+from dataclasses import replace
+
 import jax
 import pytest
 
@@ -124,7 +126,9 @@ def test_half_of_everything_and_then_nothing():
     fido, rise = CONFIGS["fido"](), CONFIGS["rise"]()
     assert halved(fido, 16, None, 1) == (fido, 8)
     assert halved(fido, 16, None, 8) == (fido, 8)
-    assert halved(fido, 8, None, 8) is None and halved(fido, 1, None, 1) is None
+    settings, images = halved(fido, 8, None, 8)  # one image a device: then fewer of its masks
+    assert (settings.masks_per_pass, images) == (fido.batch_size * 8, 8)
+    assert halved(replace(fido, masks_per_pass=1), 1, None, 1) is None
     settings, images = halved(rise, 1, 64, 1)
     assert (settings.chunk_size, images) == (32, 1)
     settings, images = halved(rise, 4, 8, 8)

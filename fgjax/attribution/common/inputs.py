@@ -19,6 +19,13 @@ def check_inputs(
     check_classes(arrays, static, images, targets)
 
 
+def for_gradients(model: Any) -> Any:
+    """Return the model as it makes itself ready for many gradients by the image, where it can:
+    the same logits and gradients, sooner."""
+    make = getattr(model, "for_gradients", None)
+    return model if make is None else make()
+
+
 def is_traced(values: Any) -> bool:
     """Return whether a program is being made, see `fgjax.export`: shapes are known and checked,
     values are not yet."""

@@ -32,8 +32,11 @@ UNKNOWN_CHUNK = 32
 """What is taken on an accelerator that does not tell its memory."""
 
 ACTIVATIONS = 4096
-"""Bytes per pixel of an image, forward and backward, that no network here exceeds (ResNet-101:
-3100). Where the host has room for so much, XLA's account of the model would change nothing."""
+"""Bytes per pixel of an image, forward and backward, that no network here of less than `LARGE`
+weights exceeds (ResNet-101: 3100; ViT-L/14: 9000). Where the host has room for so much, XLA's
+account of the model would change nothing."""
+
+LARGE = 200_000_000
 
 _PROBE = 4
 
@@ -95,10 +98,17 @@ def _fitting_on_cpu(arrays, static, shape, dtype, backward, free, devices) -> in
     pixels = int(np.prod(shape[:-1]))
     most = largest_power_of_two(CPU_CHUNK * REFERENCE_SIDE**2 / pixels, 8 * CPU_CHUNK)
     room = None if free is None else MARGIN * free / devices
-    if room is None or most == 1 or most * pixels * ACTIVATIONS <= room:
+    if room is None or most == 1 or surely_fits(arrays, most * pixels, room):
         return most
     needed = bytes_per_image(arrays, static, shape, dtype, backward)
     return most if needed is None else images_that_fit(needed, 0, room, most)
+
+
+def surely_fits(arrays: tuple[Any, ...], pixels: int, room: float) -> bool:
+    """Return whether images of so many pixels together fit, without asking XLA: see
+    `ACTIVATIONS`."""
+    weights = sum(a.size for a in arrays if a is not None)
+    return weights < LARGE and pixels * ACTIVATIONS <= room
 
 
 def largest_power_of_two(limit: int | float, most: int = LARGEST_CHUNK) -> int:
@@ -183,8 +193,24 @@ def plan(images: int, perturbations: int, chunk_size: int) -> Plan:
     equally long: 225 perturbations at 128 go as 2 x 113 rather than 128 and 97, which would
     be filled up to 2 x 128.
     """
-    each = even(perturbations, chunk_size)
+    each = least_in_vain(perturbations, chunk_size)
     return Plan(even(images, max(1, chunk_size // each)), each)
+
+
+def least_in_vain(count: int, most: int) -> int:
+    """Return how many go together where `count` go at most `most` at a time and the last call is
+    filled up: of 51 at 8, 4 (13 calls of 4 for 51), where calls of 8 would compute 56.
+
+    A call is taken to cost as much as a thirty-second of the largest, beside its images.
+
+    Example:
+      >>> least_in_vain(51, 8), least_in_vain(225, 128), least_in_vain(64, 8)
+      (4, 113, 8)
+    """
+    if count <= most:
+        return count
+    sizes = range(max(1, most // 2), most + 1)
+    return min(sizes, key=lambda size: (-(-count // size) * (size + most / 32), -size))
 
 
 def even(count: int, most: int) -> int:

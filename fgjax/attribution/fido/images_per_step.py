@@ -1,4 +1,5 @@
-"""How many images FIDO optimises together, where the user does not say: as many as fit."""
+"""How many images FIDO optimises together, and how many masked ones the model is shown at a time,
+where the user does not say: as many as fit."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,12 +8,24 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from fgjax.attribution.common.streaming import Choice, about_as_much, largest_power_of_two
+from fgjax.attribution.common.streaming import (
+    Choice,
+    about_as_much,
+    bytes_per_image,
+    largest_power_of_two,
+    surely_fits,
+)
 from fgjax.attribution.fido.config import FidoConfig
 from fgjax.attribution.fido.loop import step_config
 from fgjax.attribution.fido.step import fido_start, fido_step
 from fgjax.core.functional import Static, combine
-from fgjax.devices.memory import free_bytes, images_that_fit, program_bytes
+from fgjax.devices.memory import (
+    MARGIN,
+    free_bytes,
+    host_free_bytes,
+    images_that_fit,
+    program_bytes,
+)
 from fgjax.devices.placed import device_of
 
 FULL = 256
@@ -25,6 +38,7 @@ ROOM = 0.8
 step itself, not the model alone."""
 
 _chosen: dict[Any, Choice] = {}
+_masks: dict[Any, Choice] = {}
 
 
 def choose_images(
@@ -55,6 +69,39 @@ def choose_images(
         fixed = sum(a.nbytes for a in arrays if a is not None)
         _chosen[place] = Choice(accounted(account, fixed, free, most), free)
     return devices * _chosen[place].size
+
+
+def choose_masks(
+    arrays: tuple[Any, ...],
+    static: Static,
+    images: Float[Array, "n h w c"],
+    config: FidoConfig,
+    together: int,
+) -> int:
+    """Return masked images that the model is shown at a time: all of a step's, or as many as fit
+    into half of the free memory, by XLA's account of the model, where a step is of one image.
+
+    Args:
+      together: images of a step. Where there are several they were found to fit, or are wished.
+    """
+    masked = 2 * config.batch_size * together
+    devices = getattr(combine(arrays, static), "spread_over", 1)
+    device = device_of(images, arrays)
+    free = host_free_bytes() if device.platform == "cpu" else free_bytes(device)
+    height, width, channels = images.shape[1:]
+    if together > 1 or devices > 1 or free is None:
+        return masked
+    if surely_fits(arrays, masked * height * width, MARGIN * free):
+        return masked
+    widths = tuple(None if a is None else (a.shape, str(a.dtype)) for a in arrays)
+    place = (static, widths, images.shape[1:], masked, device.device_kind)
+    before = _masks.get(place)
+    if before is None or not about_as_much(before.free, free):
+        shape = (height, width, channels)
+        each = bytes_per_image(arrays, static, shape, images.dtype, backward=True)
+        fitting = masked if each is None else int(MARGIN * free // each)
+        _masks[place] = Choice(masked if fitting >= masked else largest_power_of_two(fitting), free)
+    return _masks[place].size
 
 
 def most_images(there: int, config: FidoConfig) -> int:

@@ -12,6 +12,7 @@ References:
   Chang et al., Explaining Image Classifiers by Counterfactual Generation, 2018.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,11 +22,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from fgjax.attribution.common.infill import make_infill
-from fgjax.attribution.common.inputs import check_inputs, class_targets
+from fgjax.attribution.common.inputs import check_inputs, class_targets, for_gradients
 from fgjax.attribution.common.settings import with_config
 from fgjax.attribution.common.types import Attribution
 from fgjax.attribution.fido.config import FIDO_PRESETS, FidoConfig, fido_preset
-from fgjax.attribution.fido.images_per_step import choose_images
+from fgjax.attribution.fido.images_per_step import choose_images, choose_masks
 from fgjax.attribution.fido.loop import Task, optimise
 from fgjax.attribution.fido.step import (
     TRACES,
@@ -94,11 +95,13 @@ def fido(
     """
     images = jnp.asarray(images, jnp.float32)
     targets = class_targets(targets)
-    arrays, static = partition(model)
+    arrays, static = partition(for_gradients(model))
     check_inputs(arrays, static, images, targets)
     keys = image_keys(key, len(images))
     infill = make_infill(config.infill, images, keys, blur_sigma=config.blur_sigma)
     slots = config.images_per_step or choose_images(arrays, static, images, config)
+    masks = config.masks_per_pass or choose_masks(arrays, static, images, config, slots)
+    config = replace(config, masks_per_pass=masks)
     task = Task(arrays, static, images, infill, targets, keys)
     logits, trace, taken = optimise(task, config, slots)
     # A NaN need not reach the logits: where the model's NaN is a constant, no gradient carries it.

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from fgjax.attribution.common.infill import named_infill
 from fgjax.attribution.common.scores import SCORES
+from fgjax.attribution.common.streaming import even
 from fgjax.attribution.fido.config import SAMPLERS, FidoConfig
 from fgjax.core.filters import REFERENCE_SIDE, smooth, total_variation
 from fgjax.core.functional import Static, combine
@@ -153,6 +154,19 @@ def _infills(images, infill, keys, step, config):
     return kinds[:, turns, None]
 
 
+def _in_parts(model, images, most):
+    """Return the model's outputs for all images, at most so many at a time: nothing of a part is
+    kept for the gradient, which computes it anew."""
+    count = len(images)
+    if most is None or most >= count:
+        return model(images)
+    size = even(count, most)
+    parts = jnp.pad(images, [(0, -count % size), (0, 0), (0, 0), (0, 0)])
+    ask = jax.checkpoint(lambda part: model(part))  # a model need not be hashable
+    outputs = jax.lax.map(ask, parts.reshape(-1, size, *images.shape[1:]))
+    return outputs.reshape(-1, outputs.shape[-1])[:count]
+
+
 def _loss(logits, enough, price, model, images, infill, targets, keys, step, config):
     """Return sum over images and objectives of Eqs. 2 and 3, with TV; and the traces `n 8`, and
     which share of the masks is at its target, `n 2`.
@@ -172,8 +186,8 @@ def _loss(logits, enough, price, model, images, infill, targets, keys, step, con
     masks = upsample(jax.vmap(sample)(keys, step, logits), height, width)[..., None]
     x, x_hat = images[:, None, None], _infills(images, infill, keys, step, config)
     phi = (1 - masks) * x + masks * x_hat  # Eq. 1
-    outputs = model(phi.reshape(n * samples * 2, height, width, channels))
-    outputs = outputs.astype(jnp.float32)
+    phi = phi.reshape(n * samples * 2, height, width, channels)
+    outputs = _in_parts(model, phi, config.masks_per_pass).astype(jnp.float32)
     repeated = jnp.repeat(targets, samples * 2)
     scores = SCORES[config.score](outputs, repeated).reshape(n, samples, 2)
     high, low = enough[:, None, 0], enough[:, None, 1]

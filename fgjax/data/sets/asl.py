@@ -9,7 +9,7 @@ from fgjax.data.fit import Fit
 from fgjax.data.images import read_fitted
 from fgjax.data.index import find_root
 from fgjax.data.registry import DataSet
-from fgjax.data.sets.folder import SUFFIXES
+from fgjax.data.sets.folder_tree import SUFFIXES
 from fgjax.data.types import DataError, Example, Record
 
 HOME = (

@@ -3,9 +3,7 @@
 import hashlib
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
@@ -16,31 +14,16 @@ from fgjax.data.images import read_fitted, read_mask
 from fgjax.data.labels import class_key
 from fgjax.data.pipeline import take
 from fgjax.data.registry import DataSet
+from fgjax.data.sets.folder_tree import (
+    SUFFIXES,
+    ImageFile,
+    entries,
+    find_images,
+    is_split,
+    split_of,
+    usable,
+)
 from fgjax.data.types import DataError, Example, Record, Split
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".bmp", ".tif", ".tiff",
-                      ".gif", ".heic", ".heif"})  # fmt: skip
-
-
-SPLIT_NAMES = {
-    "train": ("train", "training", "trn"),
-    "validation": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "tst"),
-}
-"""What folders of a split are called, in any case."""
-
-UNUSABLE = ("Cc", "Cs", "Zl", "Zp")
-"""Unicode categories that no table and no line of text can show: control characters, bytes that
-are no Unicode (they come as lone surrogates), line ends."""
-
-
-class _File(NamedTuple):
-    """An image file: its name below the root, and what its folders say of it."""
-
-    name: str
-    class_name: str | None
-    split: Split | None
-    validation: bool = False
 
 
 class FolderSource:
@@ -115,10 +98,10 @@ class FolderSource:
         if path.is_file() and path.suffix.lower() in SUFFIXES:
             _check_masks(*given)
             self._root, (self._masks, self._cues) = path.parent, given
-            files = [_File(path.name, None, None)]
+            files = [ImageFile(path.name, None, None)]
         else:
             self._root, self._masks, self._cues = _find_root(path, *given)
-            files = _find_images(self._root, (self._masks, self._cues), self.left_out)
+            files = find_images(self._root, (self._masks, self._cues), self.left_out)
         files, self._refused = _printable(self._root, files)
         if all(file.class_name is None for file in files):
             self.classes = ()
@@ -204,140 +187,28 @@ def _find_root(
             f"{path}: is CUB-200-2011 as its authors ship it: config=fido_cub reads it, or "
             "data.source=cub"
         )
-    folders, files = _entries(path)
+    folders, files = entries(path)
     if "images" in folders and set(folders) <= {"images", "masks", "cues"} and not files:
         if masks is None and "masks" in folders:
             masks = path / "masks"
         if cues is None and "cues" in folders:
             cues = path / "cues"
         path = path / "images"
-        folders, files = _entries(path)
-    if len(folders) == 1 and not files and _split_of(folders[0]) is None:
+        folders, files = entries(path)
+    if len(folders) == 1 and not files and split_of(folders[0]) is None:
         inner = path / folders[0]
-        names, loose = _entries(inner)
-        if len(names) > 1 and not loose and all(map(_split_of, names)) and _is_split(names):
+        names, loose = entries(inner)
+        if len(names) > 1 and not loose and all(map(split_of, names)) and is_split(names):
             return inner, masks, cues
     return path, masks, cues
 
 
-def _split_of(name: str) -> str | None:
-    """Return which split a folder of this name holds: a key of `SPLIT_NAMES`; None: none."""
-    lower = name.casefold().strip()
-    return next((split for split, names in SPLIT_NAMES.items() if lower in names), None)
-
-
-def _is_split(names: list[str]) -> bool:
-    """Return whether folders of these names say train and what is held out, not classes."""
-    kinds = {_split_of(name) for name in names} - {None}
-    return "train" in kinds and len(kinds) > 1
-
-
-def _find_images(root: Path, masks: tuple[Path | None, ...], left_out: Counter[str]) -> list[_File]:
-    """Return the image files of a folder; count the others in `left_out`."""
-    seen = {_identity(folder) for folder in (root, *masks) if folder is not None}
-    names, loose = _entries(root, left_out)
-    folders = [name for name in names if _identity(root / name) not in seen]
-    files = [_File(name, None, None) for name in loose]
-    others = [name for name in folders if _split_of(name) is None]
-    if _is_split(folders):
-        others = [name for name in others if any(_walk(root, name, {*seen}))]
-        if others:
-            raise DataError(
-                f"{root}: {', '.join(others[:3])}{', …' if len(others) > 3 else ''} beside the "
-                f"folders of a split ({', '.join(name for name in folders if _split_of(name))}): "
-                "move the first away, or, if all of them are classes, rename those of the split"
-            )
-    if folders and not others:
-        kinds = {_split_of(name) for name in folders}
-        for name in folders:
-            # Beside a test folder, val trains: what is reported comes from test alone.
-            kind = _split_of(name)
-            is_test = kind == "test" or (kind == "validation" and "test" not in kinds)
-            split: Split = "test" if is_test else "train"
-            validation = kind == "validation" and not is_test
-            folder = _images_of(root, name)
-            class_folders, flat = _entries(root / folder, left_out)
-            files += [_File(f"{folder}/{image}", None, split, validation) for image in flat]
-            for class_name in class_folders:
-                found = _walk(root, f"{folder}/{class_name}", {*seen}, left_out)
-                files += [_File(image, class_name, split, validation) for image in found]
-    else:
-        for class_name in folders:
-            images = _walk(root, class_name, {*seen}, left_out)
-            files += [_File(image, class_name, None) for image in images]
-    if not files:
-        raise DataError(
-            f"{root}: holds no images; wanted: a folder of images or of class folders "
-            f"with images ({' '.join(sorted(SUFFIXES))})"
-            + (f"; it holds {count_words(left_out)}" if left_out else "")
-        )
-    return sorted(files)
-
-
-def count_words(left_out: Counter[str]) -> str:
-    """Return "3 .cr2, 1 .txt": the most frequent endings first."""
-    some = left_out.most_common(5)
-    rest = left_out.total() - sum(count for _, count in some)
-    words = [f"{count} {ending or 'without an ending'}" for ending, count in some]
-    return ", ".join(words + ([f"{rest} others"] if rest else []))
-
-
-def _images_of(root: Path, folder: str) -> str:
-    """Return `folder`, or `folder/images` where its images are in there and nowhere else in it."""
-    names, loose = _entries(root / folder)
-    if "images" in names and not loose:
-        rest = [name for name in names if name != "images"]
-        if not any(any(_walk(root, f"{folder}/{name}", set())) for name in rest):
-            return f"{folder}/images"
-    return folder
-
-
-def _walk(
-    root: Path,
-    folder: str,
-    seen: set[tuple[int, int]],
-    left_out: Counter[str] | None = None,
-) -> Iterator[str]:
-    """Yield names of all images below a folder, each real folder once: links may form loops."""
-    identity = _identity(root / folder)
-    if identity in seen:
-        return
-    seen.add(identity)
-    folders, images = _entries(root / folder, left_out)
-    for image in images:
-        yield f"{folder}/{image}"
-    for name in folders:
-        yield from _walk(root, f"{folder}/{name}", seen, left_out)
-
-
-def _entries(folder: Path, left_out: Counter[str] | None = None) -> tuple[list[str], list[str]]:
-    """Sorted names of the visible folders and of the visible image files in a folder; other
-    visible files are counted by their endings."""
-    try:
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"{folder}: the folder may not be read ({error.strerror})") from error
-    folders = [path.name for path in paths if path.is_dir()]
-    images = [path.name for path in paths if path.suffix.lower() in SUFFIXES and not path.is_dir()]
-    if left_out is not None:
-        others = {path.name for path in paths} - {*folders, *images}
-        left_out.update(Path(name).suffix.lower() for name in sorted(others))
-    for name in folders:
-        if not _usable(name):
-            raise DataError(f"{folder}: the name {name!a} has unprintable characters; rename it")
-    return folders, images
-
-
-def _usable(name: str) -> bool:
-    return not any(unicodedata.category(character) in UNUSABLE for character in name)
-
-
-def _printable(root: Path, files: list[_File]) -> tuple[list[_File], dict[str, str]]:
+def _printable(root: Path, files: list[ImageFile]) -> tuple[list[ImageFile], dict[str, str]]:
     """Return the files under names that can be written everywhere, and why some cannot be used
     (name -> reason)."""
     named, refused = [], {}
     for file in files:
-        if not _usable(file.name):
+        if not usable(file.name):
             shown = ascii(file.name)[1:-1]
             refused[shown] = f"{root}: the name {shown} has unprintable characters; rename it"
             file = file._replace(name=shown)
@@ -345,7 +216,7 @@ def _printable(root: Path, files: list[_File]) -> tuple[list[_File], dict[str, s
     return named, refused
 
 
-def _one_name_a_class(root: Path, files: list[_File]) -> list[_File]:
+def _one_name_a_class(root: Path, files: list[ImageFile]) -> list[ImageFile]:
     """Return the files with one name for class folders that are the same class."""
     names: dict[str, list[str]] = defaultdict(list)
     for file in sorted(files, key=lambda file: (file.split == "test", file.validation)):
@@ -365,12 +236,7 @@ def _one_name_a_class(root: Path, files: list[_File]) -> list[_File]:
     ]
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def _refuse_loose(root: Path, files: list[_File]) -> None:
+def _refuse_loose(root: Path, files: list[ImageFile]) -> None:
     loose = [file.name for file in files if file.class_name is None]
     if loose:
         names = ", ".join(loose[:3]) + (", …" if len(loose) > 3 else "")
@@ -380,7 +246,7 @@ def _refuse_loose(root: Path, files: list[_File]) -> None:
         )
 
 
-def _hash_split(files: list[_File], test_share: float, seed: int) -> dict[str, Split]:
+def _hash_split(files: list[ImageFile], test_share: float, seed: int) -> dict[str, Split]:
     by_class: dict[str | None, list[str]] = defaultdict(list)
     for file in files:
         by_class[file.class_name].append(file.name)

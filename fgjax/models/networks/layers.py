@@ -26,6 +26,10 @@ def pads(size: int, kernel: int, stride: int, padding: Padding | int) -> tuple[i
     return total // 2, total - total // 2
 
 
+TURNED = "turned"
+"""The collection of turned kernels, where they are known: see `fgjax.models.turned`."""
+
+
 class Conv(nn.Module):
     """A convolution, NHWC, with PyTorch's or TensorFlow's padding, or none (`padding=0`).
 
@@ -63,7 +67,10 @@ class Conv(nn.Module):
             if self.groups > 1 or jax.default_backend() != "cpu":
                 y = convolve(x, kernel, self.stride, edges, self.groups)
             else:
-                y = convolve_on_cpu(x, kernel, self.stride, edges)
+                turned = self.get_variable(TURNED, "kernel")
+                if turned is not None:
+                    turned = turned.astype(self.dtype)
+                y = convolve_on_cpu(x, kernel, self.stride, edges, turned)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)[None, None, None]

@@ -88,7 +88,7 @@ def _check_settings(comparison: Comparison, method: str) -> None:
     now = {
         name: value
         for name, value in (dataclasses.asdict(settings) if settings else {}).items()
-        if name not in ("chunk_size", "images_per_step")
+        if name not in ("chunk_size", "images_per_step", "masks_per_pass")
     }
     if method == "flipped":
         now["of"] = comparison.flipped

@@ -208,7 +208,8 @@ class Explainer:
                 + "a smaller data.size, or explain.precision=bf16"
             )
         self._settings, self.size = less
-        calls = "" if chunk is None else f", {self._settings.chunk_size} to a model call"
+        asked = self._settings.chunk_size if chunk else getattr(less[0], "masks_per_pass", None)
+        calls = f", {asked} to a model call" if asked else ""
         say(
             "explain: the device's memory is exhausted; it goes on with "
             f"{self.size} {'image' if self.size == 1 else 'images'} at a time{calls}"

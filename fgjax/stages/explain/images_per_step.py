@@ -81,7 +81,7 @@ def fido_bytes(
 
 def halved(settings: Any, images: int, chunk: int | None, devices: int) -> tuple[Any, int] | None:
     """Return settings and number of images at a time for half the memory; None: nothing is left to
-    halve.
+    halve. Of one image's step FIDO's masks are halved.
 
     Args:
       settings: of the method.
@@ -90,6 +90,9 @@ def halved(settings: Any, images: int, chunk: int | None, devices: int) -> tuple
     """
     fewer = max(1, images // devices // 2) * devices
     smaller = None if chunk is None else max(1, chunk // devices // 2) * devices
+    if fewer == images and hasattr(settings, "masks_per_pass"):
+        masks = (settings.masks_per_pass or 2 * settings.batch_size * images) // 2
+        return (replace(settings, masks_per_pass=masks), images) if masks else None
     if fewer == images and smaller == chunk:
         return None
     if smaller is not None:

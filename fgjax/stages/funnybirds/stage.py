@@ -140,7 +140,7 @@ def _importance(comparison: Comparison, method: str, seen: LookUp) -> Float[np.n
 
 def _about(comparison: Comparison, method: str) -> dict[str, Any]:
     settings = comparison.settings(method)
-    free = ("chunk_size", "images_per_step")
+    free = ("chunk_size", "images_per_step", "masks_per_pass")
     plain = {k: v for k, v in (asdict(settings) if settings else {}).items() if k not in free}
     of = comparison.flipped if method == "flipped" else None
     names = [record.name for record in comparison.records]

@@ -67,13 +67,15 @@ class Proxies:
 
     def replace(self, places: Int[np.ndarray, "k"], pixels: Array) -> "Proxies":
         """Return these and new ones; an image that has one already gets the new one."""
-        if self.pixels is None or len(self.places) == 0:
-            return Proxies(places, pixels)
-        stay = ~np.isin(self.places, places)
-        every = np.concatenate([self.places[stay], places])
+        every, both = places, pixels
+        if self.pixels is not None and len(self.places):
+            stay = ~np.isin(self.places, places)
+            every = np.concatenate([self.places[stay], places])
+            both = jnp.concatenate([jnp.asarray(self.pixels)[stay], jnp.asarray(pixels)])
         order = np.argsort(every, kind="stable")
-        both = jnp.concatenate([jnp.asarray(self.pixels)[stay], jnp.asarray(pixels)])
-        return Proxies(every[order], both[order])
+        if (np.diff(order) > 0).all():
+            return Proxies(every, both)
+        return Proxies(every[order], jnp.asarray(both)[order])
 
 
 NONE = Proxies(np.zeros(0, np.int64), None)

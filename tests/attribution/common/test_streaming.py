@@ -14,6 +14,7 @@ from fgjax.attribution.common.streaming import (
     bytes_per_image,
     choose_chunk,
     chunks,
+    even,
     free_bytes,
     largest_power_of_two,
     plan,
@@ -68,10 +69,12 @@ def test_plan(images, perturbations, chunk, expected):
 @pytest.mark.parametrize("images", [1, 3, 16])
 @pytest.mark.parametrize("perturbations", [1, 9, 65, 451])
 @pytest.mark.parametrize("chunk", [1, 8, 50, 512])
-def test_a_plan_fits_the_chunk_and_needs_no_more_calls(images, perturbations, chunk):
+def test_a_plan_fits_the_chunk_and_computes_no_more_in_vain(images, perturbations, chunk):
     made = plan(images, perturbations, chunk)
     assert 1 <= made.images * made.perturbations <= chunk
-    assert -(-perturbations // made.perturbations) == -(-perturbations // chunk)
+    computed = lambda each: -(-perturbations // each) * each
+    assert computed(made.perturbations) <= computed(even(perturbations, chunk))
+    assert 2 * made.perturbations >= min(perturbations, chunk) - 1  # calls of a useful length
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,24 @@
 """How many images FIDO optimises together when it is called as a function: faked devices."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import struct
 from jax.tree_util import Partial
 
+from fgjax.attribution.common.streaming import ACTIVATIONS, bytes_per_image
 from fgjax.attribution.fido import images_per_step, loop
-from fgjax.attribution.fido.images_per_step import ROOM, accounted, choose_images, step_bytes
+from fgjax.attribution.fido.images_per_step import (
+    ROOM,
+    accounted,
+    choose_images,
+    choose_masks,
+    step_bytes,
+)
 from fgjax.attribution.fido.method import fido, fido_preset
 from fgjax.core.functional import partition
 from toys import linear
@@ -26,6 +36,7 @@ def device(monkeypatch):
         about = {} if free is None else {"bytes_limit": free}
         gpu = SimpleNamespace(platform="gpu", device_kind="made up", memory_stats=lambda: about)
         monkeypatch.setattr(images_per_step, "_chosen", {})
+        monkeypatch.setattr(images_per_step, "_masks", {})
         monkeypatch.setattr(images_per_step, "device_of", lambda *trees: gpu)
 
     return made
@@ -41,7 +52,7 @@ def sizes(monkeypatch):
 
 def explain(count, **changes):
     images, targets = jnp.full((count, SIDE, SIDE, 3), 0.5), jnp.zeros(count, int)
-    config = fido_preset("soft", infill="zeros", steps=1, batch_size=2, **changes)
+    config = fido_preset("soft", **(dict(infill="zeros", steps=1, batch_size=2) | changes))
     return fido(MODEL, images, targets, key=jax.random.key(0), config=config)
 
 
@@ -82,3 +93,49 @@ def test_on_a_cpu_one():
 @pytest.mark.parametrize(("free", "expected"), [(0, 1), (1000, 1), (5000, 4), (1e9, 8)])
 def test_no_step_beyond_its_room(free, expected):
     assert accounted(lambda n: 800 * n, 0, free, 8) == expected
+
+
+def test_masks_in_parts_are_the_masks_of_all_at_once():
+    """Of 6 masks at most 4 at a time: in two parts of 3."""
+    whole, parts = explain(1, batch_size=3), explain(1, batch_size=3, masks_per_pass=4)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_in_parts_less_is_kept_for_the_gradient():
+    def step(masks):
+        config = fido_preset("soft", infill="zeros", batch_size=8, masks_per_pass=masks)
+        model = Deep({"kernels": jnp.ones((24, 8, 8))})
+        return step_bytes(*partition(model), config, (1, 32, 32, 3))
+
+    assert step(2) < step(None) / 2
+
+
+@struct.dataclass
+class Deep:
+    """What keeps 24 feature maps for its gradient; like a classifier, it is not hashable."""
+
+    variables: dict
+
+    def __call__(self, images):
+        x = jnp.repeat(images, 3, -1)[..., :8]
+        for kernel in self.variables["kernels"]:
+            x = jnp.tanh(jnp.einsum("nhwc,cd->nhwd", x, kernel))
+        return x.mean((1, 2))
+
+
+def test_the_memory_decides_how_many_masks(device):
+    """Room for all, told without asking XLA; for five of 16; for none."""
+    arrays, static = partition(MODEL)
+    config, images = replace(CONFIG, batch_size=8), jnp.zeros((1, SIDE, SIDE, 3))
+    choose = lambda together=1: choose_masks(arrays, static, images, config, together)
+    device(2 * 16 * SIDE * SIDE * ACTIVATIONS)
+    assert choose() == 16
+    each = bytes_per_image(arrays, static, (SIDE, SIDE, 3), jnp.float32, backward=True)
+    device(2 * 5 * each)
+    assert choose() == 4
+    assert choose(together=2) == 32
+    device(1)
+    assert choose() == 1
+    device(None)
+    assert choose() == 16

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from fgjax.data.pipeline import fingerprint, load_examples
-from fgjax.data.sets.folder import FolderSource, count_words
+from fgjax.data.sets.folder import FolderSource
+from fgjax.data.sets.folder_tree import count_words
 from fgjax.data.types import DataError
 
 
@@ -135,7 +136,9 @@ def test_images_one_deeper_in_a_split(tmp_path):
     for name in ("train", "test"):
         classes(tmp_path / name / "images", cat=1, dog=1)
         (tmp_path / name / "labels").mkdir()
-    assert FolderSource(tmp_path).classes == ("cat", "dog")
+    (tmp_path / "train" / "classes.txt").write_text("beside the images, and no image")
+    source = FolderSource(tmp_path)
+    assert source.classes == ("cat", "dog") and source.left_out == {".txt": 1}
 
 
 def test_a_split_beside_classes_is_refused(tmp_path):

@@ -1,9 +1,10 @@
-"""The rewritten gradient by the image of a strided convolution is that of double precision."""
+"""The rewritten gradients by the image of a convolution are that of double precision."""
 
 import jax.numpy as jnp
 import numpy as np
 from strides import CASES, LIMIT, edges_of
 
+from fgjax.models.networks.cpu_convolution import turn, turned_gradient
 from fgjax.models.networks.strided import input_gradient
 
 
@@ -23,6 +24,10 @@ def test_the_gradient_by_the_image_is_that_of_double_precision():
                 whole[:, rows, columns] += grad.astype(float) @ weights[i, j].astype(float).T
         (top, _), (left, _) = edges
         expected = whole[:, top : top + side, left : left + side + 3]
-        found = input_gradient(*map(jnp.asarray, (grad, weights)), (side, side + 3), stride, edges)
-        error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
-        assert error < LIMIT, (kernel, stride, side, padding)
+        where = ((side, side + 3), stride, edges)
+        for found in (
+            input_gradient(*map(jnp.asarray, (grad, weights)), *where),
+            turned_gradient(jnp.asarray(grad), turn(jnp.asarray(weights)), *where),
+        ):
+            error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+            assert error < LIMIT, (kernel, stride, side, padding)

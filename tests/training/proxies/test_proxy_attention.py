@@ -132,6 +132,10 @@ def test_an_image_or_its_proxy():
     np.testing.assert_array_equal(more.pixels, images[[0, 2, 9]] // darker)
     expected[1], expected[3] = images[2] // 4, images[0] // 4
     np.testing.assert_array_equal(more.put(images[places], places), expected)
+    # In whatever order they come.
+    backwards = NONE.replace(np.array([9, 2]), jnp.asarray(images[[9, 2]] // 2))
+    np.testing.assert_array_equal(backwards.places, proxies.places)
+    np.testing.assert_array_equal(backwards.pixels, proxies.pixels)
 
 
 @jax.tree_util.register_dataclass
