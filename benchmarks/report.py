@@ -25,6 +25,7 @@ from tables.networks import parity_table
 from tables.parts import part_controls_table, prior_table
 from tables.pods import pods_table
 from tables.speed import loading_table, memory_table, onednn_table, scaling_table, speed_table
+from tables.streams import two_streams_gains_table, two_streams_table
 from tables.training import (
     focus_table,
     folder_choice_table,
@@ -47,6 +48,8 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "variance": ("docs/results/fido.md", variance_table),
     "focus": ("docs/results/training.md", focus_table),
     "steps": ("docs/results/training.md", steps_table),
+    "two_streams": ("docs/results/training.md", two_streams_table),
+    "two_streams_gains": ("docs/results/training.md", two_streams_gains_table),
     "shortcut": ("docs/results/training.md", shortcut_table),
     "proxy_birds": ("docs/results/training.md", proxy_birds_table),
     "folder_choice": ("docs/results/training.md", folder_choice_table),

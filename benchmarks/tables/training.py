@@ -17,7 +17,7 @@ HEADS = {
 }
 
 
-def _spread(values: Sequence[float], digits: int) -> str:
+def spread(values: Sequence[float], digits: int) -> str:
     """Return mean ± standard deviation (n − 1); of one value, that."""
     mean = f"{statistics.mean(values):.{digits}f}"
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
@@ -31,7 +31,7 @@ def _focus(about: dict[str, Any]) -> list[list[str]]:
         mean, low, high = about["gains"][head]
         gain = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
         joint, local = ([seed[kind] for seed in seeds] for kind in ("joint", "local"))
-        rows.append([_spread(joint, 1), gain, _spread(local, 1)])
+        rows.append([spread(joint, 1), gain, spread(local, 1)])
     return rows
 
 
@@ -89,7 +89,7 @@ def shortcut_table(folder: Path = RESULTS) -> str:
         both = sorted(seeds.keys() & plain.keys())
         gaps = [100 * (float(seeds[s]["accuracy"]) - float(plain[s]["accuracy"])) for s in both]
         numbers = [
-            _spread([100 * float(row[column]) for row in seeds.values()], 1) for column in SHORTCUT
+            spread([100 * float(row[column]) for row in seeds.values()], 1) for column in SHORTCUT
         ]
         gain = paired(gaps) if gaps and arm != "as they are" else ""
         told = "nothing" if share == "0.1" else f"{100 * float(share):.0f} %"
@@ -113,7 +113,7 @@ def proxy_birds_table(folder: Path = RESULTS) -> str:
     cells = [
         [
             names.get(images, images),
-            *(_spread([float(r[c]) for r in rows if r["images"] == images], 3) for c in columns),
+            *(spread([float(r[c]) for r in rows if r["images"] == images], 3) for c in columns),
         ]
         for images in ("as they are", "proxy attention", "cutout", "cutmix")
     ]
@@ -156,7 +156,7 @@ def folder_choice_table(folder: Path = RESULTS) -> str:
         base = "as it is"
         gain = over_images(seeds, groups[step, data, each, base]) if arm != base else ""
         rows = seeds.values()
-        right = _spread([100 * float(row["accuracy"]) for row in rows], 1)
+        right = spread([100 * float(row["accuracy"]) for row in rows], 1)
         seconds = statistics.mean(float(row["cpu_seconds"]) for row in rows)
         cells.append([step, each, arm, right, gain, f"{seconds:.0f}", str(len(seeds))])
     head = ["step", "images a class", "setting", "right", "minus what it changes", "CPU-seconds",
@@ -176,7 +176,7 @@ def folder_table(folder: Path = RESULTS) -> str:
             seeds, base = groups.get((*part, arm), {}), groups.get((*part, "before"), {})
             right = [100 * float(r["accuracy"]) for r in seeds.values()]
             gains = arm != "before" and bool(seeds.keys() & base.keys())
-            row += [_spread(right, 1) if right else "", over_images(seeds, base) if gains else ""]
+            row += [spread(right, 1) if right else "", over_images(seeds, base) if gains else ""]
         cells.append(row)
     heads = [[f"{data}, {each} a class", "minus before"] for data, each in parts]
     return to_markdown(["", *(head for two in heads for head in two)], cells)
