@@ -22,7 +22,6 @@ training is and how often its mistakes are shown; here that is --first and a hal
 """
 
 import argparse
-import csv
 import sys
 import time
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tables.files import append_row, rows_so_far
 
 import fgjax
 from fgjax.data.pipeline import epoch_order
@@ -248,24 +248,6 @@ def jobs(shares: list[float], seeds: int, arms: list[str]) -> Iterator[tuple[flo
                     yield share, seed, arm
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """Return the rows that are there."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write(path: Path, row: dict[str, object]) -> None:
-    """Append a row, after the heads where it is the first."""
-    new = not path.is_file()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
 def main(words: list[str] | None = None) -> int:
     """Train and judge what is not in the file yet."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -277,7 +259,7 @@ def main(words: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=type(default), default=default)
     given = parser.parse_args(words)
     settings = Settings(**{name: getattr(given, name) for name in asdict(Settings())})
-    rows = read(given.out)
+    rows = rows_so_far(given.out)
     for name, value in asdict(settings).items():
         if rows and type(value)(rows[0][name]) != value:
             parser.error(f"--{name} {value}: {given.out} was made with {rows[0][name]}")
@@ -294,7 +276,7 @@ def main(words: list[str] | None = None) -> int:
             "share": share, "arm": arm, "seed": seed, **figures, "train_accuracy": 1 - wrong,
             **facts, **asdict(settings), "seconds": time.monotonic() - began,
         }  # fmt: skip
-        write(given.out, {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
+        append_row(given.out, row)
         print(
             f"share {share}, seed {seed}, {arm}: {figures['accuracy']:.1%}, contradicting "
             f"{figures['contradicts']:.1%}, on the bird {figures['energy_bird']:.1%}, "

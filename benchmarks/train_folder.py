@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from shortcut import read, write
+from tables.files import append_row, rows_so_far
 
 import fgjax
 from fgjax.core.progress import hushed
@@ -358,7 +358,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--size", type=int, default=128, help="side of the images")
     given = parser.parse_args(words)
-    rows = {job_of(row): row for row in read(given.out)}
+    rows = {job_of(row): row for row in rows_so_far(given.out)}
     same = {(*job[1:3], job.seed, row["settings"]): row for job, row in rows.items()}
     with tempfile.TemporaryDirectory() as work:
         bench = Bench(given.birds, given.butterflies, given.weights, given.size, Path(work))
@@ -372,7 +372,7 @@ def main(words: list[str] | None = None) -> int:
             row = {**known, **job._asdict()} if known else bench.row(job)
             row = {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()}
             same[job.data, job.each, job.seed, now] = row
-            write(given.out, row)
+            append_row(given.out, row)
             print(
                 f"{job.step}, {job.data}, {job.each} a class, seed {job.seed}, {job.arm}: "
                 f"{float(row['accuracy']):.1%}, {float(row['cpu_seconds']):.0f} CPU-seconds",

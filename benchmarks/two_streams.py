@@ -30,7 +30,6 @@ is right, so that arms can be compared image by image (tables/streams.py).
 """
 
 import argparse
-import csv
 import sys
 import time
 from collections.abc import Iterator
@@ -42,7 +41,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tables.files import RESULTS, read_rows
+from tables.files import RESULTS, append_row, rows_so_far
 
 from fgjax.data.pipeline import epoch_order
 from fgjax.data.species.source import CLASSES, PARTS, SPECIES, SpeciesSource, draw
@@ -194,17 +193,6 @@ def judge(model: Classifier, test: Part) -> dict[str, Any]:
     }
 
 
-def write(path: Path, row: dict[str, Any]) -> None:
-    """Append a row, after the heads where it is the first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.is_file()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(row), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
-
-
 def main(words: list[str] | None = None) -> int:
     """Train and judge what is not in the file yet."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -216,7 +204,7 @@ def main(words: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=type(default), default=default)
     given = parser.parse_args(words)
     settings = Settings(**{name: getattr(given, name) for name in asdict(Settings())})
-    rows = read_rows(given.out) if given.out.is_file() else []
+    rows = rows_so_far(given.out)
     for name, value in asdict(settings).items():
         if rows and name != "epochs" and type(value)(rows[0][name]) != value:
             parser.error(f"--{name} {value}: {given.out} was made with {rows[0][name]}")
@@ -236,7 +224,7 @@ def main(words: list[str] | None = None) -> int:
             row = {"arm": arm, "seed": seed, **figures, **asdict(settings),
                    "seconds": time.monotonic() - start,
                    "cpu_seconds": time.process_time() - busy}  # fmt: skip
-            write(given.out, row)
+            append_row(given.out, row)
             print(
                 f"seed {seed}, {arm}: {figures['joint']:.1%}, local {figures['local']:.1%}, cue in "
                 f"a patch {figures['cue_in_a_patch']:.1%}, {row['seconds']:.0f} s, "

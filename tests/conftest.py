@@ -79,6 +79,8 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_unconfigure(config):
+    if OWN_HOME:
+        shutil.rmtree(os.environ["FGJAX_TESTS_CACHE"], ignore_errors=True)
     if OWN_CACHE:
         shutil.rmtree(SETTINGS["jax_compilation_cache_dir"], ignore_errors=True)
 

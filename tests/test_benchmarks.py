@@ -298,7 +298,7 @@ def test_the_shortcut_runs_goes_on_and_dims_as_told(tmp_path, capsys):
              "2", "--first", "1", "--batch", "20"]  # fmt: skip
     assert shortcut.main([*words, "--arms", "as they are", "JTT"]) == 0
     assert shortcut.main(words) == 0
-    rows = shortcut.read(out)
+    rows = shortcut.rows_so_far(out)
     assert [row["arm"] for row in rows[:3]] == ["as they are", "JTT", "as they are"]
     assert {row["arm"] for row in rows} == set(shortcut.ARMS) and len(rows) == 7
     assert [row["share"] for row in rows] == ["0.8", "0.8", "0.1", *["0.8"] * 4]

@@ -81,7 +81,7 @@ def test_arms_are_compared_on_the_images_of_the_same_seeds(tmp_path):
         row("global only", 1, "0000000000"), row("MLP", 1, "1110000000"),
         row("MLP", 2, "1111111111"), row("MLP", 0, "0000000000", 9),
     ):  # fmt: skip
-        two.write(tmp_path / "two_streams.csv", made)
+        two.append_row(tmp_path / "two_streams.csv", made)
     arms = streams.read_arms(tmp_path)
     np.testing.assert_array_equal(
         np.flatnonzero(streams.from_hex(arms["5", "MLP"]["0"])), [0, 1, 2]
@@ -160,11 +160,11 @@ def test_it_trains_end_to_end_from_the_same_start(made):
 
 
 def test_it_goes_on_and_repeats_nothing(made, capsys):
-    (row,) = two.read_rows(made.out)
+    (row,) = two.rows_so_far(made.out)
     assert row["arm"] == ARM and row["seed"] == "3"
     assert streams.from_hex(row).mean() == pytest.approx(float(row["joint"]), abs=1e-4)
     assert two.main(made.words) == 0
-    assert capsys.readouterr().out == "" and two.read_rows(made.out) == [row]
+    assert capsys.readouterr().out == "" and two.rows_so_far(made.out) == [row]
     with pytest.raises(SystemExit):
         two.main([*made.words, "--rate", "1"])
     assert "was made with 0.005" in capsys.readouterr().err

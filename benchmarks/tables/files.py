@@ -27,6 +27,22 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def rows_so_far(path: Path) -> list[dict[str, str]]:
+    """Return the rows that a script has written, none where it has not begun."""
+    return read_rows(path) if path.is_file() else []
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Append a row, after the heads where it is the first; floats with five digits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.is_file()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
 def to_markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """Return a Markdown table."""
     head = list(head)

@@ -8,7 +8,7 @@ The calls are made from Python: XLA's CPU backend runs convolutions inside a sca
 path, and a call costs a tenth of a millisecond beside the forward passes in it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -78,13 +78,20 @@ def choose_chunk(
     place = (static, widths, shape, backward, device.device_kind)
     on_cpu = device.platform == "cpu"
     free = host_free_bytes() if on_cpu else free_bytes(device)
-    before = _chosen.get(place)
+    find, devices = _fitting_on_cpu if on_cpu else _fitting, _devices(arrays, static)
+    each = lambda: find(arrays, static, shape, images.dtype, backward, free, devices)
+    return devices * remembered(_chosen, place, free, each)
+
+
+def remembered(
+    choices: dict[Any, Choice], place: Any, free: int | None, choose: Callable[[], int]
+) -> int:
+    """Return what was chosen for a place before, while the free memory stays within a factor of two
+    of what it was; else what is chosen now."""
+    before = choices.get(place)
     if before is None or not about_as_much(before.free, free):
-        find = _fitting_on_cpu if on_cpu else _fitting
-        devices = _devices(arrays, static)
-        each = find(arrays, static, shape, images.dtype, backward, free, devices)
-        _chosen[place] = Choice(devices * each, free)
-    return _chosen[place].size
+        choices[place] = Choice(choose(), free)
+    return choices[place].size
 
 
 def about_as_much(before: int | None, now: int | None) -> bool:

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float
 
 from fgjax.attribution.common.streaming import (
     Choice,
-    about_as_much,
     bytes_per_image,
     largest_power_of_two,
+    remembered,
     surely_fits,
 )
 from fgjax.attribution.fido.config import FidoConfig
@@ -62,13 +62,10 @@ def choose_images(
     widths = tuple(None if a is None else (a.shape, str(a.dtype)) for a in arrays)
     known = step_config(config), config.mask_size
     place = (static, widths, images.shape[1:], known, most, device.device_kind)
-    before = _chosen.get(place)
-    if before is None or not about_as_much(before.free, free):
-        shape = images.shape[1:]
-        account = lambda count: step_bytes(arrays, static, config, (count * devices, *shape))
-        fixed = sum(a.nbytes for a in arrays if a is not None)
-        _chosen[place] = Choice(accounted(account, fixed, free, most), free)
-    return devices * _chosen[place].size
+    shape, fixed = images.shape[1:], sum(a.nbytes for a in arrays if a is not None)
+    account = lambda count: step_bytes(arrays, static, config, (count * devices, *shape))
+    find = lambda: accounted(account, fixed, free, most)
+    return devices * remembered(_chosen, place, free, find)
 
 
 def choose_masks(
@@ -95,13 +92,14 @@ def choose_masks(
         return masked
     widths = tuple(None if a is None else (a.shape, str(a.dtype)) for a in arrays)
     place = (static, widths, images.shape[1:], masked, device.device_kind)
-    before = _masks.get(place)
-    if before is None or not about_as_much(before.free, free):
+
+    def find() -> int:
         shape = (height, width, channels)
         each = bytes_per_image(arrays, static, shape, images.dtype, backward=True)
         fitting = masked if each is None else int(MARGIN * free // each)
-        _masks[place] = Choice(masked if fitting >= masked else largest_power_of_two(fitting), free)
-    return _masks[place].size
+        return masked if fitting >= masked else largest_power_of_two(fitting)
+
+    return remembered(_masks, place, free, find)
 
 
 def most_images(there: int, config: FidoConfig) -> int:

@@ -106,7 +106,7 @@ def test_on_a_cpu_with_little_memory_the_model_is_asked(forget, monkeypatch, bac
     arrays, static = parts(16, classes=400)
     images = jnp.zeros((2, 16, 16, 3))
     needed = bytes_per_image(arrays, static, images.shape[1:], images.dtype, backward)
-    for free, expected in ((0, 1), (2 * 5 * needed, 4), (2 * 16 * needed, 16), (1e15, 64)):
+    for free, expected in ((0, 1), (2 * 5 * needed, 4), (2 * 16 * needed, 16), (10**15, 64)):
         monkeypatch.setattr(streaming, "host_free_bytes", lambda free=free: free)
         streaming._chosen.clear()
         assert choose_chunk(arrays, static, images, backward=backward) == expected
