@@ -6,8 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from fgjax.report.contents import Entry
 from fgjax.report.overlay import panel
-from fgjax.report.page import Entry, format_number
+from fgjax.report.page import format_number
 
 
 def write_figures(

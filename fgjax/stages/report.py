@@ -17,8 +17,9 @@ from fgjax.evaluation.doubts import DOUBTS, doubts
 from fgjax.evaluation.order import pixel_ranks
 from fgjax.options.resolve import flatten
 from fgjax.options.schema import Config, ConfigError
+from fgjax.report.contents import Cutout, Entry, Failure, Metric, Page
 from fgjax.report.figures import write_figures
-from fgjax.report.page import Cutout, Entry, Failure, Metric, Page, write_page
+from fgjax.report.page import write_page
 from fgjax.runs.folder import RunFolder
 from fgjax.runs.maps import read_maps, read_traces
 from fgjax.stages.evaluate.stage import COLUMNS, current_metrics, read_results

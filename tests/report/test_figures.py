@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fgjax.report.contents import Entry
 from fgjax.report.figures import safe_name, write_figures
-from fgjax.report.page import Entry
 
 
 def entry(name: str) -> Entry:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fgjax.report.page import Cutout, Entry, Failure, Metric, Page, write_page
+from fgjax.report.contents import Cutout, Entry, Failure, Metric, Page
+from fgjax.report.page import write_page
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER = os.environ.get("FGJAX_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)

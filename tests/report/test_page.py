@@ -11,15 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fgjax.report.page import (
-    Entry,
-    Failure,
-    Metric,
-    Page,
-    format_number,
-    render,
-    write_page,
-)
+from fgjax.report.contents import Entry, Failure, Metric, Page
+from fgjax.report.page import format_number, render, write_page
 from fgjax.report.pictures import encode_image, encode_map, encode_mask, sparkline
 
 HOSTILE = [

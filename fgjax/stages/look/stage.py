@@ -16,7 +16,8 @@ from fgjax.data.pipeline import load_examples, take
 from fgjax.data.types import DataError, Example, Record
 from fgjax.devices.jit import program
 from fgjax.options.schema import ConfigError
-from fgjax.report.page import Cutout, Entry, Failure, Page, write_page
+from fgjax.report.contents import Cutout, Entry, Failure, Page
+from fgjax.report.page import write_page
 from fgjax.runs.maps import read_maps
 from fgjax.stages.evaluate.stage import current_metrics, read_results
 from fgjax.stages.focus.patches import boxes_of, known_patches
