@@ -315,6 +315,7 @@ def test_the_shortcut_runs_goes_on_and_dims_as_told(tmp_path, capsys):
     assert "was made with 0.005" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_is_loaded_is_counted_and_a_large_photograph_is_decoded_small(tmp_path):
     decoding = load("decoding")
     rng = np.random.default_rng(0)

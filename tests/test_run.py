@@ -100,6 +100,7 @@ sys.exit(command())
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_answered_while_a_compiler_is_at_work():
     process = subprocess.Popen(
         [sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -54,6 +54,7 @@ def close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", CONFIGS)
 def test_the_maps_are_those_of_the_method(model, given, method):
     config, key = CONFIGS[method] or fgjax.CONFIGS[method](), jax.random.key(3)

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from fgjax.devices import cache
 
 EXPLAIN = """
@@ -50,6 +52,7 @@ def start(folder):
     return counts.get("cache_hits", 0), counts.get("cache_misses", 0)
 
 
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing(tmp_path):
     hits, misses = start(tmp_path)
     assert misses > 3 and hits < misses

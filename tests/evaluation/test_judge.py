@@ -64,6 +64,7 @@ def test_each_is_the_number_of_its_own_function(values, images, signed, masks):
     assert all(value.shape == (COUNT,) for value in values.values())
 
 
+@pytest.mark.slow
 def test_files_and_results_of_a_method_are_the_same(values, images, signed, masks, tmp_path):
     np.save(tmp_path / "images.npy", images)
     np.save(tmp_path / "targets.npy", np.array(TARGETS))

@@ -87,6 +87,7 @@ def test_labels_that_do_not_fit(told, tmp_path, untrained, labels, kind):
     assert str(tmp_path / name) in err and part in err
 
 
+@pytest.mark.slow
 def test_other_classes_than_the_checkpoints(tmp_path, trained, folder_words, picture, capsys):
     for name in ("spotted", "striped"):
         (tmp_path / "data" / name).mkdir(parents=True)

@@ -176,6 +176,7 @@ def test_who_is_not_connected_is_told_what_to_look_at(own, words, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_no_cluster_is_found(words, tmp_path):
     clean = words(tmp_path / "run", "distributed.coordinator=auto", "distributed.timeout=20")
     codes, told = ends(start(clean, 1), seconds=60)

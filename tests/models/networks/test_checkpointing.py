@@ -42,7 +42,7 @@ def kept_bytes(loss, params):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(back))
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in ("resnet", "vit") else
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "resnet" else
                                                pytest.mark.slow) for n in NETWORKS])  # fmt: skip
 def test_gradients_are_the_same_and_less_is_kept(name):
     options = {"drop_path": 0.3} if name != "resnet" else {}

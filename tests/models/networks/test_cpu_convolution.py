@@ -32,6 +32,7 @@ def test_it_and_its_gradients_are_as_they_were(padding, channels, monkeypatch):
         assert np.linalg.norm(ours - theirs) < 1e-6 * np.linalg.norm(theirs)
 
 
+@pytest.mark.slow
 def test_a_batch_in_bfloat16_keeps_its_type(monkeypatch):
     monkeypatch.setattr(kernel_gradient, "pays", lambda shape: True)
     x = jnp.ones((1, 16, 16, 3), jnp.bfloat16)

@@ -3,12 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from strides import CASES, LIMIT, edges_of
 
 from fgjax.models.networks.dense import flat_product
 from fgjax.models.networks.kernel_gradient import kernel_gradient
 
 
+@pytest.mark.slow
 def test_it_is_that_of_double_precision():
     """Many sides, kernels, strides and paddings; the reference sums in float64."""
     rng = np.random.default_rng(0)

@@ -2,12 +2,14 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from strides import CASES, LIMIT, edges_of
 
 from fgjax.models.networks.cpu_convolution import turn, turned_gradient
 from fgjax.models.networks.strided import input_gradient
 
 
+@pytest.mark.slow
 def test_the_gradient_by_the_image_is_that_of_double_precision():
     """Many sides, kernels, strides and paddings; the reference sums in float64."""
     rng = np.random.default_rng(0)

@@ -138,6 +138,7 @@ def test_a_dropped_path_is_left_out_and_the_kept_are_scaled():
     np.testing.assert_array_equal(DropPath(0.25).apply({}, x, False), x)
 
 
+@pytest.mark.slow
 def test_a_classifier_is_written_and_read_exactly(tmp_path, models, images):
     model = models["token"].replace(classes=("a", "b", "c"), mean=(0.1, 0.2, 0.3))
     fgjax.save_pretrained(model, tmp_path / "model.safetensors")

@@ -81,6 +81,7 @@ def test_warps_are_pillows(picture, name):
     assert (np.abs(expected - picture) > 3).mean() > 0.3
 
 
+@pytest.mark.slow
 def test_a_mixture_of_image_and_chains(picture, key):
     images = jnp.repeat(jnp.asarray(picture, jnp.float32)[None] / 255, 8, 0)
     result = np.asarray(augmix(key, images))

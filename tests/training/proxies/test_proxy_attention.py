@@ -343,6 +343,7 @@ def test_every_method(method, key):
     assert heat.max() == 1
 
 
+@pytest.mark.slow
 def test_the_map_costs_one_forward_pass_over_the_misclassified(spots, monkeypatch):
     """Grad-CAM differentiates the head alone: what runs through the trunk is counted."""
     images, labels = spots
