@@ -69,6 +69,7 @@ def test_halves_of_the_birds_share_no_species(tmp_path):
         assert all(path.parent.name == name for name, every in part.test.items() for path in every)
 
 
+@pytest.mark.slow
 def test_statistics_that_are_given_back_are_those_of_the_images_and_change_nothing(key):
     folder = load("train_folder")
     model = create_model("toys:MICRO", 3, size=32, key=key)

@@ -77,6 +77,7 @@ def test_weights_of_every_type_come_along(given):
     np.testing.assert_allclose(found, np.broadcast_to(expected[:, None, None], found.shape), 1e-4)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_needs_neither_model_nor_tracing(model, given, tmp_path):
     file, images, maps = (tmp_path / name for name in ("rise.fgjax", "given.npz", "maps.npz"))
     file.write_bytes(export(model, "rise", given["images"].shape, config=CONFIGS["rise"]))

@@ -112,6 +112,7 @@ def steps():
     return run, np.asarray(pyramid, np.float64)[:, 0], np.float64(weights[..., 1])
 
 
+@pytest.mark.slow
 def test_two_steps_in_numpy(steps):
     run, *about = steps
     start = RNG.uniform(0.2, 0.8, (1, 2, DOWN, ACROSS)).astype(np.float32)

@@ -238,6 +238,7 @@ def test_it_stops_when_the_map_is_as_near_its_limit_as_wished(key, weights, imag
     assert (used[0.1] % 100 == 0).all() and used[0.1].min() >= 400
 
 
+@pytest.mark.slow
 def test_stopping_depends_on_neither_chunk_nor_neighbours(key, weights, images):
     config = replace(CONFIG, masks=1000, check_every=100, tolerance=0.05)
     run = partial(rise, Partial(linear, jnp.asarray(weights)), key=key)

@@ -21,6 +21,7 @@ def case():
     return model, weights, images, jnp.arange(COUNT, dtype=jnp.int32) % CLASSES
 
 
+@pytest.mark.slow
 def test_it_is_the_correlation_of_the_two_classes_maps(case):
     model, weights, images, targets = case
     explain = lambda model, images, targets: jnp.moveaxis(weights, -1, 0)[targets]

@@ -91,6 +91,7 @@ def test_layers_of_our_networks(name):
     assert outer == list(order) and len(deeper) >= len(order)
 
 
+@pytest.mark.slow
 def test_randomised_layers_are_fresh_and_the_others_untouched(classifier, key):
     changed = randomise(classifier, IMAGES, ["out", "block"], key=key)
     before, after = flat(classifier), flat(changed)

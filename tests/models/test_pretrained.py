@@ -286,6 +286,7 @@ def test_another_architecture_than_the_file_says(tmp_path, mobilenet):
         load_pretrained("resnet18", path)
 
 
+@pytest.mark.slow
 def test_other_classes_get_a_fresh_classifier_and_the_rest_stays(tmp_path, mobilenet):
     path, said = tmp_path / "weights.safetensors", []
     save_file(mobilenet, path)

@@ -18,6 +18,7 @@ def error(*words: str) -> str:
     return str(told.value)
 
 
+@pytest.mark.slow
 def test_every_named_config_resolves():
     assert {"fido_demo", "fido_cub", "fido_folder"} <= set(list_configs())
     for name, line in list_configs().items():

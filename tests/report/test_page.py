@@ -330,6 +330,7 @@ def test_sparkline_by_hand():
     assert len(single["points"].split()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_a_page_of_real_images_stays_below_15_mb(shared, tmp_path):
     files = sorted((shared / "data" / "butterflies" / "images").rglob("*.jpg"))[::8][:30]

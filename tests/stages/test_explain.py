@@ -50,6 +50,7 @@ def fido_that_fails(monkeypatch, fails, message=EXHAUSTED, method=constant):
     return sizes
 
 
+@pytest.mark.slow
 def test_an_exhausted_memory_is_asked_for_less(run, words, finished, monkeypatch, capsys):
     sizes = fido_that_fails(monkeypatch, lambda call, images: images > 1, method=fgjax.fido)
     assert main(words(run, "stages=explain", "explain.images_per_step=3")) == 0

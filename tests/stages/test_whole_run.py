@@ -206,6 +206,7 @@ def test_another_report_option_only_reports_anew(run, words, monkeypatch):
     assert len(list((run / "figures").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_lost_page_is_written_again(run, words):
     page = (run / "report.html").read_bytes()
     os.remove(run / "report.html")

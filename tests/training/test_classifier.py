@@ -195,6 +195,7 @@ def test_a_training_with_an_average_goes_on_from_disk(dense, averaged, tmp_path)
     assert seen == losses[:1] and losses[0] != losses[1]
 
 
+@pytest.mark.slow
 def test_every_epoch_may_have_its_recipe_and_its_end(model, recipe):
     """The first epoch moves the last layer alone; then one weight is set by hand; then nothing
     but the stem's own moves."""

@@ -117,6 +117,7 @@ def test_knockoff_has_tiles_of_9_px_at_full_size(key):
     assert (knockoff(moved, key) != moved).any()
 
 
+@pytest.mark.slow
 def test_blurs_draws_its_width_between_half_and_twice(key):
     """A point becomes a Gaussian whose peak 1/(2πσ²) tells σ."""
     image = jnp.zeros((1, 224, 224, 1)).at[0, 112, 112].set(1)

@@ -84,6 +84,7 @@ def test_the_price_stays_within_half_and_four_times():
     np.testing.assert_allclose(next_price(price, met, step, config), [[4.0, 0.5]])
 
 
+@pytest.mark.slow
 def test_a_region_too_dear_at_one_price_is_found_at_its_own(key):
     """A patch of 144 pixels, 7056 of a 224 px image, is worth 2.5 nats. At a price of 4.2 for
     all of it, nothing; at its own, which falls to half of that, most of it, and nothing else."""
@@ -232,6 +233,7 @@ def test_a_smooth_gradient_is_the_gradient_of_a_smooth_mask():
 # Scale.
 
 
+@pytest.mark.slow
 def test_smooth_masks_mean_the_same_at_another_resolution(key):
     """A disc as the evidence, at 32 and at 64 px: the same place and area."""
     areas = []

@@ -437,6 +437,7 @@ def test_errors_say_what_to_do():
         source.load(Record("birds/1.jpg", 0, "test"))
 
 
+@pytest.mark.slow
 def test_a_share_of_the_backgrounds_follows_the_class_and_the_others_contradict_it():
     source = SpeciesSource(train=400, test=50, background_follows_class=True, follow_share=0.7)
     plain = SpeciesSource(train=400, test=50)

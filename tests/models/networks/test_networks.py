@@ -110,6 +110,7 @@ def short(monkeypatch):
     monkeypatch.setattr(mobilenet, "STAGES", stages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["toys:MICRO", "mobilenet_v2"])
 def test_head_of_features_is_the_whole(images, name, short):
     model = drawn(name, 5)

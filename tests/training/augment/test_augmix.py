@@ -98,6 +98,7 @@ def test_more_severe_is_further_from_the_image(picture, key):
     assert far[0] < far[1]
 
 
+@pytest.mark.slow
 def test_the_divergence_written_out():
     logits = np.random.default_rng(0).normal(0, 3, (3, 5, 4))
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
