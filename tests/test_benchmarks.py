@@ -272,22 +272,25 @@ def test_groups_by_hand():
 def test_differences_are_between_the_same_seeds(tmp_path):
     from tables.training import shortcut_table
 
-    columns = "accuracy,contradicts,agrees,worst_class,energy_bird,energy_part"
+    columns = "accuracy,contradicts,agrees,worst_class,energy_bird,energy_part,epochs"
     rows = [f"share,arm,seed,{columns}"]
     for share, arm, seed, accuracy in (
         (0.8, "as they are", 0, 0.50), (0.8, "JTT", 0, 0.52), (0.8, "as they are", 1, 0.30),
         (0.8, "JTT", 1, 0.34), (0.8, "JTT", 2, 0.99), (0.1, "as they are", 0, 0.90),
     ):  # fmt: skip
-        rows.append(f"{share},{arm},{seed},{accuracy},0.1,0.2,0.3,0.4,0.5")
+        rows.append(f"{share},{arm},{seed},{accuracy},0.1,0.2,0.3,0.4,0.5,8")
     (tmp_path / "shortcut.csv").write_text("\n".join(rows) + "\n")
-    control, plain, jtt = (
+    longer = [rows[0], "0.8,as they are,0,0.6,0.1,0.2,0.3,0.4,0.5,24"]
+    (tmp_path / "shortcut_longer.csv").write_text("\n".join(longer) + "\n")
+    control, plain, jtt, longer = (
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in shortcut_table(tmp_path).splitlines()[2:]
     )
-    assert control[:4] == ["nothing", "as they are", "90.0", ""]
-    assert plain[:4] == ["80 %", "as they are", "40.0 ± 14.1", ""]
+    assert control[:5] == ["nothing", "8", "as they are", "90.0", ""]
+    assert plain[:5] == ["80 %", "8", "as they are", "40.0 ± 14.1", ""]
+    assert longer[:5] == ["80 %", "24", "as they are", "60.0", ""]
     # +2 and +4: of two values t is 12.706, and the standard error 1.
-    assert jtt[3] == "+3.0 (-9.7 to +15.7)" and jtt[-1] == "3"
+    assert jtt[4] == "+3.0 (-9.7 to +15.7)" and jtt[-1] == "3"
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from typing import Any
 
 from scipy import stats
 
-from tables.files import RESULTS, read_json, read_rows, to_markdown
+from tables.files import RESULTS, read_json, read_rows, rows_so_far, to_markdown
 
 HEADS = {
     "cnn": "+ local CNN",
@@ -80,12 +80,16 @@ def paired(gaps: Sequence[float]) -> str:
 def shortcut_table(folder: Path = RESULTS) -> str:
     """Return accuracies and where Grad-CAM looks after trainings with a shortcut, in percent, and
     the difference of each arm's accuracy to the plain one's, seed by seed."""
-    groups: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
-    for row in read_rows(folder / "shortcut.csv"):
-        groups.setdefault((row["share"], row["arm"]), {})[row["seed"]] = row
+    groups: dict[tuple[int, str, str], dict[str, dict[str, str]]] = {}
+    rows = read_rows(folder / "shortcut.csv") + rows_so_far(folder / "shortcut_longer.csv")
+    for row in rows:
+        group = int(row["epochs"]), row["share"], row["arm"]
+        groups.setdefault(group, {})[row["seed"]] = row
     cells = []
-    for share, arm in sorted(groups, key=lambda group: float(group[0])):  # arms as they come
-        seeds, plain = groups[share, arm], groups.get((share, "as they are"), {})
+    for epochs, share, arm in sorted(
+        groups, key=lambda g: (g[0], float(g[1]))
+    ):  # arms as they come
+        seeds, plain = groups[epochs, share, arm], groups.get((epochs, share, "as they are"), {})
         both = sorted(seeds.keys() & plain.keys())
         gaps = [100 * (float(seeds[s]["accuracy"]) - float(plain[s]["accuracy"])) for s in both]
         numbers = [
@@ -93,9 +97,17 @@ def shortcut_table(folder: Path = RESULTS) -> str:
         ]
         gain = paired(gaps) if gaps and arm != "as they are" else ""
         told = "nothing" if share == "0.1" else f"{100 * float(share):.0f} %"
-        cells.append([told, arm, numbers[0], gain, *numbers[1:], str(len(seeds))])
+        cells.append([told, str(epochs), arm, numbers[0], gain, *numbers[1:], str(len(seeds))])
     first, *others = SHORTCUT.values()
-    head = ["the background tells", "training", first, "minus as they are", *others, "seeds"]
+    head = [
+        "the background tells",
+        "epochs",
+        "training",
+        first,
+        "minus as they are",
+        *others,
+        "seeds",
+    ]
     return to_markdown(head, cells)
 
 
