@@ -24,6 +24,7 @@ from fgjax.devices.forward import compiled
 from fgjax.evaluation.hard_masks import judge_hard
 from fgjax.evaluation.importance import to_importance
 from fgjax.evaluation.landmark_targets import judge_parts, landmark_discs
+from fgjax.evaluation.needed_part import where_needed, without_part
 from fgjax.evaluation.smallest_regions import smallest_regions
 from fgjax.evaluation.summary import evaluate_faithfulness, evaluate_maps
 
@@ -98,6 +99,8 @@ def judge(
     own |= judge_hard(
         *ask, maps["ssr"], maps["sdr"], infill, keys, threshold=threshold, blur_sigma=blur_sigma
     )
+    own["p_without_cue"] = without_part(*ask, truth.cues, infill)
+    own["iou_cue_needed"] = where_needed(own["iou_cue"], own["p_full"], own["p_without_cue"])
     if maps["ssr"] is not maps["heatmap"]:
         own |= _each_mask(maps, truth, threshold)
     if regions:

@@ -109,3 +109,22 @@ def test_what_does_not_fit_is_told(change, message, images, untyped):
     given = dict(images=images, targets=TARGETS, maps=np.zeros((COUNT, SIDE, SIDE))) | change
     with pytest.raises(ValueError, match=message):
         fgjax.evaluate(model, given.pop("images"), given.pop("targets"), given.pop("maps"), **given)
+
+
+def test_the_overlap_where_the_model_needs_the_part(images):
+    """The model reads the upper half: a cue there is needed, one in the lower half is not."""
+    cues = np.zeros((COUNT, SIDE, SIDE), bool)
+    cues[:4, : SIDE // 2], cues[4:8, SIDE // 2 :] = True, True  # of the ninth nothing is known
+    maps = np.zeros((COUNT, SIDE, SIDE), np.float32)
+    maps[:, : SIDE // 4] = 1
+    bright = images * 0.1
+    for i, target in enumerate(TARGETS):
+        bright[i, ..., target] += 0.8
+    found = fgjax.evaluate(
+        model, bright, TARGETS, maps, cues=cues, steps=0, regions=False, infill="zeros"
+    )
+    np.testing.assert_allclose(found["p_without_cue"][:4], 1 / 3, rtol=1e-5)
+    np.testing.assert_allclose(found["p_without_cue"][4:8], found["p_full"][4:8], rtol=1e-5)
+    np.testing.assert_allclose(found["iou_cue_needed"][:4], 0.5)
+    assert np.isnan(found["iou_cue_needed"][4:]).all() and np.isnan(found["p_without_cue"][8])
+    np.testing.assert_allclose(found["iou_cue"][:8], [0.5] * 4 + [0.0] * 4)

@@ -33,6 +33,7 @@ from fgjax.evaluation.judge import (
     judge,
     judge_place,
 )
+from fgjax.evaluation.needed_part import where_needed
 from fgjax.runs.maps import read_maps
 from fgjax.stages.evaluate.randomised import randomised_alike
 from fgjax.stages.explain.infills import read_infills
@@ -78,13 +79,16 @@ def judge_chunk(
             threshold=level, blur_sigma=sigma, regions=about.regions, curves=about.curves,
         )
     }  # fmt: skip
+    own = out["map"]
     for kind in where:
         if kind != "map":
             out[kind] = judge_place(where[kind], truth, level)
             out[kind] |= judge_cut(
                 compiled(model), images, chosen, kept[kind], deleted[kind], infill, threshold=level
             )
-    own = out["map"]
+            out[kind]["iou_cue_needed"] = where_needed(
+                out[kind]["iou_cue"], own["p_full"], own["p_without_cue"]
+            )
     boxes = None
     if patches is not None:
         boxes = boxes_of(job, patches, names, [example for _, example in filled])

@@ -26,7 +26,7 @@ from fgjax.stages.stage import Stage
 
 COLUMNS = ["index", "name", "label", "target", "predicted", "correct"]
 
-RULES = 2
+RULES = 3
 """Grows when the same maps get other numbers, so that those of before are made again."""
 
 

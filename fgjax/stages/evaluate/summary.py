@@ -13,6 +13,7 @@ from fgjax.evaluation import (
     difference_interval,
     hard_masks,
     model_protocols,
+    needed_part,
     protocols,
     summarise,
 )
@@ -27,6 +28,7 @@ ChunkTables = dict[str, dict[str, list[float]]]
 BETTER = (
     evaluation.BETTER
     | hard_masks.BETTER
+    | needed_part.BETTER
     | {"p_kept_sampled": True, "p_deleted_sampled": False}
     | dict.fromkeys(("smallest_kept", "smallest_deleted"), False)
     | dict.fromkeys(("smallest_kept_patches", "smallest_deleted_patches"), False)
@@ -35,14 +37,16 @@ BETTER = (
     | {f"tv_{mask}": None for mask in MASKS}
 )
 """Whether higher is better; None: neither is, by itself."""
-FIRST = ("iou_cue", "in_cue", "cue_covered", "iou_mask", "iou_box", "in_object", "in_box", "area",
-         "p_full", "p_kept", "p_deleted", "kept_share", "area_ssr", "area_sdr", "p_kept_bernoulli",
-         "p_deleted_bernoulli", "smallest_kept", "smallest_deleted")  # fmt: skip
+FIRST = ("iou_cue", "iou_cue_needed", "in_cue", "cue_covered", "iou_mask", "iou_box", "in_object",
+         "in_box", "area", "p_full", "p_kept", "p_deleted", "kept_share", "area_ssr", "area_sdr",
+         "p_kept_bernoulli", "p_deleted_bernoulli", "smallest_kept",
+         "smallest_deleted")  # fmt: skip
 """The order of the short table."""
 HEADS = {"centre_box": "centre", "constant": "all", "whole_object": "object"}
 """Short column heads of the baselines: a centre box, a random map, the whole image, the object."""
-SHORT = ("iou_cue", "in_cue", "pointing_cue", "iou_mask", "in_object", "iou_box", "in_box", "area",
-         "p_full", "p_kept", "p_deleted", "area_ssr", "area_sdr", "p_kept_bernoulli",
+SHORT = ("iou_cue", "iou_cue_needed", "in_cue", "pointing_cue", "iou_mask", "in_object", "iou_box",
+         "in_box", "area", "p_full", "p_kept", "p_deleted", "area_ssr", "area_sdr",
+         "p_kept_bernoulli",
          "p_deleted_bernoulli", "p_kept_road", "p_deleted_road", "p_kept_shuffled",
          "p_deleted_shuffled", "smallest_kept", "smallest_deleted", "insertion",
          "deletion", "road_gap", "randomisation_rank_correlation", "pointing_part_head",
@@ -147,6 +151,7 @@ def _protocols(
     """Return how each number was measured."""
     threshold = config.evaluate.threshold
     said = protocols(threshold=threshold) | hard_masks.protocols(threshold, infill, also)
+    said |= needed_part.protocols(threshold)
     said |= model_protocols(steps=config.evaluate.curves)
     said |= part_protocols(parts, config.evaluate.landmarks)
     for mask in MASKS:
