@@ -25,13 +25,13 @@ import fgjax
 
 ROWS = {
     "the default": DEFAULT,
-    "the default before": replace(DEFAULT, kept_margin=1.0, l1=1e-3, price_rate=0.0),
+    "λ 1.5e-3 (the default before)": replace(DEFAULT, l1=1.5e-3),
     "one price for all": replace(DEFAULT, price_rate=0.0),
     "σ 6 to 2 px": replace(DEFAULT, smoothing=6.0, smoothing_end=2.0, noise_smoothing=2.0),
     "σ 24 to 8 px": replace(DEFAULT, smoothing=24.0, smoothing_end=8.0, noise_smoothing=8.0),
     "no smoothing": replace(DEFAULT, smoothing=0.0, noise_smoothing=0.0),
     "λ 3e-3": replace(DEFAULT, l1=3e-3),
-    "λ 7.5e-4": replace(DEFAULT, l1=7.5e-4),
+    "λ 7.5e-4 (robust)": fgjax.fido_preset("robust"),
     "one infill": replace(DEFAULT, infill_also=()),
     "soft (the default before)": fgjax.fido_preset("soft"),
 }

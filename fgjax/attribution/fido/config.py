@@ -80,7 +80,7 @@ class FidoConfig:
         "ε of Adam. At 0.1 it exceeds the gradients, so steps keep their size.",
     )
     l1: float = option(
-        1.5e-3,
+        2e-3,
         "λ of Eqs. 2 and 3: the price of one important pixel of a 224x224 image.",
     )
     price_rate: float = option(
@@ -217,7 +217,7 @@ _AS_PUBLISHED: dict[str, Any] = dict(
 
 FIDO_PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    # Masks that hold under other infills more surely, bought with area: half the price of a pixel.
+    # Masks that hold under other infills more surely, bought with area: pixels cost less.
     "robust": dict(l1=7.5e-4),
     # As the default, for one infill: masks that hold under no other, and SDRs that fail more often.
     "one-infill": dict(infill_also=()),
