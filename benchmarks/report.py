@@ -16,6 +16,7 @@ from tables.fido import (
     front_table,
     masks_table,
     quality_table,
+    table1_table,
     transfer_table,
     variance_table,
 )
@@ -45,6 +46,7 @@ TABLES: dict[str, tuple[str, Callable[[], str]]] = {
     "transfer": ("docs/results/fido.md", transfer_table),
     "front": ("docs/results/fido.md", front_table),
     "quality": ("docs/results/fido.md", quality_table),
+    "table1": ("docs/results/fido.md", table1_table),
     "variance": ("docs/results/fido.md", variance_table),
     "focus": ("docs/results/training.md", focus_table),
     "steps": ("docs/results/training.md", steps_table),

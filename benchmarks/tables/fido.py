@@ -10,12 +10,14 @@ from tables.files import RESULTS, read_json, read_reports, to_markdown
 
 DRAWN = {
     "iou_cue": "IoU of the joint mask with the deciding part",
+    "iou_cue_needed": "the same, of the images where the network needs that part",
     "in_cue": "share of the joint mask in that part",
     "in_object": "share of the joint mask on the bird",
     "area": "area of the joint mask",
     "area_ssr": "area of the SSR",
     "area_sdr": "area of the SDR",
     "p_full": "p of the image",
+    "p_without_cue": "p without the deciding part itself",
     "p_kept": "p with only the SSR",
     "p_deleted": "p without the SDR",
     "p_kept_road": "p with only the SSR, imputed around",
@@ -174,3 +176,18 @@ def variance_table(folder: Path = RESULTS) -> str:
     head = ["t", "toy objective: variance with 1, 8, 32 masks", "Eq. 5 / Eq. 8 in float32, float64",
             "MobileNetV2, 8 masks: noise / signal", "Eq. 5 / Eq. 8"]  # fmt: skip
     return to_markdown(head, rows)
+
+
+def table1_table(folder: Path = RESULTS) -> str:
+    """Return overlap and coherency of three settings' masks over batch sizes and steps."""
+    found = []
+    for report in read_reports(folder, "fido_table1"):
+        for row in report["rows"].values():
+            means = {what: statistics.mean(values) for what, values in row["values"].items()}
+            told = lambda what, digits, factor=1, means=means: " / ".join(
+                f"{factor * means[f'{what} {mask}']:.{digits}f}" for mask in ("ssr", "sdr", "joint")
+            )
+            cells = [f"`{row['kind']}`", str(row["batch"]), str(row["steps"])]
+            found.append([*cells, told("iou", 3), told("tv", 0), told("area", 1, 100)])
+    columns = ["IoU with the deciding part", "total variation", "area %"]
+    return to_markdown(["settings", "batch size", "steps", *columns], found)
