@@ -33,7 +33,7 @@ ROWS = {
     "λ 3e-3": replace(DEFAULT, l1=3e-3),
     "λ 7.5e-4 (robust)": fgjax.fido_preset("robust"),
     "one infill": replace(DEFAULT, infill_also=()),
-    "soft (the default before)": fgjax.fido_preset("soft"),
+    "soft (the first default)": fgjax.fido_preset("soft"),
 }
 """What is tried."""
 KEPT, DELETED = 0.95, 0.05

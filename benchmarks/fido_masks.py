@@ -59,7 +59,7 @@ SETTINGS = {
     "default": DEFAULT,
     "robust": fgjax.fido_preset("robust"),
     "one infill": fgjax.fido_preset("one-infill"),
-    "soft (the default before)": fgjax.fido_preset("soft"),
+    "soft (the first default)": fgjax.fido_preset("soft"),
     "fido-pytorch": fgjax.fido_preset("fido-pytorch"),
     "korsch-2023, 30 steps": fgjax.fido_preset("korsch-2023", steps=30),
     "chang-2019, 30 steps": fgjax.fido_preset("chang-2019", steps=30),
