@@ -4,7 +4,8 @@
     python benchmarks/cpu.py --only training glas --threads 1        # some rows, on one core
 
 PyTorch runs here, ours in a process of `--python` (this Python where none is given), once with
-oneDNN's convolutions and once without; see `fgjax.compiler_options`. All have the same weights,
+oneDNN's convolutions and once without; see `fgjax.compiler_options`. Both processes keep the memory
+that they free (`fgjax.keep_freed_memory`), as our command does. All have the same weights,
 images and number of perturbed images per call, and PyTorch's weights ask for no gradient except in
 training. Before a row is timed the maps, or the losses of three steps, must agree. The sides take
 turns. Told are seconds by the clock, and CPU-seconds of the process: these are what to compare on
@@ -146,6 +147,7 @@ class Ours:
 
 def work(words: str) -> None:
     """Be the process that `Ours` talks to."""
+    fgjax.keep_freed_memory()
     weights, folder, given = json.loads(words)
     row, folder = Row(*given), Path(folder)
     inputs = np.load(folder / "inputs.npz")
@@ -253,6 +255,7 @@ def main(argv: list[str] | None = None) -> int:
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[: args.threads or len(cores)])
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    fgjax.keep_freed_memory()
     report = {"machine": machine(), "load_before": os.getloadavg()[0], "rows": []}
     print(HEAD, flush=True)
     for row in ROWS:

@@ -72,6 +72,7 @@ if TYPE_CHECKING:  # what type checkers and editors read; `_NAMES` says the same
     from fgjax.attribution.step_cam import StepCamConfig, step_cam
     from fgjax.attribution.xrai import XraiConfig, xrai
     from fgjax.core.scores import log_odds
+    from fgjax.devices.allocation import keep_freed_memory
     from fgjax.devices.compiler import compiler_options
     from fgjax.evaluation import deletion, evaluate, insertion, iou, pointing_game, total_variation
     from fgjax.evaluation.landmarks import landmark_error
@@ -127,6 +128,7 @@ _NAMES = {
     "fgjax.attribution.step_cam": "StepCamConfig step_cam",
     "fgjax.attribution.xrai": "XraiConfig xrai",
     "fgjax.core.scores": "log_odds",
+    "fgjax.devices.allocation": "keep_freed_memory",
     "fgjax.devices.compiler": "compiler_options",
     "fgjax.evaluation": "deletion evaluate insertion iou pointing_game total_variation",
     "fgjax.evaluation.landmarks": "landmark_error",
@@ -217,6 +219,7 @@ __all__ = [
     "insertion",
     "integrated_gradients",
     "iou",
+    "keep_freed_memory",
     "kernel_shap",
     "landmark_error",
     "layer_cam",

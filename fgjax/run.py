@@ -81,6 +81,7 @@ def run(words: list[str]) -> int:
         return sweep(*grid, words)
     name, config, plain = resolve(words)
     # The stages load Orbax and tensorstore: wrong options are told before that.
+    from fgjax.devices.allocation import keep_freed_memory
     from fgjax.devices.cache import use_cache
     from fgjax.devices.compiler import newer_jax_is_faster, use_onednn
     from fgjax.devices.found import devices_line, unused_accelerator
@@ -91,6 +92,8 @@ def run(words: list[str]) -> int:
     from fgjax.stages.job import Job
 
     _quiet()
+    if config.devices.keep_memory:
+        keep_freed_memory()
     use_cache()
     use_onednn(config.devices.onednn)
     job = Job(name, config, plain, ALONE if config.dry_run else join(config.distributed))
