@@ -5,9 +5,9 @@
 
 PyTorch runs here, ours in a process of `--python` (this Python where none is given), once with
 oneDNN's convolutions and once without; see `fgjax.compiler_options`. Both processes keep the memory
-that they free (`fgjax.keep_freed_memory`), as our command does. All have the same weights,
-images and number of perturbed images per call, and PyTorch's weights ask for no gradient except in
-training. Before a row is timed the maps, or the losses of three steps, must agree. The sides take
+that they free (`fgjax.keep_freed_memory`), as our command does; with `--give-back` neither. All
+have the same weights, images and number of perturbed images per call, and PyTorch's weights ask for
+no gradient except in training. Before a row is timed the maps, or the losses of three steps, must agree. The sides take
 turns. Told are seconds by the clock, and CPU-seconds of the process: these are what to compare on
 a machine that does other things as well, with `--threads 1`.
 """
@@ -115,14 +115,18 @@ def timed(call: Any) -> tuple[float, float]:
 class Ours:
     """Our side of a row, in a process of another Python."""
 
-    def __init__(self, python: str, row: Row, theirs: Any, images: np.ndarray, targets: np.ndarray):
+    def __init__(
+        self, python: str, row: Row, theirs: Any, images: np.ndarray, targets: np.ndarray,
+        keep: bool = True,
+    ):  # fmt: skip
         self._folder = tempfile.TemporaryDirectory()
         folder = Path(self._folder.name)
         np.savez(folder / "inputs.npz", images=images, targets=targets)
         weights = getattr(theirs, "network", theirs)
         pipe = subprocess.PIPE
         with saved_weights(weights) as path:
-            words = [python, __file__, "--worker", json.dumps([str(path), str(folder), row])]
+            given = json.dumps([str(path), str(folder), row, keep])
+            words = [python, __file__, "--worker", given]
             self._process = subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, bufsize=1)
             self.about = self._answer()
         self.maps = {side: np.load(folder / f"{side}.npy") for side in SIDES}
@@ -147,8 +151,9 @@ class Ours:
 
 def work(words: str) -> None:
     """Be the process that `Ours` talks to."""
-    fgjax.keep_freed_memory()
-    weights, folder, given = json.loads(words)
+    weights, folder, given, keep = json.loads(words)
+    if keep:
+        fgjax.keep_freed_memory()
     row, folder = Row(*given), Path(folder)
     inputs = np.load(folder / "inputs.npz")
     ours = fgjax.load_pretrained(row.model, weights, size=row.size, say=lambda text: None)
@@ -172,7 +177,7 @@ def work(words: str) -> None:
         print(json.dumps(timed(calls[side])), flush=True)
 
 
-def run_row(row: Row, python: str, rounds: int) -> dict[str, Any]:
+def run_row(row: Row, python: str, rounds: int, keep: bool = True) -> dict[str, Any]:
     """Check, then time, a row.
 
     Raises:
@@ -187,7 +192,7 @@ def run_row(row: Row, python: str, rounds: int) -> dict[str, Any]:
     gap = np.linalg.norm(np.asarray(ours(images)) - logits) / np.linalg.norm(logits)
     assert gap < 1e-3, f"{row}: the logits differ by {gap:.1e}"
     case = MAKERS[row.method](make_setup(row, ours, theirs, images, targets))
-    other = Ours(python, row, theirs, images, targets)
+    other = Ours(python, row, theirs, images, targets, keep)
     if case.check:
         expected = case.check[1](case.network, case.same).numpy()
     else:
@@ -243,6 +248,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, help="of both sides; default: every core")
     parser.add_argument("--out", type=Path, help="write all numbers here as JSON")
+    parser.add_argument("--give-back", action="store_true", help="freed memory, as glibc does")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -255,13 +261,14 @@ def main(argv: list[str] | None = None) -> int:
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[: args.threads or len(cores)])
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    fgjax.keep_freed_memory()
+    if not args.give_back:
+        fgjax.keep_freed_memory()
     report = {"machine": machine(), "load_before": os.getloadavg()[0], "rows": []}
     print(HEAD, flush=True)
     for row in ROWS:
         if args.only and row.method not in args.only or args.model not in (None, row.model):
             continue
-        found = run_row(row, args.python, args.rounds)
+        found = run_row(row, args.python, args.rounds, not args.give_back)
         report["rows"].append(found)
         report["machine"]["versions"] |= found.pop("versions")
         report["load_after"] = os.getloadavg()[0]
