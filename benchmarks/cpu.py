@@ -7,9 +7,9 @@ PyTorch runs here, ours in a process of `--python` (this Python where none is gi
 oneDNN's convolutions and once without; see `fgjax.compiler_options`. Both processes keep the memory
 that they free (`fgjax.keep_freed_memory`), as our command does; with `--give-back` neither. All
 have the same weights, images and number of perturbed images per call, and PyTorch's weights ask for
-no gradient except in training. Before a row is timed the maps, or the losses of three steps, must agree. The sides take
-turns. Told are seconds by the clock, and CPU-seconds of the process: these are what to compare on
-a machine that does other things as well, with `--threads 1`.
+no gradient except in training. Before a row is timed the maps, or the losses of three steps, must
+agree. The sides take turns. Told are seconds by the clock, and CPU-seconds of the process: these
+are what to compare on a machine that does other things as well, with `--threads 1`.
 """
 
 import argparse

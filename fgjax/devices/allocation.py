@@ -2,7 +2,8 @@
 
 A program of XLA takes its working memory anew at every call, hundreds of megabytes. From glibc, as
 it is, they come as fresh pages, each of which the system has to find and to fill with zeros, and go
-back to it at the end: a tenth to a quarter of the time of what a CPU computes here.
+back to it at the end. That is 5 to 25 % of the time of what a CPU computes here
+(`benchmarks/cpu.py`, and with `--give-back`).
 """
 
 import ctypes
