@@ -86,9 +86,8 @@ def shortcut_table(folder: Path = RESULTS) -> str:
         group = int(row["epochs"]), row["share"], row["arm"]
         groups.setdefault(group, {})[row["seed"]] = row
     cells = []
-    for epochs, share, arm in sorted(
-        groups, key=lambda g: (g[0], float(g[1]))
-    ):  # arms as they come
+    order = lambda group: (group[0], float(group[1]))  # arms as they come
+    for epochs, share, arm in sorted(groups, key=order):
         seeds, plain = groups[epochs, share, arm], groups.get((epochs, share, "as they are"), {})
         both = sorted(seeds.keys() & plain.keys())
         gaps = [100 * (float(seeds[s]["accuracy"]) - float(plain[s]["accuracy"])) for s in both]
@@ -99,15 +98,8 @@ def shortcut_table(folder: Path = RESULTS) -> str:
         told = "nothing" if share == "0.1" else f"{100 * float(share):.0f} %"
         cells.append([told, str(epochs), arm, numbers[0], gain, *numbers[1:], str(len(seeds))])
     first, *others = SHORTCUT.values()
-    head = [
-        "the background tells",
-        "epochs",
-        "training",
-        first,
-        "minus as they are",
-        *others,
-        "seeds",
-    ]
+    about = ["the background tells", "epochs", "training"]
+    head = [*about, first, "minus as they are", *others, "seeds"]
     return to_markdown(head, cells)
 
 

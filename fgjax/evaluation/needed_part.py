@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fgjax.evaluation.faithfulness import target_probability
+from fgjax.evaluation.hard_masks import SURE
 
 NEEDED = 0.5
 """A part is needed where its replacement leaves at most this share of p(full)."""
@@ -45,11 +46,14 @@ def where_needed(
 ) -> Float[Array, "n"]:
     """Return the values of images whose part the model needs (`NEEDED`), NaN for the others.
 
+    Of an image with p(full) below `SURE` a share of it says nothing: NaN, too.
+
     Example:
       >>> where_needed(jnp.array([0.3, 0.2]), jnp.array([0.8, 0.8]), jnp.array([0.1, 0.7]))
       Array([0.3, nan], dtype=float32)
     """
-    return jnp.where(p_without <= NEEDED * p_full, values, jnp.nan)
+    needed = (p_full >= SURE) & (p_without <= NEEDED * p_full)
+    return jnp.where(needed, values, jnp.nan)
 
 
 def protocols(threshold: float) -> dict[str, str]:
@@ -57,7 +61,7 @@ def protocols(threshold: float) -> dict[str, str]:
     return {
         "p_without_cue": "class probability with the annotated cue replaced, whatever the map says",
         "iou_cue_needed": f"IoU of mask and cue; mask: map > {threshold:g}; of the images where "
-        f"the cue's replacement leaves at most {NEEDED:g} of p_full",
+        f"the cue's replacement leaves at most {NEEDED:g} of p_full, which is at least {SURE:g}",
     }
 
 

@@ -260,7 +260,7 @@ class DevicesConfig:
     )
     keep_memory: bool = option(
         True,
-        "keep up to 2 GiB of the host's freed memory for the next call (Linux): 5 to 25 % "
+        "keep about 2 GiB of the host's freed memory for the next call (Linux): 5 to 25 % "
         "faster on a CPU. false: where memory is short.",
         free=True,
     )

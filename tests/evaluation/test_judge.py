@@ -11,6 +11,7 @@ from fgjax.attribution.common.types import Attribution
 from fgjax.evaluation import deletion, evaluate_maps, gini, insertion
 from fgjax.evaluation.hard_masks import judge_cut
 from fgjax.evaluation.judge import BLUR_SIGMA
+from fgjax.evaluation.needed_part import where_needed
 
 SIDE, COUNT = 32, 9  # a batch of 8, and one; the programs are those of the runs that are tested
 TARGETS = [0, 1, 2, 0, 1, 2, 0, 1, 2]
@@ -128,3 +129,5 @@ def test_the_overlap_where_the_model_needs_the_part(images):
     np.testing.assert_allclose(found["iou_cue_needed"][:4], 0.5)
     assert np.isnan(found["iou_cue_needed"][4:]).all() and np.isnan(found["p_without_cue"][8])
     np.testing.assert_allclose(found["iou_cue"][:8], [0.5] * 4 + [0.0] * 4)
+    unsure = where_needed(jnp.ones(2), jnp.array([0.4, 0.6]), jnp.zeros(2))
+    np.testing.assert_array_equal(unsure, [np.nan, 1])  # a share of little p says nothing
