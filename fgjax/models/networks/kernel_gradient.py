@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fgjax.devices.compiler import compiler_options
+from fgjax.models.networks import winograd
 from fgjax.models.networks.convolution import Edges
 
 FEW = 4
@@ -38,6 +39,10 @@ def kernel_gradient(
 ) -> Float[Array, "k l c d"]:
     """Return the gradient by a kernel of these sides, `grad` being that by what it gives."""
     height, width = grad.shape[1:3]
+    if sides == (winograd.SIDE,) * 2 and stride == 1 and grad.dtype == jnp.float32:
+        tile = winograd.best_tile(len(grad), height, width)
+        if tile is not None:
+            return winograd.kernel_gradient(x, grad, edges, tile)
     down, across = (height - 1) * stride + 1, (width - 1) * stride + 1
     x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), *edges, (0, 0))))
     grad = grad.reshape(-1, grad.shape[-1])
