@@ -45,7 +45,7 @@ def best_tile(images: int, height: int, width: int) -> int | None:
     Args:
       height, width: of what the convolution gives.
     """
-    costs = {None: SIDE**2 * (images * height * width + COPIED)}
+    costs: dict[int | None, int] = {None: SIDE**2 * (images * height * width + COPIED)}
     for tile in TILES:
         squares = images * -(-height // tile) * -(-width // tile)
         costs[tile] = (tile + 2) ** 2 * (squares + COPIED)
@@ -73,7 +73,7 @@ def kernel_gradient(
     """Return the gradient by a 3x3 kernel moved by single pixels, `grad` being that by what it
     gives."""
     pixels, grads, out = matrices(tile)
-    counts = tuple(-(-side // tile) for side in grad.shape[1:3])
+    counts = [-(-side // tile) for side in grad.shape[1:3]]
     fill = [
         (before, count * tile + 2 - before - side)
         for (before, _), count, side in zip(edges, counts, x.shape[1:3], strict=True)
@@ -87,12 +87,12 @@ def kernel_gradient(
         for v, u in zip(_evaluated(x, pixels, counts, tile), _evaluated(grad, grads, counts, tile))
     ]
     rows = [jax.lax.optimization_barrier(_combined(line, products)) for line in out]
-    return jnp.stack([jnp.stack([_combined(line, row) for line in out]) for row in rows])
+    return jnp.stack([jnp.stack([_combined(line, [*row]) for line in out]) for row in rows])
 
 
 def _evaluated(
     values: Float[Array, "n a b c"], matrix: Float[np.ndarray, "t s"],
-    counts: tuple[int, int], tile: int,
+    counts: Sequence[int], tile: int,
 ) -> list[Float[Array, "t squares c"]]:  # fmt: skip
     """Return the matrix applied to the columns and the rows of every square, by the rows of what
     that gives."""
