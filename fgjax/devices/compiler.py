@@ -98,8 +98,8 @@ def newer_jax_is_faster() -> str | None:
         return None
     return (
         f"jax {jax.__version__} computes convolutions on the CPU without oneDNN: with jax 0.12 "
-        f"(Python 3.12 or newer) ResNet-18 is explained {NEWER[1]} to {NEWER[0]} times as fast, and "
-        f"trained {NEWER[2]} times as fast"
+        f"(Python 3.12 or newer) ResNet-18 is explained {NEWER[1]} to {NEWER[0]} times as fast, "
+        f"and trained {NEWER[2]} times as fast"
     )
 
 
