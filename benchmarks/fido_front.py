@@ -114,9 +114,10 @@ def draw(rows: dict[str, list[dict]], path: Path) -> None:
         fill = color if point.enough else "none"
         axes.plot(point.coherent, point.area, "o", color=color, markerfacecolor=fill)
         about = name if point.enough else f"{name} (kept {point.kept:.2f}, {point.deleted:.2f})"
-        height = max(point.area - 0.5, height + 1.9)  # the smallest first: labels do not overlap
+        height = max(point.area, height + 1.9)  # the smallest first: labels do not overlap
         axes.annotate(about, (point.coherent, point.area), (point.coherent - 3, height), ha="right",
-                      fontsize=8, arrowprops=dict(arrowstyle="-", lw=0.4))  # fmt: skip
+                      va="center", fontsize=8,
+                      arrowprops=dict(arrowstyle="-", lw=0.4, relpos=(1, 0.5)))  # fmt: skip
     axes.set_xlim(min(40, min(point.coherent for point in points.values()) - 20), 103)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("share of the cut masks in five pieces, % (higher is more coherent)")

@@ -26,7 +26,6 @@ known part of each pixel: `fgjax.evaluation.agreement`. Beside region grouping s
 """
 
 import argparse
-import csv
 import itertools
 import sys
 import time
@@ -39,6 +38,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.cluster.vq import kmeans2, vq
+from tables.files import append_row, rows_so_far
 
 from fgjax.data.pipeline import epoch_order, load_examples
 from fgjax.data.species.source import CLASSES, PARTS, SpeciesSource
@@ -262,14 +262,6 @@ def settings(seeds: int, epochs: int) -> Iterator[tuple[int, float, float | str,
     yield from of(first, NUMBERS, WEIGHTS[2:], SOFTER, epochs)
 
 
-def read_done(path: Path) -> set[tuple[str, ...]]:
-    """Return what is in the file: the first six columns of its rows."""
-    if not path.is_file():
-        return set()
-    with path.open(encoding="utf-8", newline="") as file:
-        return {tuple(row[c] for c in COLUMNS[:6]) for row in csv.DictReader(file)}
-
-
 def main(words: list[str] | None = None) -> int:
     """Train and judge what is not in the file yet."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -283,20 +275,14 @@ def main(words: list[str] | None = None) -> int:
     args = parser.parse_args(words)
     if args.quick:
         args.seeds, args.train, args.test, args.epochs = 1, 64, 20, 1
-    began, done = time.monotonic(), read_done(args.out)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    done = {tuple(row[c] for c in COLUMNS[:6]) for row in rows_so_far(args.out)}
     drawn: dict[int, dict[str, Images]] = {}
 
     def write(numbers: dict[str, Any], *about: Any) -> None:
-        row = dict(zip(COLUMNS, about)) | numbers
-        rounded = {k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()}
-        new = not args.out.is_file()
-        with args.out.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(rounded)
-        said = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in rounded.items())
+        row = dict(zip(COLUMNS, map(str, about))) | numbers
+        append_row(args.out, {column: row.get(column, "") for column in COLUMNS})
+        said = (f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
         print(", ".join(said), flush=True)
 
     for number, weight, beta, epochs, seed in settings(args.seeds, args.epochs):
