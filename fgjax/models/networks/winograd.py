@@ -74,14 +74,13 @@ def kernel_gradient(
     gives."""
     pixels, grads, out = matrices(tile)
     counts = [-(-side // tile) for side in grad.shape[1:3]]
-    fill = [
-        (before, count * tile + 2 - before - side)
-        for (before, _), count, side in zip(edges, counts, x.shape[1:3], strict=True)
-    ]
-    # `lax.pad` also cuts, where no square sees the last pixels.
-    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*e, 0) for e in fill), (0, 0, 0)])
-    more = [(0, count * tile - side) for count, side in zip(counts, grad.shape[1:3], strict=True)]
-    grad = jnp.pad(grad, ((0, 0), *more, (0, 0)))
+    around, behind = [(0, 0)], [(0, 0)]
+    for (before, _), count, seen, side in zip(
+        edges, counts, x.shape[1:3], grad.shape[1:3], strict=True
+    ):
+        around.append((before, count * tile + SIDE - 1 - before - seen))
+        behind.append((0, count * tile - side))
+    x, grad = jnp.pad(x, [*around, (0, 0)]), jnp.pad(grad, [*behind, (0, 0)])
     products = [
         jnp.einsum("ksc,ksd->kcd", v, u)
         for v, u in zip(_evaluated(x, pixels, counts, tile), _evaluated(grad, grads, counts, tile))
