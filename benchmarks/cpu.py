@@ -60,6 +60,8 @@ ROWS = (
     Row("training", "resnet18", 224, images=8),
     Row("training", "resnet18", 96, images=32),
     Row("training", "resnet_tiny", 96, images=32),
+    Row("training", "vit_small_patch16_224", 224, images=8),
+    Row("training", "convnext_tiny", 224, images=8),
 )
 SIDES = ("on", "off")
 

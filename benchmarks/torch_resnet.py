@@ -1,6 +1,7 @@
 """A plain ResNet in PyTorch, and the same random weights as an fgjax classifier."""
 
 import tempfile
+from collections import OrderedDict
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -140,7 +141,8 @@ def load_timm(name, size):
     network = import_timm().create_model(name, num_classes=CLASSES, **options)
     with saved_weights(network) as path:
         ours = fgjax.load_pretrained(name, path, size=size, say=lambda text: None)
-    theirs = nn.Sequential(Normalise(ours.mean, ours.std), network).requires_grad_(False).eval()
+    parts = OrderedDict(normalise=Normalise(ours.mean, ours.std), network=network)
+    theirs = nn.Sequential(parts).requires_grad_(False).eval()
     return ours, theirs.to(memory_format=torch.channels_last)
 
 
