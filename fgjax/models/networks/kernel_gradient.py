@@ -7,7 +7,7 @@ matrices over all pixels of all images,
 
 As JAX has it, it is a convolution with a kernel as large as the image. With oneDNN the products are
 faster, and by a 3x3 kernel that moves by single pixels fewer do (`winograd`): they bring a training
-step of ResNet-18 at 224² from .84 of PyTorch's speed to 1.01 (`benchmarks/cpu.py --only training`).
+step of ResNet-18 at 224² from .84 of PyTorch's speed to .97 (`benchmarks/cpu.py --only training`).
 Without oneDNN (jax 0.10) the products are slower.
 """
 
