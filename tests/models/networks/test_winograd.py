@@ -24,7 +24,7 @@ def test_the_matrices_give_correlations_in_fewer_products(tile):
 
 
 def test_two_gradients_take_the_matrices_of_lavin_and_gray():
-    """F(3, 2) of the paper's section 4.3, but for signs that cancel."""
+    """The paper's F(3x3, 2x2), but for signs, which cancel: the test above is of these."""
     b, g, a = winograd.matrices(2)
     np.testing.assert_allclose(np.abs(g), [[1, 0], [0.5, 0.5], [0.5, 0.5], [0, 1]])
     np.testing.assert_allclose(np.abs(b), [[1, 0, 1, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 1, 0, 1]])
